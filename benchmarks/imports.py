@@ -26,6 +26,7 @@ from ptune.foreign.read_foreign import TITLES, read_foreign
 from ptune.foreign.tools import Tool
 
 SHOWN = 25
+COMMAND_LINE = "python -m benchmarks.imports --axolotl DIR --llamafactory DIR --torchtune DIR --trl DIR"
 EXAMPLES: dict[Tool, tuple[str, ...]] = {
     "axolotl": ("examples/**/*.yaml", "examples/**/*.yml"),
     "llamafactory": ("examples/**/*.yaml", "examples/**/*.sh"),
@@ -52,7 +53,7 @@ def main() -> None:
         print(
             f"{tool}: {row['converted']} of {row['files']} files, unknown fields {row['unknown']}: {row['fields']}"
         )
-    write("imports", {"rows": rows}, packages=("ptune",))
+    write("imports", {"command": COMMAND_LINE, "rows": rows}, packages=("ptune",))
 
 
 def _row(tool: Tool, checkout: Path) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from ptune.engine.decoder.engine import Engine
 from ptune.evaluation.evaluate import evaluate
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
-from ptune.publish import export_backbone, export_run
+from ptune.publish import export_backbone, export_run, gguf
 from ptune.verify import profile
 
 RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other
@@ -81,3 +81,11 @@ def test_int4_keeps_groups_of_few_bits_as_they_are(tmp_path: Path, bits: int) ->
     proof = export_backbone(spec, tmp_path / "bundle", threads=1, profiles=("fp32", "int4"))
     assert proof.passed
     assert Bundle.open(tmp_path / "bundle").manifest.graphs["int4"].kept == 1
+
+
+@pytest.mark.slow
+def test_it_is_merged_and_written_as_gguf(tmp_path: Path) -> None:
+    made.build(tmp_path / "model", made.FORMATS["gptq v2, act order"])
+    run = trained(tmp_path)
+    assert export_run(run, tmp_path / "bundle", name="merged", threads=1, merge=True).passed
+    assert gguf.export_run(run, tmp_path / "gguf", name="tuned", threads=1).passed

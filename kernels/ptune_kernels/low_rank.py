@@ -62,25 +62,31 @@ def rewrite(model: onnx_ir.Model, *, halves: bool = False) -> int:
     halves: their factors become float16, unless some of them may be biases, whose numbers reach the output as they are.
     """
     graph = model.graph
-    found = {}
-    for node in graph:
-        if node.op_type == "Add" and node.domain == "":
-            for base, update in (node.inputs, node.inputs[::-1]):
-                if base is not None and (joined := _joined(update)) is not None:
-                    found[node] = base, joined
-                    break
-    if not found:
+    sums = [node for node in graph if _addends(node) is not None]
+    if not sums:
         return 0
-    for node, (base, joined) in found.items():
-        _put_in_place(node, base, joined)
+    several = []
+    for node in sums:
+        if (addends := _addends(node)) is not None:  # anew: what it reads may have been replaced
+            several += addends[1].updates
+            _put_in_place(node, *addends)
     for divided in [node for node in graph if node.op_type == "Split" and node.domain == ""]:
         _before_split(divided, graph)
     for node in [node for node in graph if (node.op_type, node.domain) == (OPERATOR, DOMAIN)]:
         _into_product(node, graph)
-    several = [update for _, joined in found.values() for update in joined.updates]
     halves = halves and all(update.ones is None for update in several)
     _pack(model, onnx_ir.DataType.FLOAT16 if halves else FLOAT)
     return len(several)
+
+
+def _addends(node: onnx_ir.Node) -> tuple[onnx_ir.Value, _Joined] | None:
+    """A layer's output, and the updates that a sum adds to it; None where it is another sum."""
+    if node.op_type != "Add" or node.domain != "":
+        return None
+    for base, update in (node.inputs, node.inputs[::-1]):
+        if base is not None and (joined := _joined(update)) is not None:
+            return base, joined
+    return None
 
 
 def _put_in_place(node: onnx_ir.Node, base: onnx_ir.Value, joined: _Joined) -> None:

@@ -20,12 +20,11 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ptune.backbone.identity import weights_hash
+from ptune.backbone.identity import parameters_of, weights_hash
 from ptune.backbone.load import (
     in_one_sentence,
     licence_inside,
     make_plain,
-    parameters_of,
     plain_config,
     read_config,
     read_tokenizer,

@@ -13,12 +13,14 @@ from transformers import PreTrainedModel
 
 from ptune.backbone.lockstep import shared
 from ptune.backbone.packed.linear import PackedLinear
+from ptune.backbone.packed_experts import Packing, experts_of, pack_experts
 from ptune.backbone.quantize import Int8Linear, Nf4Linear
 
 SMALL_BYTES = (
     1 << 30
 )  # a reference that stays in memory beside a graph; a larger one is dropped before a graph is opened
 
+_FLOATS: dict[torch.dtype, Packing] = {torch.bfloat16: "bfloat16", torch.float16: "float16"}
 _PACKED = (Nf4Linear, Int8Linear, PackedLinear)
 
 
@@ -65,6 +67,10 @@ def in_float32(model: PreTrainedModel) -> None:
         rounded = type(layer) is nn.Linear and layer is not head and layer.weight.dtype != torch.float32
         if rounded or isinstance(layer, _PACKED):
             model.set_submodule(name, Float32Linear(layer))
+    for _, experts in list(experts_of(model)):
+        kind = _FLOATS.get(next(experts.parameters()).dtype)
+        if kind is not None:
+            pack_experts(experts, kind)
     model.is_loaded_in_4bit = model.is_loaded_in_8bit = False
     model.float()
 

@@ -20,12 +20,11 @@ from transformers import (
 )
 
 from ptune.backbone.classifier import keep_in_float32, silent
-from ptune.backbone.identity import weights_hash
+from ptune.backbone.identity import parameters_of, weights_hash
 from ptune.backbone.image_processor import of_processor, of_timm
 from ptune.backbone.load import (
     in_one_sentence,
     licence_inside,
-    parameters_of,
     plain_config,
     refuse_lacking,
     resolve_dtype,

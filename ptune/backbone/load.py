@@ -17,18 +17,17 @@ from transformers.utils.hub import cached_file
 
 from ptune.backbone.gguf_splitting import split_as_in
 from ptune.backbone.gguf_tensors import unpacked_when_asked_for
-from ptune.backbone.identity import weights_hash
+from ptune.backbone.identity import parameters_of, weights_hash
 from ptune.backbone.keep_layers import config_with_layers, keep_layers
 from ptune.backbone.layer_file import LayerFile
 from ptune.backbone.locate import Source, licence_of_card, locate
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.packed.formats import BY_METHOD
-from ptune.backbone.packed.linear import PackedLinear
 from ptune.backbone.packed.reading import kept_packed
 from ptune.backbone.packed_cache import packed
 from ptune.backbone.packed_folder import packed_as, settings_in, take_over
 from ptune.backbone.precision import fastest, usual
-from ptune.backbone.quantize import Quantization, quantized_as_read
+from ptune.backbone.quantize import Quantization, experts_packed_already, quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
 from ptune.backbone.text_alone import text_alone
@@ -215,7 +214,9 @@ def _read_model(
     def read_packed(place: str, settings: Any, **options: Any) -> PreTrainedModel:
         packed_config = copy.deepcopy(config)
         packed_config.quantization_config = settings
-        model = read(place, packed_config, device_map={"": "cpu"}, **options)
+        own = place != source.path  # of the cache, which holds experts packed, too
+        with experts_packed_already(kind) if own else contextlib.nullcontext():
+            model = read(place, packed_config, device_map={"": "cpu"}, **options)
         take_over(model, kind, dtype, spec.model)
         model.name_or_path = model.config.name_or_path = source.path
         return model
@@ -362,16 +363,6 @@ def where_to_read(spec: Backbone, source: Source) -> dict[str, Any]:
     if source.on_hub:
         place["revision"] = spec.revision or "main"
     return place
-
-
-def parameters_of(model: PreTrainedModel) -> int:
-    """Number of weights, as if they were not packed."""
-    packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
-    for layer in model.modules():
-        if isinstance(layer, PackedLinear):
-            first, *rest = layer.parts.values()
-            packed |= {id(first): layer.in_features * layer.out_features, **{id(one): 0 for one in rest}}
-    return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 
 def licence_inside(spec: Backbone, source: Source) -> str | None:

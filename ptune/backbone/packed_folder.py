@@ -13,9 +13,10 @@ import transformers
 from bitsandbytes.nn import Linear4bit, Linear8bitLt
 from transformers import PreTrainedModel
 
+from ptune.backbone.nf4_bytes import BLOCK
 from ptune.backbone.packed.formats import BY_METHOD
 from ptune.backbone.packed.settings import ORIGINAL
-from ptune.backbone.quantize import BLOCK, Int8Linear, Nf4Linear, Quantization
+from ptune.backbone.quantize import Int8Linear, Nf4Linear, Quantization
 from ptune.errors import BackboneError
 from ptune.formats.bundle import Stored
 

@@ -1,4 +1,4 @@
-"""Quantises frozen linear layers to 4 or 8 bits (bitsandbytes).
+"""Quantises frozen linear layers, and the experts of a mixture, to 4 or 8 bits (bitsandbytes).
 
 Weights are always quantised on the CPU and moved afterwards, so that the same recipe has the same base identity on
 every device. Each is quantised as soon as it is read, so that memory never holds more than one of them unquantised.
@@ -14,19 +14,19 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from bitsandbytes.functional import QuantState, dequantize_4bit, quantize_4bit, quantize_blockwise
+from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Int8Params, Linear4bit, Linear8bitLt, Params4bit
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from ptune.backbone.layer_file import LayerFile, places_of
+from ptune.backbone.nf4_bytes import nf4_bytes
+from ptune.backbone.packed_experts import experts_of, pack_experts, prepare_packed, weights_of
 from ptune.errors import BackboneError
 from ptune.progress import Progress
 
 Quantization = Literal["int8", "nf4"]
-
-BLOCK, NESTED_BLOCK = 64, 256  # weights per scale, and scales per nested scale
 
 
 class _Packed:
@@ -75,12 +75,7 @@ class Nf4Linear(_Packed, Linear4bit):
 
     def pack(self, weight: torch.Tensor) -> nn.Parameter:
         """As `_Packed.pack`; the same bytes with any number of threads."""
-        packed, plain = quantize_4bit(weight.contiguous(), blocksize=BLOCK, quant_type="nf4")
-        offset = _mean(plain.absmax)
-        scales, nested = quantize_blockwise(plain.absmax - offset, blocksize=NESTED_BLOCK)
-        state = QuantState(
-            scales, plain.shape, plain.code, BLOCK, "nf4", plain.dtype, offset=offset, state2=nested
-        )
+        packed, state = nf4_bytes(weight)
         return Params4bit(packed, quant_state=state, quant_type="nf4", module=self, bnb_quantized=True)
 
     def dequantised(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -153,20 +148,10 @@ class DequantisedProduct(torch.autograd.Function):
         )
 
 
-def _mean(scales: torch.Tensor) -> torch.Tensor:
-    """Their mean, summed by one thread: several sum in another order, to other bits."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        return scales.mean()
-    finally:
-        torch.set_num_threads(threads)
-
-
 def quantize(
     model: PreTrainedModel, kind: Quantization, on_packed: Callable[[nn.Parameter], None] | None = None
 ) -> None:
-    """Replaces every linear layer except the output head, in place. The weights must be on the CPU, or not be read yet.
+    """Replaces every linear layer except the output head, and packs the experts of a mixture, in place. The weights must be on the CPU, or not be read yet.
 
     on_packed: called with the weights of each layer when they are packed.
     Raises: BackboneError where the model has no such layer.
@@ -174,6 +159,8 @@ def quantize(
     for name, linear in _linears(model, kind).items():
         layer = Nf4Linear(linear, on_packed) if kind == "nf4" else Int8Linear(linear, on_packed)
         model.set_submodule(name, layer)
+    for _, experts in list(experts_of(model)):
+        pack_experts(experts, kind, on_packed)
     # peft chooses its adapter layers by these two attributes.
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
 
@@ -184,10 +171,12 @@ def quantized_as_read(kind: Quantization, file: LayerFile | None = None) -> Iter
 
     file: where the packed weights go, so that memory holds one of them.
     """
-    own = PreTrainedModel._load_pretrained_model
 
     def read(model: PreTrainedModel, *arguments: Any, **named: Any) -> Any:
-        with Progress(f"quantising to {kind}", len(_linears(model, kind)), unit="layers") as progress:
+        experts = sum(len(weights_of(module)) for _, module in experts_of(model))
+        with Progress(
+            f"quantising to {kind}", len(_linears(model, kind)) + experts, unit="layers"
+        ) as progress:
 
             def packed(weight: nn.Parameter) -> None:
                 if file is not None:
@@ -200,14 +189,36 @@ def quantized_as_read(kind: Quantization, file: LayerFile | None = None) -> Iter
 
     bar = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # it would count the same
-    PreTrainedModel._load_pretrained_model = staticmethod(read)
     try:
-        with read_in_turn():
+        with read_in_turn(), _before_weights(read) as own:
             yield
     finally:
-        PreTrainedModel._load_pretrained_model = staticmethod(own)
         if bar:
             transformers_logging.enable_progress_bar()
+
+
+@contextlib.contextmanager
+def experts_packed_already(kind: Quantization) -> Iterator[None]:
+    """Has `from_pretrained` read the experts of a mixture as `quantize` packs them, from files that hold them so."""
+
+    def read(model: PreTrainedModel, *arguments: Any, **named: Any) -> Any:
+        for _, experts in list(experts_of(model)):
+            prepare_packed(experts, kind)
+        return own(model, *arguments, **named)
+
+    with _before_weights(read) as own:
+        yield
+
+
+@contextlib.contextmanager
+def _before_weights(read: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
+    """Has `from_pretrained` call `read` in place of the function that reads weights, which it yields."""
+    own = PreTrainedModel._load_pretrained_model
+    PreTrainedModel._load_pretrained_model = staticmethod(read)
+    try:
+        yield own
+    finally:
+        PreTrainedModel._load_pretrained_model = staticmethod(own)
 
 
 @contextlib.contextmanager

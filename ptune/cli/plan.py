@@ -72,7 +72,7 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     chosen = (recipe, ledger) if found is None or not found.fits else (found.recipe, found.ledger)
     rows = needs(*chosen, described.config)
     if options.as_json:
-        print(json.dumps({**ledger.document(), "memory_bytes": memory_bytes, "fits": fits,
+        print(json.dumps({**ledger.document(), "memory_bytes": memory_bytes, "fits": fits, "quantize": recipe.backbone.quantize,
                           "commands": [asdict(row) for row in rows],
                           "changes": list(found.changes) if found is not None and found.fits else None}))  # fmt: skip
         return 0 if fits else 1
@@ -82,7 +82,7 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     held = str(planned_dtype(recipe, device, of_card)).removeprefix("torch.")
     note = "; predicted, not measured on a GPU" if device == "cuda" else ""
     print(f"{gigabytes(ledger.needed_bytes)} of {gigabytes(memory_bytes)} ({where}): "
-          f"{'fits' if fits else 'does not fit'}; plain weights in {held}{note}")  # fmt: skip
+          f"{'fits' if fits else 'does not fit'}; {_stored(recipe, options)}plain weights in {held}{note}")  # fmt: skip
     if found is not None:
         print(found.described())
     out.print(commands_table(rows, changed=found is not None and found.fits))
@@ -91,3 +91,9 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
 
         out.print(table())
     return 0 if fits else 1
+
+
+def _stored(recipe: Recipe, asked: Recipe) -> str:
+    """What the base is stored in, where that is why its weights are quantised."""
+    quantize = recipe.backbone.quantize
+    return "" if quantize == asked.backbone.quantize else f"layers as they are stored, in {quantize}, "

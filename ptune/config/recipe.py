@@ -265,6 +265,11 @@ class Recipe(Spec):
                 f"backbone.quantize {quantize!r}: peft's layers of method {name} compute with the base's weights as they"
                 " are, and cannot read quantised ones: use method Lora, or quantize none"
             )
+        if getattr(self.method, "target_parameters", ()):
+            raise ValueError(
+                f"backbone.quantize {quantize!r} packs the experts that method.target_parameters would adapt, and peft cannot"
+                " read packed ones: leave one of the two out"
+            )
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from typing import Any, Generic, Self, TypeVar
 from ptune.engine.adapters.pending import PendingAdapters
 from ptune.engine.adapters.registry import AdapterStats, Combine, Load, Registry, Size
 from ptune.engine.job import Job, shutting_down
+from ptune.engine.memory import check_fits
 from ptune.engine.metrics import EngineMetrics
 from ptune.engine.options import BatchOptions
 from ptune.formats.bundle import AdapterRecord, Bundle
@@ -90,6 +91,7 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
         bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         profile = options.profile or bundle.manifest.default_profile
         graph = bundle.graph_path(profile)
+        check_fits(bundle, profile)
         bundle.check_files(bundle.manifest.graphs[profile].files)
         engine = cls._build(bundle, graph, options)
         try:

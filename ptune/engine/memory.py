@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ptune.engine.options import LIGHT, BatchOptions, EngineOptions
+from ptune.errors import UsageError
 from ptune.formats.bundle import NF4, Bundle
 from ptune.formats.signature import Signature
 
@@ -39,6 +40,26 @@ def predicted_bytes(bundle: Bundle, options: BatchOptions) -> int:
         adapters = min(adapters, options.adapter_bytes)
     head = min(_head_bytes(bundle), served)
     return opened_bytes(served, head, nf4=profile == NF4) + adapters + reserved_bytes(bundle, options)
+
+
+def weights_bytes(bundle: Bundle, profile: str) -> int:
+    """What the weights of a profile take at the least, in bytes: those packed for products. Their file is mapped."""
+    served = sum(_size(bundle.folder / name) for name in bundle.manifest.graphs[profile].files)
+    head = min(_head_bytes(bundle), served)
+    return head if profile == NF4 and served > LIGHT else served - head
+
+
+def check_fits(bundle: Bundle, profile: str) -> None:
+    """Raises: UsageError for weights that are more than the memory of this machine, or of this container."""
+    needed, there = weights_bytes(bundle, profile), most_bytes()
+    if needed <= there:
+        return
+    smaller = [name for name in bundle.manifest.graphs if weights_bytes(bundle, name) <= there]
+    instead = f"--profile {smaller[0]}" if smaller else "export it in fewer bits (--profiles int4)"
+    raise UsageError(
+        f"{bundle.folder} in {profile} takes {needed / 1e9:.1f} GB of memory for its weights alone, predicted, and there are"
+        f" {there / 1e9:.1f} GB in all: {instead}"
+    )
 
 
 def reserved_bytes(bundle: Bundle, options: BatchOptions) -> int:

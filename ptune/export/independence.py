@@ -17,7 +17,10 @@ import onnx_ir
 from ptune.errors import BackboneError
 from ptune.formats.signature import STATE_INPUTS
 
-KEEP_APART = ("GroupQueryAttention", "MultiHeadAttention")  # attention, which separates sequences
+KEEP_APART = (
+    "GroupQueryAttention", "MultiHeadAttention",  # attention, which separates sequences
+    "Routes", "ExpertProducts",  # rows in another order, each computed by itself (`ptune.export.experts`)
+)  # fmt: skip
 # Operators that carry a state along the tokens of each row of a batch: they may run over the padded view of layers with states alone.
 ALONG_ROWS = ("CausalConvWithState", "LinearAttention", "GatedDeltaNet")
 _BY_LENGTH_OF_DATA = ("NonZero", "Unique", "Compress", "If", "Loop", "Scan")

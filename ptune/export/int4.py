@@ -14,6 +14,7 @@ as the operator always does.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from ptune.export.blocks import (
     sums_of_blocks,
     with_offsets,
 )
+from ptune.export.experts import Grouped, grouped_products, single
 from ptune.export.fuse.attention import ATTENTION
 from ptune.export.int8 import floats_of, rewrite_products, weight_of
 from ptune.export.rewrite import MICROSOFT, before, constant, replace
@@ -55,11 +57,14 @@ def write_int4(source: Path, target: Path) -> Written:
     kept: list[tuple[float, int]] = []
 
     def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
-        rounding = _Rounding(graph)
-        fine = [_feeds_attention(node) for node in products]
-        for node, twice in zip(products[:-1], fine, strict=False):
+        rounding, groups = _Rounding(graph), grouped_products(graph)
+        *layers, head = single(products, groups)
+        fine = [_feeds_attention(node) for node in layers]
+        for node, twice in zip(layers, fine, strict=True):
             kept.append(rounding.rewrite(node, twice))
-        rounding.rewrite_head(products[-1])
+        for group in groups:
+            kept.extend(rounding.rewrite_experts(group))
+        rounding.rewrite_head(head)
 
     products = rewrite_products(source, target, "int4", rewrite)
     blocks = sum(count for _, count in kept)
@@ -90,6 +95,24 @@ class _Rounding:
         out = self._product(node, x, blocks, name, width)
         replace(node, self._sum(node, out) if twice else out)
         return blocks.kept, count
+
+    def rewrite_experts(self, group: Grouped) -> Iterator[tuple[float, int]]:
+        """Rewrites the products of one layer's experts in 4 bits; yields what `rewrite` returns."""
+        summed: tuple[onnx_ir.Value, ...] | None = None
+        for number, node in enumerate(group.products):
+            x, weight, name = _parts(node)
+            width, blocks = weight.shape[1], blocks_of(weight)
+            count = blocks.scale.size
+            if blocks.offset.any():
+                if summed is None:
+                    rows = self._with_sums(group.rows, group.split, width)
+                    cut = {"axis": 0}
+                    summed = before(
+                        group.split, "Split", [rows, group.sizes], cut, outputs=len(group.products)
+                    )
+                x, blocks, width = summed[number], with_offsets(blocks), width + 2 * _sums(width)
+            replace(node, self._product(node, x, blocks, name, width))
+            yield blocks.kept, count
 
     def rewrite_head(self, node: onnx_ir.Node) -> None:
         """Rewrites x W in 8 bits."""

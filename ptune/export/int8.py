@@ -28,6 +28,7 @@ import onnx_ir.passes.common as passes
 from numpy.typing import NDArray
 
 from ptune.errors import BackboneError
+from ptune.export.experts import Grouped, grouped_products, single, without_routers
 from ptune.export.fuse.norms import RMS_NORM, SKIP_RMS_NORM
 from ptune.export.fuse.products import is_weight
 from ptune.export.rewrite import MICROSOFT, before, constant, lazily, made_by, replace
@@ -36,7 +37,13 @@ from ptune.export.rounding import ZERO, column_scales, rounded_columns
 FINER = 256  # the low byte's steps in one of the high byte's
 MIDDLE = ZERO * FINER + ZERO  # zero of both bytes together
 LARGEST_FINE = 2**16 - 1 - MIDDLE
-CHOOSING = ("Slice", "Transpose", "GatherND", "Gather")  # output a selection of their first input
+CHOOSING = (
+    "Slice",
+    "Transpose",
+    "GatherND",
+    "Gather",
+    "Reshape",
+)  # output a selection of their first input, or its rows in another shape
 SMALLEST = 1e-12  # added to a row's mean square: a row of zeros stays zeros
 
 
@@ -49,7 +56,10 @@ def write_int8(source: Path, target: Path) -> int:
 
     def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
         rounding = _Rounding(graph)
-        for node in products:
+        groups = grouped_products(graph)
+        for group in groups:
+            rounding.rewrite_experts(group)
+        for node in single(products, groups):
             rounding.rewrite(node)
 
     return rewrite_products(source, target, "int8", rewrite)
@@ -63,11 +73,14 @@ def rewrite_products(
 ) -> int:
     """Reads a graph, lets `rewrite` replace all products with weights, in order, and writes it. Returns their number.
 
+    A router stays in float32: its rounding would move tokens to other experts, and it is small.
+
     source: the graph's file; or a graph in memory, which is changed.
     Raises: BackboneError if there is none.
     """
     model = onnx_ir.load(source) if isinstance(source, Path) else source
     products = [node for node in model.graph if node.op_type == "MatMul" and weight_of(node) is not None]
+    products = without_routers(products)
     if not products:
         raise BackboneError(f"the graph has no product with a weight: there is nothing to make {profile}")
     rewrite(model.graph, products)
@@ -120,9 +133,42 @@ class _Rounding:
             (out,) = before(node, "Div", [out, row.inverse], like=node.outputs[0])
         replace(node, out)
 
+    def rewrite_experts(self, group: Grouped) -> None:
+        """The same of the products of one layer's experts. Both bytes of a row are two rows that follow each other."""
+        matrices = [matrix for node in group.products if (matrix := weight_of(node)) is not None]
+        width, columns = _inputs(*matrices[0]), _outputs(*matrices[0])
+        high, low, step, inverse = self._bytes(group.rows, group.split, width)
+        row = constant(self.graph, f"int8.row.{width}", np.array([-1, width]))
+        both = constant(self.graph, f"int8.both.{columns}", np.array([-1, 2 * columns]))
+        (beside,) = before(group.split, "Concat", [high, low], {"axis": -1})
+        (parts,) = before(group.split, "Reshape", [beside, row])
+        (sizes,) = before(group.split, "Mul", [group.sizes, constant(self.graph, "int8.two", np.array(2))])
+        pieces = before(group.split, "Split", [parts, sizes], {"axis": 0}, outputs=len(matrices))
+        made: list[onnx_ir.Value] = []
+        for piece, matrix in zip(pieces, matrices, strict=True):
+            weight, scale = self._rounded(*matrix)
+            inputs = [piece, weight, step, scale, self.zero]
+            made += before(group.joined, "MatMulIntegerToFloat", inputs, domain=MICROSOFT)
+        (joined,) = before(group.joined, "Concat", made, {"axis": 0})
+        (beside,) = before(group.joined, "Reshape", [joined, both])
+        halves = before(group.joined, "Split", [beside], {"axis": -1, "num_outputs": 2}, outputs=2)
+        (fine,) = before(group.joined, "Mul", [halves[1], self.in_steps])
+        (out,) = before(group.joined, "Add", [halves[0], fine], like=group.joined.outputs[0])
+        if inverse is not None:
+            (out,) = before(group.joined, "Div", [out, inverse], like=group.joined.outputs[0])
+        replace(group.joined, out)
+
     def _row(self, x: onnx_ir.Value, node: onnx_ir.Node, width: int) -> _Row:
         """Rounds x [..., in]."""
-        gain = _largest_gain(x)
+        high, low, step, inverse = self._bytes(x, node, width)
+        (parts,) = before(node, "Concat", [high, low], {"axis": 0})
+        return _Row(parts, step, inverse, self._shape(x, node))
+
+    def _bytes(
+        self, x: onnx_ir.Value, node: onnx_ir.Node, width: int
+    ) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value, onnx_ir.Value | None]:
+        """The high and the low byte of x [..., in], the step of the high one, and what rows were multiplied by."""
+        gain = _largest_gain(x, width)
         largest = np.sqrt(np.float32(width)) * np.float32(1 if gain is None else gain)
         fine = largest / np.float32(LARGEST_FINE)
         fine_step = constant(self.graph, f"int8.fine_step.{largest}", fine)
@@ -137,8 +183,7 @@ class _Rounding:
         # A shift takes three times as long as truncating a float.
         (steps,) = before(node, "DequantizeLinear", [both, self.in_steps, self.nought], domain=MICROSOFT)
         (high,), (low,) = before(node, "Cast", [steps], to_byte), before(node, "Cast", [both], to_byte)
-        (parts,) = before(node, "Concat", [high, low], {"axis": 0})
-        return _Row(parts, step, inverse, self._shape(x, node))
+        return high, low, step, inverse
 
     def _shape(self, x: onnx_ir.Value, node: onnx_ir.Node) -> onnx_ir.Value:
         """The shape [n, …, -1] of x [n, …, in], computed once for all inputs with the same n, …."""
@@ -196,14 +241,20 @@ def _inputs(weight: onnx_ir.Value, turned: bool) -> int:
     return int(weight.shape[-1 if turned else 0])
 
 
-def _largest_gain(x: onnx_ir.Value) -> float | None:
-    """The largest gain, never 0, of the RMSNorm that makes x or that x is selected from; None if unknown."""
+def _outputs(weight: onnx_ir.Value, turned: bool) -> int:
+    """The width of a product's output."""
+    assert weight.shape is not None
+    return int(weight.shape[0 if turned else -1])
+
+
+def _largest_gain(x: onnx_ir.Value, width: int) -> float | None:
+    """The largest gain, never 0, of the RMSNorm that makes x [..., width] or that x is selected from; None if unknown."""
     norm = x.producer()
     while norm is not None and norm.op_type in CHOOSING and norm.inputs[0] is not None:
         x = norm.inputs[0]
         norm = x.producer()
     at = {RMS_NORM: 1, SKIP_RMS_NORM: 2}.get("" if norm is None else norm.op_type)
     gain = None if norm is None or at is None or x is not norm.outputs[0] else norm.inputs[at]
-    if gain is None or gain.const_value is None:
+    if gain is None or gain.const_value is None or gain.const_value.size != width:
         return None
     return max(float(np.abs(gain.const_value.numpy()).max()), SMALLEST)

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from ptune.backbone.float32 import Float32Linear, computed_weights
+from ptune.backbone.packed_experts import make_plain, packed_experts
 from ptune.errors import AdapterError
 
 AT_ONCE = 1 << 22  # weights in float64
@@ -56,6 +57,7 @@ def merged(
     for name, layer in computed_weights(plain).items():  # those without an adapter
         weight = _room(tuple(layer.weight.shape), dtype, folder).copy_(layer.weight)
         plain.set_submodule(name.removesuffix(".weight"), _with_weight(layer, weight))
+    _unpack_experts(plain)
     if dtype != torch.float32:
         plain.to(dtype)
     return plain, (error / size) ** 0.5 if size else 0.0
@@ -92,6 +94,13 @@ def with_plain_weights(model: PreTrainedModel) -> None:
     """Gives layers that make their float32 weights when they run weights of their own; in place."""
     for name, layer in computed_weights(model).items():
         model.set_submodule(name.removesuffix(".weight"), _with_weight(layer, layer.weight.clone()))
+    _unpack_experts(model)
+
+
+def _unpack_experts(model: nn.Module) -> None:
+    """The same of experts, in memory."""
+    for module in {id(module): module for module, _ in packed_experts(model).values()}.values():
+        make_plain(module)
 
 
 def merged_by_peft(model: PeftModel) -> PreTrainedModel:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from ptune.backbone.layer_file import LayerFile
 from ptune.errors import BackboneError
 from ptune.export.blocks import nibbles
+from ptune.export.experts import Grouped, grouped_products
 from ptune.export.int8 import floats_of, rewrite_products, weight_of
 from ptune.export.rewrite import MICROSOFT, before, constant, replace
 
@@ -85,6 +86,9 @@ def write_nf4(source: Path | onnx_ir.Model, target: Path) -> int:
 
     def rewrite(graph: onnx_ir.Graph, products: list[onnx_ir.Node]) -> None:
         nonlocal count
+        groups = grouped_products(graph)
+        for group in groups:
+            _double_rows(graph, group)
         count = sum(_rewritten(graph, node, file) for node in products)
 
     rewrite_products(source, target, "nf4", rewrite)
@@ -93,6 +97,32 @@ def write_nf4(source: Path | onnx_ir.Model, target: Path) -> int:
             "the model has no weight that came out of nf4: the profile nf4 rounds nothing itself"
         )
     return count
+
+
+def _double_rows(graph: onnx_ir.Graph, group: Grouped) -> None:
+    """Has experts compute every row twice: one that a single token chose would use the kernel of a single row."""
+    (width, columns), two = _sizes(group.products[0]), constant(graph, "nf4.two", np.array(2))
+    row = constant(graph, f"nf4.row.{width}", np.array([-1, width]))
+    both = constant(graph, f"nf4.both.{columns}", np.array([-1, 2 * columns]))
+    (beside,) = before(group.split, "Concat", [group.rows, group.rows], {"axis": -1})
+    (rows,) = before(group.split, "Reshape", [beside, row])
+    (sizes,) = before(group.split, "Mul", [group.sizes, two])
+    group.split.replace_input_with(0, rows)
+    group.split.replace_input_with(1, sizes)
+    (joined,) = before(group.joined, "Concat", [*group.joined.inputs], {"axis": 0})
+    (beside,) = before(group.joined, "Reshape", [joined, both])
+    first, _ = before(group.joined, "Split", [beside], {"axis": -1, "num_outputs": 2}, outputs=2)
+    replace(group.joined, first)
+
+
+def _sizes(product: onnx_ir.Node) -> tuple[int, int]:
+    """The widths of a product's input and output."""
+    found = weight_of(product)
+    assert found is not None
+    matrix, turned = found
+    assert matrix.shape is not None
+    rows, columns = (int(size) for size in matrix.shape)
+    return (columns, rows) if turned else (rows, columns)
 
 
 def _rewritten(graph: onnx_ir.Graph, node: onnx_ir.Node, file: LayerFile) -> bool:

@@ -17,7 +17,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ptune.backbone.float32 import computed_weights
+from ptune.backbone.packed_experts import packed_experts
 from ptune.errors import BackboneError
+from ptune.export.experts import Part
 from ptune.export.trace import Traced
 from ptune.formats.signature import Ends, Socket
 from ptune.progress import Progress
@@ -30,6 +32,9 @@ class Weights(Protocol):
 
     def read(self, name: str) -> Tensor: ...
 
+    def part(self, name: str, number: int) -> Tensor:
+        """One expert's part of a weight [experts, …]."""
+
 
 class ModelWeights:
     """The weights of a model in memory, those that are computed when they are read among them."""
@@ -37,12 +42,20 @@ class ModelWeights:
     def __init__(self, model: nn.Module) -> None:
         self.tensors = model.state_dict()
         self.computed = computed_weights(model)
+        self.experts = packed_experts(model)
 
     def __contains__(self, name: str) -> bool:
         return name in self.tensors or name in self.computed
 
     def read(self, name: str) -> Tensor:
         return self.computed[name].weight if name in self.computed else self.tensors[name]
+
+    def part(self, name: str, number: int) -> Tensor:
+        if name in self.experts:
+            module, weight = self.experts[name]
+            unpacked: Tensor = module.as_published(weight, number)
+            return unpacked
+        return self.tensors[name][number]
 
 
 class FolderWeights:
@@ -74,24 +87,31 @@ class FolderWeights:
         with safe_open(self.files[stored], "pt") as file:
             return file.get_tensor(stored)
 
+    def part(self, name: str, number: int) -> Tensor:
+        stored = self._stored(name)
+        with safe_open(self.files[stored], "pt") as file:
+            part: Tensor = file.get_slice(stored)[number]
+        return part
+
 
 def attach(traced: Traced, weights: Weights) -> None:
     """Gives every initializer of the graph that has no value yet a lazy one, read when the graph is saved.
 
     Raises: BackboneError that names all weights that the graph needs and `weights` lacks.
     """
-    missing = []
+    missing = set[str]()
     for value in traced.graph.graph.initializers.values():
         raw = getattr(value.const_value, "raw", None)
         if not isinstance(raw, torch._subclasses.FakeTensor):
             continue
-        own = str(value.name).removeprefix("model.")
+        part = traced.parts.get(str(value.name))
+        own = (part.whole if part else str(value.name)).removeprefix("model.")
         name = next((alias for alias in traced.names.get(own, (own,)) if alias in weights), None)
         if name is None:
-            missing.append(own)
+            missing.add(own)
             continue
         value.const_value = onnx_ir.LazyTensor(
-            _reader(weights, name, transpose=own in traced.transposed, shape=tuple(raw.shape)),
+            _reader(weights, name, part, transpose=own in traced.transposed, shape=tuple(raw.shape)),
             dtype=onnx_ir.DataType.FLOAT,
             shape=onnx_ir.Shape(raw.shape),
             name=value.name,
@@ -104,11 +124,13 @@ def attach(traced: Traced, weights: Weights) -> None:
 
 
 def _reader(
-    weights: Weights, name: str, *, transpose: bool, shape: tuple[int, ...]
+    weights: Weights, name: str, part: Part | None, *, transpose: bool, shape: tuple[int, ...]
 ) -> Callable[[], onnx_ir.Tensor]:
     def read() -> onnx_ir.Tensor:
-        tensor = weights.read(name).detach().to(device="cpu", dtype=torch.float32)
-        array: NDArray[np.float32] = np.ascontiguousarray((tensor.T if transpose else tensor).numpy())
+        read = weights.read(name) if part is None else weights.part(name, part.number)
+        tensor = read.detach().to(device="cpu", dtype=torch.float32)
+        turned = transpose if part is None else part.turned
+        array: NDArray[np.float32] = np.ascontiguousarray((tensor.T if turned else tensor).numpy())
         if array.shape != shape:
             raise BackboneError(f"weight {name} has shape {array.shape}, the model's config says {shape}")
         return onnx_ir.tensor(array)

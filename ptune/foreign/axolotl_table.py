@@ -115,7 +115,8 @@ def _unfrozen(draft: Draft, name: str, value: Any) -> None:
 
 
 _FAST = "faster kernels; ptune has operations of its own"
-_IMAGES = "images in conversations are not taken over"
+_IMAGES = "the model's own processor prepares images, and its vision tower stays frozen: docs/images-in-chats.md says of which models"
+_STORED = "a checkpoint that is quantised already is read as it is stored: docs/checkpoints.md"
 _WATCH = "spikes are cut and collapses rolled back: train.spike_protection, train.rollbacks"
 _SHARDED = (
     "accelerate launch --config_file recipes/accelerate/fsdp2.yaml -m ptune train RECIPE shards a model"
@@ -192,7 +193,7 @@ TABLE: Table = {
     "fp8": left("training in 8-bit floats is not here: backbone.dtype"),
     "llmcompressor": left("sparse models are not here"),
     "use_onebitllms": left("training of 1-bit weights is not here"),
-    "model_quantization_config_kwargs": left("a base packed elsewhere is read if bitsandbytes packed it: backbone.quantize"),
+    "model_quantization_config_kwargs": looked_at(_STORED),
     "nvfp4_merge_aware": left("method.merge_into int4 trains LoRA that int4 holds"),
     "vllm": needless("the engine that serves samples the answers"),
     "vllm.*": needless("the engine that serves samples the answers"),
@@ -205,8 +206,8 @@ TABLE: Table = {
     "quantization": left("quantisation for serving is chosen when a run is exported: ptune export --profiles"),
     "quantize_moe_experts": left("backbone.quantize holds the layers that ptune knows in fewer bits: ptune plan RECIPE says what that comes to"),
     "relora": left("ReLoRA is not here; a higher method.r, or method Full, is what comes near"),
-    "gptq": left("a base packed by GPTQ is refused: name the original weights and backbone.quantize nf4"),
-    "model_quantization_config": left("a base packed elsewhere is read if bitsandbytes packed it: backbone.quantize"),
+    "gptq": needless(_STORED),
+    "model_quantization_config": looked_at(_STORED),
     "process_reward_model": left("rewards of steps are not trained; RewardModel judges whole answers"),
     "num_labels": left("TextClassification has as many labels as its files hold"),
     "curriculum_sampling": left("the order follows train.seed"),
@@ -215,9 +216,9 @@ TABLE: Table = {
     "shuffle_merged_datasets": needless("the order follows train.seed"),
     "streaming": needless("files are read row by row, and tokens from disk"),
     "layer_offloading": left("backbone.stream: true reads layers as they run"),
-    "freeze_mm_modules": left(_IMAGES),
-    "processor_type": left(_IMAGES),
-    "image_size": left(_IMAGES),
+    "freeze_mm_modules": needless(_IMAGES),
+    "processor_type": looked_at(_IMAGES),
+    "image_size": looked_at(_IMAGES),
     "bnb_config_kwargs": left("nf4 with double quantisation in blocks of 64, as ptune packs it"),
     "peft": left("LoftQ is method.init: loftq"),
     "model_config": left("a model's config.json is taken as it is"),

@@ -26,7 +26,7 @@ _TURNS = {
     "rejected": "rejected",
     "kto_tag": "kto_tag",
 }
-_IMAGES = ("images", "videos", "audios")
+_UNREAD = ("videos", "audios")
 
 
 def read_names(draft: Draft, name: str, path: str, columns: bool = True) -> None:
@@ -86,11 +86,9 @@ def _shape(draft: Draft, entry: Mapping[str, Any]) -> tuple[dict[str, str], list
     """Columns, what to look at, and what is left, of an entry of the register."""
     said = entry.get("columns")
     own = {str(name): str(column) for name, column in said.items()} if isinstance(said, dict) else {}
-    left = [
-        f"the column {own[kind]} of {kind} is not read: conversations are text"
-        for kind in _IMAGES
-        if kind in own
-    ]
+    left = [f"the column {own[kind]} of {kind} is not read" for kind in _UNREAD if kind in own]
+    if own.get("images", "images") != "images":
+        left.append(f"the column {own['images']} of images has to be called images")
     if entry.get("formatting", "alpaca") == "alpaca":
         if draft.get("stage") == "pt":
             return {"text": own.get("prompt", "text")}, [], left

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ptune.foreign.draft import Draft, is_on, names, number, shown
-from ptune.foreign.rules import Rule, Table, always, fields, left, needless, never, switch, to
+from ptune.foreign.rules import Rule, Table, always, fields, left, looked_at, needless, never, switch, to
 from ptune.foreign.training_arguments import TABLE as ARGUMENTS
 from ptune.foreign.training_arguments import optimizer, schedule
 
@@ -53,6 +53,13 @@ def _muon(draft: Draft, name: str, value: Any) -> None:
         draft.needless(name, "off, as here")
 
 
+def _dynamic(draft: Draft, name: str, value: Any) -> None:
+    if is_on(value):
+        draft.set(name, "task.loss_type", "dft")
+    else:
+        draft.needless(name, "off, as here")
+
+
 def _rounded(draft: Draft, name: str, value: Any) -> None:
     if is_on(value):
         draft.set(name, "backbone.dtype", "bfloat16", "the frozen weights; trained ones stay float32")
@@ -87,7 +94,7 @@ def _quantised(draft: Draft, name: str, value: Any) -> None:
         draft.leave(name, f"ptune does not quantise by {shown(value)}: backbone.quantize is nf4 or int8")
 
 
-_IMAGES = "images, videos and sound in conversations are not taken over"
+_IMAGES = "the model's own processor prepares images, and its vision tower stays frozen: docs/images-in-chats.md says of which models"
 _MACHINERY = "concerns how their processes run, not what is learnt"
 _FAST = "ptune has operations of its own; they change speed, not what is learnt"
 _GENERATES = "concerns answers, not training: ptune evaluate and ptune serve"
@@ -159,6 +166,7 @@ TABLE: Table = {
     "ld_alpha": left("LD-DPO is not here"),
     "ref_model": left("the reference is the model before training"),
     "reward_model": left("Reinforcement asks it by reward_model:FOLDER among task.rewards"),
+    "use_dft_loss": _dynamic,
     "disable_gradient_checkpointing": _unchecked,
     "enable_activation_checkpointing": to("train.gradient_checkpointing"),
     "use_unsloth_gc": _offloaded,
@@ -180,7 +188,7 @@ TABLE: Table = {
     "tokenized_path": needless("tokens of large data are kept by themselves"),
     "flash_attn": needless("torch's own attention, also over packed rows; nothing to install"),
     "moe_aux_loss_coef": left("the balance of experts is not trained"),
-    "media_dir": left(_IMAGES),
+    "media_dir": left("images lie beside the data file, or where a row's path says"),
     "fp8": left("training in 8-bit floats is not here: backbone.dtype"),
     "dist_config": left(_SHARDED),
     "dataset_dir": needless("where its data sets are registered"),
@@ -190,7 +198,7 @@ TABLE: Table = {
     "lr_scheduler_config.*": left("ptune's schedules take warmup and decay alone"),
     "quant_config.*": left("this field of quantisation is not here: backbone.quantize"),
     "pure_bf16": _rounded,
-    **fields(left(_LOSS), "use_dft_loss", "use_asft_loss", "asft_alpha", "use_eaft_loss", "eaft_alpha"),
+    **fields(left(_LOSS), "use_asft_loss", "asft_alpha", "use_eaft_loss", "eaft_alpha"),
     **fields(left(_LESS_MEMORY), "use_galore", "use_apollo", "use_badam", "use_adam_mini"),
     **_of(needless("a part of GaLore, which is not here"), "galore_", "target", "rank", "update_interval", "scale", "proj_type",
           "layerwise"),
@@ -200,7 +208,7 @@ TABLE: Table = {
           "update_ratio", "mask_mode", "verbose"),
     **_of(needless(_GENERATES), "", "predict_with_generate", "do_predict", "sample_backend", "max_new_tokens", "infer_backend",
           "infer_dtype", "temperature", "top_p", "top_k", "num_beams", "compute_accuracy"),
-    **fields(left(_IMAGES), "image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels", "video_fps",
+    **fields(looked_at(_IMAGES), "image_max_pixels", "image_min_pixels", "video_max_pixels", "video_min_pixels", "video_fps",
              "video_maxlen", "freeze_vision_tower", "freeze_multi_modal_projector", "freeze_language_model",
              "audio_sampling_rate", "use_audio_in_video", "crop_to_patches"),
     **fields(left(_MEGATRON), "tensor_model_parallel_size", "pipeline_model_parallel_size", "expert_model_parallel_size",

@@ -49,7 +49,9 @@ def _system(draft: Draft, name: str, value: Any) -> None:
 
 
 def _no_image_size(draft: Draft, name: str, value: Any) -> None:
-    draft.leave(name, "images in conversations are not taken over")
+    draft.look(
+        name, "the model's own processor prepares images: docs/images-in-chats.md says of which models"
+    )
 
 
 _SHARDED = (
@@ -90,7 +92,7 @@ TABLE: Table = {
     "model.apply_lora_to_output": never("see method.ends"),
     "model.apply_lora_to_mlp": needless("stands in method.target_modules"),
     "model.quantize_base": needless("off, as here"),
-    **_under(left("images in conversations are not taken over, nor which parts of a model see them"), "model",
+    **_under(left("LoRA trains the decoder of a model that sees images: docs/images-in-chats.md"), "model",
              "encoder_trainable", "fusion_trainable", "decoder_trainable"),
     "model.image_size": _no_image_size,
     "model.*": left("a model's shape is its config.json's; this field is not a recipe's"),

@@ -33,7 +33,7 @@ SCHEDULES = {
 INITS = {"default": True, "gaussian": "gaussian", "pissa": "pissa", "olora": "olora"}
 _LARGEST_PASS = 4  # examples
 _WRITTEN = {
-    "name", "task.columns", "task.system", "task.train_on", "task.max_length", "task.label_smoothing", "task.loss", "task.beta",
+    "name", "task.columns", "task.system", "task.train_on", "task.max_length", "task.label_smoothing", "task.loss_type", "task.loss", "task.beta",
     "task.sft_weight", "task.template", "backbone.model", "backbone.quantize", "backbone.cache", "backbone.dtype",
     "backbone.revision", "backbone.trust_remote_code", "data.files", "data.validation", "data.validation_share", "data.limit",
     "train.epochs", "train.max_steps", "train.lr", "train.optimizer", "train.betas", "train.eps", "train.batch_size",
@@ -272,9 +272,7 @@ def _trainer(recipe: Recipe, task: Chat, kind: str) -> str:
             if every is None
             else {f"{what}_strategy": "steps", f"{what}_steps": every}
         )
-    arguments |= (
-        _of_pairs(task) if isinstance(task, Preference) else {"label_smoothing_factor": task.label_smoothing}
-    )
+    arguments |= _of_pairs(task) if isinstance(task, Preference) else _of_targets(task)
     decay = (
         ""
         if train.schedule != "wsd"
@@ -292,6 +290,11 @@ trainer = {kind}Trainer(
 trainer.train()
 trainer.save_model(config.output_dir)
 """
+
+
+def _of_targets(task: Chat) -> dict[str, Any]:
+    loss = {} if task.loss_type == "nll" else {"loss_type": task.loss_type}
+    return {"label_smoothing_factor": task.label_smoothing, **loss}
 
 
 def _of_pairs(task: Preference) -> dict[str, Any]:

@@ -39,6 +39,8 @@ def _loss(draft: Draft, name: str, value: Any) -> None:
     if draft.task != "Preference":
         if said == ["nll"]:
             draft.needless(name, "cross-entropy, as here")
+        elif said == ["dft"]:
+            draft.set(name, "task.loss_type", "dft")
         else:
             draft.leave(name, f"ptune has no {shown(value)}: the loss of a target is its cross-entropy")
         return
@@ -154,7 +156,7 @@ TABLE: Table = {
     "ref_model": left("the reference is the model before training"),
     "teacher_model_name_or_path": left("Distillation learns from labels: ptune label lets a teacher write them"),
     "reward_model_path": left("Reinforcement asks it by reward_model:FOLDER among task.rewards"),
-    "freeze_vision_tower": left("images in conversations are not taken over"),
+    "freeze_vision_tower": needless("the vision tower stays frozen"),
     "env.*": left("environment variables are set by the shell"),
     "config_file": left("accelerate launch --config_file FILE RECIPE.py takes accelerate's file as it is"),
     "eval_packing": needless("packing is always on here"),

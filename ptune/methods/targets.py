@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from ptune.errors import RecipeError
+from ptune.methods.expert_names import names_of_experts, refuse_experts
 from ptune.methods.image_layers import adaptable, is_image_model
 from ptune.methods.text_part import text_part
 
@@ -41,14 +42,16 @@ def targets_of(
     names = [name for name, _ in model.named_modules() if name and f"{name}.".startswith(inside.lstrip("."))]
     if not isinstance(targets, str):
         _check_names("target_modules", targets, names)
+        refuse_experts(model, targets)
+    of_experts, beyond = names_of_experts(model), _out_of_reach(model)
+    left_out = bool(of_experts or beyond)
     if is_image_model(model):
         found = _image_layers(model, targets, head, convolutions)
-    elif isinstance(targets, str) and (beyond := _out_of_reach(model)):
-        found = [name for name in linear_layers(model, head) if name in {*names} - beyond]
-    elif not exclude and not layers and inside == ".":
+    elif not exclude and not layers and inside == "." and not (left_out and isinstance(targets, str)):
         return targets if isinstance(targets, str) else list(targets)
     elif isinstance(targets, str):
-        found = [name for name in linear_layers(model, head) if name in {*names}]
+        linear = [name for name in linear_layers(model, head) if name in {*names} - beyond]
+        found = [name for name in linear if name.rpartition(".")[2] not in of_experts]
     else:
         found = [name for name in names if ends_with(name, targets)]
     return among(model, found, exclude, layers)

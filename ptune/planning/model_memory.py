@@ -11,6 +11,8 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ptune.backbone.packed_experts import experts_of, weights_of
+from ptune.errors import BackboneError
 from ptune.export.state_kinds import kind_of
 from ptune.export.trace import cache_layers
 
@@ -25,7 +27,7 @@ class Sizes:
     """Numbers of weights, shared ones counted once."""
 
     parameters: int
-    layers: int  # in linear layers that can be quantised: all but the head's
+    layers: int  # in what can be quantised: linear layers but the head's, and experts
     head: int  # 0 of a model without one
     tied: bool  # whether the head is the embedding
 
@@ -70,17 +72,26 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
     layers = sum(
         layer.weight.numel() for layer in model.modules() if type(layer) is nn.Linear and layer is not head
     )
+    experts = sum(
+        parameter.numel()
+        for _, module in experts_of(model)
+        for parameter in (module.get_parameter(name) for name in weights_of(module))
+    )
     return Sizes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        layers=layers,
+        layers=layers + experts,
         head=0 if head is None else head.weight.numel(),
         tied=head is not None and head.weight is model.get_input_embeddings().weight,
     )
 
 
 def cache_bytes_a_token(config: PretrainedConfig) -> int:
-    """Bytes of float32 keys and values that the engine keeps for each token of a sequence."""
-    return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in cache_layers(config))
+    """Bytes of float32 keys and values that the engine keeps for each token of a sequence; 0 where it could keep none."""
+    try:
+        layers = cache_layers(config)
+    except BackboneError:
+        return 0
+    return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in layers)
 
 
 def state_bytes(model: PreTrainedModel) -> int:

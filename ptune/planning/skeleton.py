@@ -20,13 +20,16 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from ptune.backbone.nf4_bytes import BLOCK, NESTED_BLOCK
 from ptune.backbone.packed.described import packing_of
 from ptune.backbone.packed.formats import BY_METHOD
 from ptune.backbone.packed.linear import PackedLinear
-from ptune.backbone.quantize import BLOCK, NESTED_BLOCK, Int8Linear, Nf4Linear
+from ptune.backbone.packed_experts import counts_of_packed, experts_of, prepare_packed
+from ptune.backbone.quantize import Int8Linear, Nf4Linear
 from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import RecipeError
 from ptune.methods.peft_method import PeftMethod
+from ptune.planning import experts_on_shapes
 from ptune.planning.peft_on_shapes import peft_on_shapes
 from ptune.training import segments
 from ptune.training.preparation import applied
@@ -49,15 +52,16 @@ class Skeleton:
     @property
     def largest_quantised(self) -> int:
         """Number of weights in the largest quantised layer; 0 where there is none."""
-        packed = (
-            one for one in self.backbone.modules() if isinstance(one, Nf4Linear | Int8Linear | PackedLinear)
-        )
-        return max((layer.in_features * layer.out_features for layer in packed), default=0)
+        kinds = Nf4Linear | Int8Linear | PackedLinear
+        layers = [one for one in self.backbone.modules() if isinstance(one, kinds)]
+        experts = counts_of_packed(self.backbone).values()
+        return max([*(layer.in_features * layer.out_features for layer in layers), *experts], default=0)
 
 
 def skeleton(config: PretrainedConfig, recipe: Recipe, dtype: torch.dtype) -> Skeleton:
     """The model that `recipe` would train on the backbone described by `config`, with unquantised weights in `dtype`."""
     config = copy.deepcopy(config)  # a model writes its attention into the config
+    config._experts_implementation = experts_on_shapes.NAME
     with init_empty_weights(include_buffers=False):
         backbone = AutoModelForCausalLM.from_config(
             config, dtype=dtype, trust_remote_code=recipe.backbone.trust_remote_code
@@ -95,6 +99,8 @@ def _quantize(model: PreTrainedModel, spec: Backbone) -> None:
             model.set_submodule(name, _nf4(layer) if kind == "nf4" else _int8(layer))
         elif packing.keeps(name):
             model.set_submodule(name, packing.without_values(name, layer))
+    for _, experts in list(experts_of(model)) if kind in ("nf4", "int8") else ():
+        prepare_packed(experts, "nf4" if kind == "nf4" else "int8")
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
 
 

@@ -19,6 +19,7 @@ from ptune.publish.figures import figures, refuse_drift
 from ptune.publish.merged_origin import leave_origin
 from ptune.publish.profiles import check_profiles
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
+from ptune.publish.room import check_room
 from ptune.publish.served_methods import refuse_unserved
 from ptune.publish.steps import backbone_of, check_place
 from ptune.verify.limits import MAX_ABS_LOGPROB
@@ -71,6 +72,8 @@ def export_run(
     check_cache(cache, publishable, str(run.folder), kind.noun)
     kinds = end_kinds(sockets, kind, str(run.folder))
     refuse_unserved(finished, kind, merge=merge)
+    if kind is DECODER:
+        check_room(finished.backbone(), profiles)
     model = publishable.of_run(finished, name, merge=merge, profiles=profiles)
     give_ends(model, kinds)
     return pipeline.export(model, out, threads=threads, profiles=profiles, cache=cache)
@@ -92,6 +95,8 @@ def export_backbone(
     check_profiles(profiles, _publishable(kind), backbone.model, kind.noun)
     check_cache(cache, _publishable(kind), backbone.model, kind.noun)
     kinds = end_kinds(sockets, kind, backbone.model)
+    if kind is DECODER:
+        check_room(backbone, profiles)
     model: Publishable = imported(kind.publishable).of_backbone(backbone)
     give_ends(model, kinds)
     return pipeline.export(model, out, threads=threads, profiles=profiles, cache=cache)

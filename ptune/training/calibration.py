@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from peft import PeftModel
 
+from ptune.backbone.load import as_stored
 from ptune.config.recipe import Recipe
 from ptune.errors import BackboneError, RecipeError
 from ptune.methods.lora import Lora
@@ -65,20 +66,23 @@ def begin_beside_original(recipe: Recipe, model: Any, work: Work) -> None:
         )
     except BackboneError as error:
         raise RecipeError(f"method.init 'loftq' begins with what quantising has lost: {error}") from None
-    if original.identity.quantize != "none":
-        raise RecipeError(
-            f"method.init 'loftq' begins with what quantising has lost, and {recipe.backbone.model} has no other weights than"
-            " quantised ones: name the original weights"
-        )
     begin_loftq(model, original.model)
 
 
 def check_original(recipe: Recipe) -> None:
-    """Raises: RecipeError where nothing was quantised."""
+    """Raises: RecipeError where nothing was quantised, or by somebody else, so that there is nothing to compare with."""
     method = recipe.method
-    if isinstance(method, Lora) and method.init == "loftq" and recipe.backbone.quantize == "none":
+    if not (isinstance(method, Lora) and method.init == "loftq"):
+        return
+    if recipe.backbone.quantize == "none":
         raise RecipeError(
             "method.init 'loftq' begins with what quantising has lost: set backbone.quantize, or leave method.init out"
+        )
+    stored = as_stored(recipe.backbone.model_copy(update={"quantize": "none"})).quantize
+    if stored != "none":
+        raise RecipeError(
+            f"method.init 'loftq' begins with what quantising has lost, and {recipe.backbone.model} is stored in {stored}: name its"
+            " original weights"
         )
 
 

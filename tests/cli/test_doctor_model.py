@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import transformers
-from support import gguf_file, tiny_models
+from support import gguf_file, packed_checkpoints, tiny_models
 from support.bundles import tiny_bundle
 from transformers import AutoModelForCausalLM
 
@@ -108,11 +108,23 @@ def test_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_model_saved_quantised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tiny_models.build(tmp_path / "llama")
     config = json.loads((folder / "config.json").read_text())
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    config["quantization_config"] = {"quant_method": "hqq", "bits": 4}
     (folder / "config.json").write_text(json.dumps(config))
     found = asked(capsys, folder)
-    assert "saved quantised" in found["train"]["lora"]["why"]
-    assert "saved quantised" in found["export"]["why"]
+    assert "was saved in hqq, and ptune reads" in found["train"]["lora"]["why"]
+    assert "was saved in hqq" in found["export"]["why"]
+
+
+@pytest.mark.parametrize("name", ["gptq", "fp8", "compressed int4"])
+def test_a_ready_made_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    folder, _ = packed_checkpoints.build(tmp_path / "llama", packed_checkpoints.FORMATS[name])
+    found = asked(capsys, folder)
+    stored = packed_checkpoints.FORMATS[name].settings()["quant_method"]
+    assert found["train"][f"qlora {stored}"] == {"works": True, "why": "as it is stored"}
+    assert f"it is stored in {stored}: name its original weights" in found["train"]["lora"]["why"]
+    assert found["train_bytes"] == {stored: found["file_bytes"]}
+    assert found["export"]["works"]
+    assert not found["problems"]
 
 
 def test_a_model_that_bitsandbytes_packed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

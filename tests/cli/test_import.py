@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -78,3 +80,14 @@ def test_without_data_the_next_command_asks_for_it(capsys: pytest.CaptureFixture
 def test_what_is_wrong_is_said(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["import", *arguments]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_it_needs_no_torch() -> None:
+    code = (
+        "import sys; from ptune.cli import main; main(['import', 'config.yml']); main(['init', '--yes', '--out', 'new.yaml']);"
+        "heavy = {'torch', 'transformers', 'peft', 'onnxruntime', 'datasets'} & set(sys.modules);"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert Path("new.yaml").is_file()

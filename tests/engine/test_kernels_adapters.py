@@ -246,3 +246,31 @@ def test_updates_that_are_not_right_are_left_to_the_plain_graph(
     with caplog.at_level(logging.WARNING):
         assert finding.kernels(finding.ADAPTERS) is None
     assert "other bits" in caplog.text
+
+
+def test_a_layer_that_reads_another_layers_sum() -> None:
+    """Gemma 3n's augmented residual is two layers with nothing between them."""
+    import onnx_ir
+    from ptune_kernels import low_rank
+
+    kind = onnx_ir.DataType.FLOAT
+    x, mask = (onnx_ir.val(name, kind, ["groups", "tokens", 8]) for name in ("x", "lora_mask"))
+    inputs, last = [x, mask], x
+    weights, nodes = list[onnx_ir.Value](), list[onnx_ir.Node]()
+    for layer in ("one", "two"):
+        weight = onnx_ir.val(f"{layer}.weight", const_value=onnx_ir.tensor(np.ones((8, 8), np.float32)))
+        a, b = (onnx_ir.val(f"{layer}.{name}", kind, ["G", *size]) for name, size in (("A", (8, "R")), ("B", ("R", 8))))  # fmt: skip
+        base, down = onnx_ir.node("MatMul", [last, weight]), onnx_ir.node("MatMul", [last, a])
+        low = onnx_ir.node("Mul", [down.outputs[0], mask])
+        up = onnx_ir.node("MatMul", [low.outputs[0], b])
+        total = onnx_ir.node("Add", [base.outputs[0], up.outputs[0]])
+        nodes += [base, down, low, up, total]
+        inputs, weights, last = [*inputs, a, b], [*weights, weight], total.outputs[0]
+    last.name, last.dtype, last.shape = "y", kind, onnx_ir.Shape(["groups", "tokens", 8])
+    graph = onnx_ir.Graph(inputs, [last], nodes=nodes, initializers=weights, opset_imports={"": 20})
+    assert low_rank.rewrite(onnx_ir.Model(graph, ir_version=10)) == 2
+    made = {*graph.inputs, *graph.initializers.values()}
+    for node in graph:
+        assert made.issuperset(value for value in node.inputs if value is not None)
+        made.update(node.outputs)
+    assert [node.op_type for node in graph].count("LowRankUpdate") == 2

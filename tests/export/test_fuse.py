@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir
+import onnxruntime
 import pytest
 from support import tiny_models
 from support.tiny_models import VOCAB
 
 from ptune.export.fuse import fuse
+from ptune.export.fuse.norms import fuse_skips
+from ptune.export.fuse.products import pack
 from ptune.export.trace import trace
 from ptune.export.weights import ModelWeights, attach
 from ptune.formats.signature import Signature
@@ -65,3 +68,60 @@ def test_little_is_left() -> None:
     assert not kinds["GatherND"] - 1, "attention gathers whole tokens; the wanted ones are gathered once"
     assert kinds["Transpose"] < 6
     assert kinds["Constant"] == 0
+
+
+def run_in_order(graph: onnx_ir.Graph, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """What onnxruntime computes, which refuses a graph that reads a value before it is made."""
+    model = onnx_ir.Model(graph, ir_version=10)
+    session = onnxruntime.InferenceSession(onnx_ir.to_proto(model).SerializeToString())
+    found: list[np.ndarray] = session.run(None, inputs)
+    return found
+
+
+def test_a_residual_that_is_read_before_its_norm() -> None:
+    kind, shape = onnx_ir.DataType.FLOAT, ["groups", "tokens", 8]
+    random = np.random.default_rng(0)
+    x, y = (onnx_ir.val(name, kind, shape) for name in ("x", "y"))
+    weight = onnx_ir.val("weight", const_value=onnx_ir.tensor(random.random(8, np.float32), name="weight"))
+    total = onnx_ir.node("Add", [x, y])
+    total.outputs[0].shape, total.outputs[0].dtype = onnx_ir.Shape(shape), kind
+    early = onnx_ir.node("Relu", total.outputs)
+    norm = onnx_ir.node(
+        "SimplifiedLayerNormalization", [total.outputs[0], weight], {"epsilon": 1e-5, "axis": -1}
+    )
+    last = onnx_ir.node("Add", [norm.outputs[0], early.outputs[0]])
+    last.outputs[0].name, last.outputs[0].dtype, last.outputs[0].shape = "out", kind, onnx_ir.Shape(shape)
+    graph = onnx_ir.Graph(
+        [x, y], last.outputs, nodes=[total, early, norm, last], initializers=[weight],
+        opset_imports={"": 20, "com.microsoft": 1},
+    )  # fmt: skip
+    inputs = {name: random.standard_normal((2, 3, 8)).astype(np.float32) for name in ("x", "y")}
+    (expected,) = run_in_order(graph, inputs)
+    assert fuse_skips(graph) == 1
+    (found,) = run_in_order(graph, inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_products_of_a_layer_that_runs_twice() -> None:
+    kind = onnx_ir.DataType.FLOAT
+    random = np.random.default_rng(0)
+    x = onnx_ir.val("x", kind, ["tokens", 8])
+    weights = [
+        onnx_ir.val(name, const_value=onnx_ir.tensor(random.random((8, 4), np.float32), name=name))
+        for name in ("layer.q.weight", "layer.k.weight")
+    ]
+    first = [onnx_ir.node("MatMul", [x, weight]) for weight in weights]
+    joined = onnx_ir.node("Concat", [node.outputs[0] for node in first], {"axis": -1})
+    second = [onnx_ir.node("MatMul", [joined.outputs[0], weight]) for weight in weights]
+    last = onnx_ir.node("Sub", [node.outputs[0] for node in second])
+    last.outputs[0].name, last.outputs[0].dtype = "out", kind
+    last.outputs[0].shape = onnx_ir.Shape(["tokens", 4])
+    graph = onnx_ir.Graph(
+        [x], last.outputs, nodes=[*first, joined, *second, last], initializers=weights, opset_imports={"": 20}
+    )
+    inputs = {"x": random.standard_normal((3, 8)).astype(np.float32)}
+    (expected,) = run_in_order(graph, inputs)
+    assert pack(graph) == 2
+    assert [*graph.initializers] == ["layer.q+k.weight", "split.4x4"]
+    (found,) = run_in_order(graph, inputs)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)

@@ -47,7 +47,7 @@ REGISTER = {
     "talk": {"hf_hub_url": "acme/talk", "formatting": "sharegpt", "split": "test"},
     "better": {"file_name": "better.json", "ranking": True, "columns": {"prompt": "ask", "chosen": "good", "rejected": "bad"}},
     "raw": {"file_name": "raw.jsonl", "columns": {"prompt": "body"}},
-    "seen": {"file_name": "seen.json", "formatting": "sharegpt", "columns": {"messages": "messages", "images": "images"},
+    "seen": {"file_name": "seen.json", "formatting": "sharegpt", "columns": {"messages": "messages", "images": "images", "videos": "films"},
              "tags": {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}},
 }  # fmt: skip
 
@@ -130,7 +130,7 @@ def test_pretraining_reads_texts(folder: Path) -> None:
 def test_messages_in_openais_form_and_images(folder: Path) -> None:
     found = imported(SFT.replace("mine,talk", "seen"), folder)
     assert found.recipe.task.columns.named == {}  # messages is the usual name
-    assert any("images" in note.said for note in found.of("left"))
+    assert any("films" in note.said for note in found.of("left"))
 
 
 def test_other_methods(folder: Path) -> None:
@@ -182,3 +182,7 @@ max_steps: 9
 def test_what_trains_nothing_is_refused(folder: Path) -> None:
     with pytest.raises(UsageError, match="trains nothing"):
         imported("model_name_or_path: acme/tiny\ntemplate: qwen\nexport_dir: out\n", folder)
+
+
+def test_dynamic_fine_tuning(folder: Path) -> None:
+    assert imported(SFT + "use_dft_loss: true\n", folder).recipe.chat.loss_type == "dft"

@@ -214,6 +214,22 @@ def test_experts_are_adapted(tmp_path: Path) -> None:
     assert torch.equal(logits(plain, "llama"), logits(adapted, "llama"))
 
 
+@pytest.mark.parametrize("family", tiny_models.MIXTURES)
+def test_all_linear_layers_are_no_experts(family: str) -> None:
+    """peft would take the experts of some mixtures, too, as they were linear layers once."""
+    adapted = Lora(r=2).apply(tiny_models.model(family))
+    names = {name for name, one in adapted.named_parameters() if one.requires_grad}
+    assert any(".q_proj." in name for name in names)
+    assert not any(".experts." in name or ".gate." in name or ".router." in name for name in names)
+    assert not adapted.peft_config["default"].target_parameters
+
+
+def test_a_name_that_peft_takes_for_experts_is_refused() -> None:
+    method = Lora(target_modules=("q_proj", "gate"))
+    with pytest.raises(RecipeError, match="peft takes 'gate' for the experts of MixtralForCausalLM"):
+        method.apply(tiny_models.model("mixtral"))
+
+
 @pytest.mark.parametrize(
     ("family", "method", "said"),
     [

@@ -153,7 +153,7 @@ def _layout(group: Mapping[str, Any], settings: Mapping[str, Any]) -> Compressed
     if kind == "float":
         choice({"num_bits": bits}, "num_bits", (8,))
     else:
-        choice({"num_bits": bits}, "num_bits", range(1, 9) if words else (8,))
+        choice({"num_bits": bits}, "num_bits", range(1, 9))
     strategy = choice(weights, "strategy", ("tensor", "channel", "group", "block"), _strategy(weights))
     symmetric = choice(weights, "symmetric", (True, False), True)
     if words and (kind == "float" or strategy not in ("channel", "group")):

@@ -78,7 +78,9 @@ def layouts(settings: Mapping[str, Any]) -> Callable[[str], Layout]:
     """The layout of each layer, by name. Raises: BackboneError in half a sentence."""
     bits = choice(settings, "bits", BITS)
     group = number(settings, "group_size")
-    version = choice(settings, "checkpoint_format", ("gptq", "gptq_v2"), "gptq")
+    choice(settings, "is_marlin_format", (False,), False)
+    said = "checkpoint_format" if settings.get("checkpoint_format") else "format"
+    version = choice(settings, said, ("gptq", "gptq_v2"), "gptq")
     choice(settings, "pack_dtype", ("int32",), "int32")
     layout = Gptq(bits, group, 2 if version == "gptq_v2" else 1)
     return lambda _name: layout

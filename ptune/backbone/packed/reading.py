@@ -18,6 +18,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.pytorch_utils import Conv1D
 
 from ptune.backbone.packed.formats import Format, Layouts
 from ptune.backbone.packed.layout import Layout, Parts, Shape, check
@@ -129,6 +130,9 @@ class _Places:
             for name, layer in model.named_modules()
             if type(layer) is nn.Linear and layer is not model.get_output_embeddings()
         }
+        self._turned = {
+            f"{name}.weight" for name, layer in model.named_modules() if isinstance(layer, Conv1D)
+        }
 
     def linear(self, name: str) -> str | None:
         """The linear layer whose weight this name of a file means; None for any other weight."""
@@ -137,6 +141,8 @@ class _Places:
         )
         if found not in self._state and name in self._state:
             found, converter = name, None
+        if found in self._turned:
+            raise BackboneError(f"{name} is the weight of a Conv1D, whose packed form ptune does not read")
         return None if converter is not None else self._linears.get(found)
 
 
@@ -156,13 +162,15 @@ def _leave_out_bias(linear: Any, tensors: dict[str, Tensor], layer: str) -> None
 
 
 def _check_others(tensors: Mapping[str, Tensor], form: Format) -> None:
-    """Raises: BackboneError if there is a packed weight without what all of them have."""
+    """Raises: BackboneError if there is a part of a packed weight without the rest, or scales of something else, as AWQ has for
+    activations of some families.
+    """
+    ends = [part.removeprefix("{}") for part in form.tensors.values()]
     for name, tensor in tensors.items():
-        if tensor.ndim < 2 or tensor.dtype in _FLOATS:
-            continue
-        for part in form.tensors.values():
-            end = part.removeprefix("{}")
-            if end and name.endswith(end):
+        packed = tensor.ndim > 1 and tensor.dtype not in _FLOATS
+        for end in filter(None, ends):
+            if name.endswith(end) and (packed or end != ".weight"):
                 raise BackboneError(f"{name.removesuffix(end)} lacks its {form.marker.lstrip('._')}")
-        kind = str(tensor.dtype).removeprefix("torch.")
-        raise BackboneError(f"{name} is in {kind}, and nothing says what its values stand for")
+        if packed:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise BackboneError(f"{name} is in {kind}, and nothing says what its values stand for")

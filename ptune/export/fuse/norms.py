@@ -72,6 +72,9 @@ def fuse_skips(graph: onnx_ir.Graph) -> int:
         total = made_by(node.inputs[0], "Add") if node.op_type == RMS_NORM else None
         if total is None or rank_of(total.outputs[0]) != 3 or total.inputs[0] is total.inputs[1]:
             continue
+        weight = node.inputs[1]
+        if weight is None or weight.producer() is not None:
+            continue
         if any(_is_update(part) for part in total.inputs):
             continue  # a layer's output plus its adapter's is not a residual
         if any(
@@ -81,9 +84,9 @@ def fuse_skips(graph: onnx_ir.Graph) -> int:
             continue
         residual = total.outputs[0]
         epsilon = {"epsilon": node.attributes["epsilon"].as_float()}
-        inputs = [*total.inputs, node.inputs[1]]
+        inputs = [*total.inputs, weight]
         outs = before(
-            node,
+            total,  # others may read the sum before the norm does
             SKIP_RMS_NORM,
             inputs,
             epsilon,

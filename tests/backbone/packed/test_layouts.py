@@ -123,3 +123,12 @@ def test_zero_points_of_version_1_wrap_round() -> None:
     q = unpacked(tensors[f"{NAME}.qweight"].t(), 4, 32)
     scale = tensors[f"{NAME}.scales"].t().float()
     assert torch.equal(layout.unpack(parts, shape), q.float() * scale)
+
+
+def test_version_2_is_also_said_in_a_newer_field() -> None:
+    write = made.Gptq(version=2)
+    tensors, expected = write(NAME, torch.randn(8, 64))
+    settings = {name: value for name, value in write.settings().items() if name != "checkpoint_format"}
+    layout = BY_METHOD["gptq"].layouts({**settings, "format": "gptq_v2"})(NAME)
+    parts, shape = check(layout, {name.removeprefix(f"{NAME}."): one for name, one in tensors.items()}, NAME)
+    assert torch.equal(layout.unpack(parts, shape), expected)

@@ -8,13 +8,16 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from support import packed_checkpoints as made
 from support import tiny_models
+from support.every_method import logits, trained
 
 from ptune.backbone.load import load
 from ptune.backbone.packed.linear import PackedLinear
 from ptune.config.recipe import Backbone
+from ptune.methods.lora import Lora
 
 IDS = torch.arange(5, 45)[None]
 
@@ -89,3 +92,16 @@ def test_blocks_of_fp8_are_what_transformers_dequantises(tmp_path: Path) -> None
                 assert torch.equal(layer.weight, expected.get_submodule(name).weight), name
         with torch.no_grad():
             assert torch.equal(model(IDS).logits, expected(IDS).logits)
+
+
+def test_an_adapter_of_gpt_oss_belongs_to_what_transformers_dequantises(tmp_path: Path) -> None:
+    folder = gpt_oss(tmp_path / "model")
+    adapted = trained(Lora(r=4), load(Backbone(model=str(folder), dtype="float32")).model, "llama")
+    adapted.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    base = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, quantization_config=transformers.Mxfp4Config(dequantize=True)
+    )
+    before = logits(base, "llama")
+    plain = PeftModel.from_pretrained(base, str(tmp_path / "adapter"))
+    assert torch.equal(logits(plain, "llama"), logits(adapted, "llama"))
+    assert not torch.equal(before, logits(adapted, "llama"))

@@ -14,8 +14,11 @@ from support import tiny_models
 
 from ptune.backbone.embedder import load_embedder
 from ptune.backbone.load import load, load_codec
-from ptune.config.recipe import Backbone
-from ptune.errors import BackboneError
+from ptune.config.recipe import Backbone, Data, Recipe
+from ptune.errors import BackboneError, PtuneError
+from ptune.fine_tune import train
+from ptune.methods.full import Full
+from ptune.methods.lora import Lora
 
 LAYER = "model.layers.1.mlp.up_proj"
 
@@ -93,6 +96,8 @@ LIES: dict[tuple[str, str], tuple[dict[str, Any], str]] = {
     ("gptq", "no bits"): ({"bits": None}, "does not say its bits"),
     ("gptq", "another group"): ({"group_size": 64}, "has qzeros of shape [4, 8], where its config asks for [2, 8]"),
     ("gptq", "no group"): ({"group_size": 0}, "was saved with group_size 0"),
+    ("gptq", "another layout, in a newer field"): ({"format": "gptq_p"}, "was saved with format 'gptq_p'"),
+    ("gptq", "Marlin"): ({"is_marlin_format": True}, "was saved with is_marlin_format True"),
     ("gptq", "another layout"): ({"checkpoint_format": "marlin"}, "was saved with checkpoint_format 'marlin'"),
     ("awq", "another kernel"): ({"version": "gemv"}, "was saved with version 'gemv', and ptune reads 'gemm'"),
     ("awq", "3 bits"): ({"bits": 3}, "was saved with bits 3, and ptune reads 4"),
@@ -160,3 +165,41 @@ def test_other_tasks_refuse_it(tmp_path: Path) -> None:
         BackboneError, match="is stored in gptq, which chat alone takes: name its original weights"
     ):
         load_embedder(spec, "mean", True)
+
+
+@pytest.mark.parametrize("method", [Lora(r=2), Lora(r=2, init="loftq"), Full()])
+def test_a_training_that_is_refused_leaves_nothing(tmp_path: Path, method: Any) -> None:
+    """For damage, for a method that compares with the original weights, and for one that trains them."""
+    folder, _ = made.build(tmp_path / "model", made.FORMATS["gptq"])
+    if method == Lora(r=2):
+        made.changed(folder, without("scales"))
+    tiny_models.write_jsonl(tmp_path / "data.jsonl", tiny_models.conversations(12))
+    recipe = Recipe(
+        backbone=Backbone(model=str(folder)), method=method, data=Data(files=(tmp_path / "data.jsonl",))
+    )
+    with pytest.raises(PtuneError, match="stored in gptq") as caught:
+        train(recipe, tmp_path / "run")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert not [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+
+
+def test_scales_of_activations_that_the_model_would_need(tmp_path: Path) -> None:
+    """AWQ scales the activations of some families, in a layer of its own."""
+    folder, _ = made.build(tmp_path / "model", made.FORMATS["awq"])
+
+    def scaled(tensors: made.Tensors) -> None:
+        tensors["model.layers.0.mlp.act_fn.scales"] = torch.ones(128)
+
+    assert "model.layers.0.mlp.act_fn lacks its qweight" in refusal(made.changed(folder, scaled))
+
+
+def test_layers_that_are_stored_turned_round(tmp_path: Path) -> None:
+    folder = tiny_models.build(tmp_path / "model", "gpt2")
+    layer, write = "transformer.h.0.attn.c_proj", made.Gptq()
+
+    def pack(tensors: made.Tensors) -> None:
+        tensors |= write(layer, tensors.pop(f"{layer}.weight"))[0]
+
+    made.set_settings(made.changed(folder, pack), write.settings())
+    assert f"{layer}.weight is the weight of a Conv1D" in refusal(folder)
