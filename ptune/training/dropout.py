@@ -10,7 +10,7 @@ from ptune.errors import RecipeError
 def set_dropout(model: nn.Module, probability: float) -> None:
     """Sets every dropout of `model`: its Dropout layers, and probabilities that layers store as numbers.
 
-    Raises: RecipeError if the model has none.
+    Raises: RecipeError if the model has none, unless none is what it is to have.
     """
     changed = 0
     for module in model.modules():
@@ -21,7 +21,7 @@ def set_dropout(model: nn.Module, probability: float) -> None:
             if "dropout" in name and isinstance(value, float):
                 setattr(module, name, probability)
                 changed += 1
-    if not changed:
+    if not changed and probability:
         raise RecipeError(
             f"train.dropout: {type(model).__name__} has no dropout of its own; set method.dropout"
         )

@@ -18,7 +18,7 @@ from ptune.engine.decoder.kv_cache import LONG_TOKENS, KvCache, page_tokens
 from ptune.engine.decoder.lazy_memory import PAGE_BYTES, LazyMemory, zeros
 from ptune.errors import UsageError
 from ptune.formats.bundle import CacheType
-from ptune.formats.signature import CacheLayer, Signature
+from ptune.formats.signature import CacheLayer, Signature, StateLayer
 
 KINDS: tuple[CacheType, ...] = ("float32", "int8")
 LAYERS = (CacheLayer(kv_heads=2, key_dim=4, value_dim=3), CacheLayer(kv_heads=1, key_dim=6, value_dim=6))
@@ -259,3 +259,35 @@ def test_a_page_of_int8_holds_four_times_as_many_positions() -> None:
     assert page_tokens(HEADS_OF_64, 1) == 4 * page_tokens(HEADS_OF_64, 4) == PAGE_BYTES // 64
     floats, small = (KvCache.within(1 << 24, HEADS_OF_64, 8, dtype=kind) for kind in KINDS)
     assert small.budget.tokens == 4 * floats.budget.tokens
+
+
+STATE = StateLayer(name="layer", shape=(16, 64))  # 4096 bytes
+
+
+@given(
+    kibibytes=st.integers(64, 4000),
+    slots=st.integers(1, 40),
+    states=st.integers(1, 3),
+    attends=st.booleans(),
+)
+def test_states_are_part_of_the_budget(kibibytes: int, slots: int, states: int, attends: bool) -> None:
+    layers = (CacheLayer(kv_heads=1, key_dim=64, value_dim=64),) * attends  # 512 bytes a token
+    there = Signature(vocab_size=10, context=64, cache=layers, sockets=(), states=(STATE,) * states)
+    row_bytes, budget_bytes = 4096 * states, 1024 * kibibytes
+    rows = (budget_bytes // 2 if attends else budget_bytes) // row_bytes
+    cache = KvCache.within(budget_bytes, there, slots)
+    kept = len(cache.states.snapshots)
+    assert 1 <= cache.slots <= slots
+    assert kept <= cache.slots
+    assert (cache.slots + kept) * row_bytes + 512 * attends * cache.budget.tokens <= budget_bytes
+    assert cache.slots == slots or not attends or cache.slots + kept >= rows - 1, "no room is left unused"
+    for name, array in cache.window(0, cache.slots).items():
+        assert array.shape[0] == cache.slots
+        assert "state" not in name or array.shape[1:] == STATE.shape
+    cache.window(0, 1)["past_state.0"][:] = 1
+    cache.states.copy(0, cache.slots + kept - 1)
+    cache.states.begin(0)
+    assert cache.window(0, 1)["past_state.0"].max() == 0
+    assert cache.states.resident_bytes <= (cache.slots + kept) * row_bytes
+    cache.states.free()
+    assert cache.states.resident_bytes == 0

@@ -1,0 +1,24 @@
+"""The backbone's own dropout: set where there is some, refused where there is none."""
+
+from __future__ import annotations
+
+import pytest
+from support import tiny_models
+from torch import nn
+
+from ptune.errors import RecipeError
+from ptune.training.dropout import set_dropout
+
+
+def test_every_dropout_of_a_model_is_set() -> None:
+    model = tiny_models.model("gpt2")
+    set_dropout(model, 0.25)
+    assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.25}
+
+
+def test_a_model_without_dropout_can_be_trained_without_it() -> None:
+    """As models that learn from their own answers are: LFM2 names no dropout."""
+    model = tiny_models.model("lfm2")
+    set_dropout(model, 0.0)
+    with pytest.raises(RecipeError, match="Lfm2ForCausalLM has no dropout of its own"):
+        set_dropout(model, 0.1)
