@@ -22,14 +22,23 @@ from transformers import (
 
 from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import locate
+from ptune.backbone.text_alone import text_alone
 from ptune.backbone.vision_language import sees_images, why_blind
 from ptune.config.recipe import Backbone
 from ptune.engine.options import EngineOptions
 from ptune.errors import BackboneError
 
 ATTENTION = ("full_attention", "sliding_attention")  # kinds of layers that GroupQueryAttention computes
-# Families whose layers that keep a state have graphs of their own (`ptune.export.state_kinds`).
-WITH_STATES = ("lfm2", "lfm2_moe")
+_RECURRENCES = (
+    "torch_chunk_gated_delta_rule",
+    "chunk_kimi_delta_attention",
+    "mamba2_chunk_scan",
+    "mamba_selective_scan",
+)
+# Kinds of layers that keep states, and transformers' functions that have a place in the graph (`ptune.export.state_kinds`): such
+# layers are exported where the model's code calls one. Layers of a hybrid kind attend as well.
+WITH_STATES = {"conv": ("causal_conv1d_fn",), "linear_attention": _RECURRENCES, "hybrid": _RECURRENCES}
+WITHOUT_EITHER = ("mlp", "moe")  # kinds of layers that see one token at a time
 INSTEAD = "export a model with plain attention in all layers, such as Llama, Qwen3 or Gemma 3"
 
 # What a mixture of experts may copy in one layer for one prefill chunk. The graph gathers the weights of an expert anew for
@@ -63,6 +72,7 @@ def why_not_exportable(config: PretrainedConfig) -> str | None:
     if sees_images(config) and why_blind(config) is None:
         reason = why_not_exportable(config.get_text_config())
         return None if reason is None else f"{config.model_type}, its text model: {reason}"
+    config = text_alone(config)
     for look in (_of_another_kind, _several_parts, _layers, _sizes, _attention, _mixture):
         if (reason := look(config)) is not None:
             return f"{config.model_type} {reason}"
@@ -105,25 +115,39 @@ def _several_parts(config: PretrainedConfig) -> str | None:
 
 
 def _layers(config: PretrainedConfig) -> str | None:
-    if config.model_type in WITH_STATES:
-        return None
     kinds = getattr(config, "layer_types", None) or ()
-    others = [kind for kind in dict.fromkeys(kinds) if kind not in ATTENTION]
+    code = _code(config)
+    others = [kind for kind in dict.fromkeys(kinds) if not _has_a_graph(kind, code)]
     if others:
         named = ", ".join(repr(kind) for kind in others)
         count = sum(kind in others for kind in kinds)
         return (
             f"has {count} of {len(kinds)} layers of kind {named}, and the exported graph computes full and sliding"
-            f" attention only; {INSTEAD}"
+            f" attention, and of layers that keep a state only those whose recurrence it has; {INSTEAD}"
         )
+    if getattr(config, "num_mem_blocks", None):
+        return f"has attention in several places with the same weights, which the exported graph has one place for; {INSTEAD}"
     state = next((name for name in _STATE if getattr(config, name, None)), None)
     if state is not None and not kinds:
         return f"has layers that keep a state ({state} {getattr(config, state)}) instead of keys and values; {INSTEAD}"
     return None
 
 
+def _has_a_graph(kind: str, code: str) -> bool:
+    """Whether the exporter knows layers of a kind in a model with this code."""
+    return kind in (*ATTENTION, *WITHOUT_EITHER) or any(name in code for name in WITH_STATES.get(kind, ()))
+
+
+def _attends(config: PretrainedConfig) -> bool:
+    """Whether any layer has attention."""
+    kinds = getattr(config, "layer_types", None)
+    return not kinds or any(kind in (*ATTENTION, "hybrid") for kind in kinds)
+
+
 def _sizes(config: PretrainedConfig) -> str | None:
     """Heads that differ from layer to layer, or keys from values."""
+    if not _attends(config):
+        return None
     for name in _SIZES:
         try:
             value = getattr(config, name, None)
@@ -153,15 +177,22 @@ def _widths(config: PretrainedConfig) -> str | None:
 
 def _attention(config: PretrainedConfig) -> str | None:
     """Attention that GroupQueryAttention cannot stand in for, by the model's code: no config says it."""
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    code = _code(config)
+    if not code or not _attends(config):
         return None
-    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    code = inspect.getsource(sys.modules[(kind[0] if isinstance(kind, tuple) else kind).__module__])
     if re.search(r"\bs_aux\s*=", code):
         return f"has attention sinks, which the exported attention has no input for; {INSTEAD}"
     if "ALL_ATTENTION_FUNCTIONS" not in code:
         return f"computes attention in its own way, which cannot be replaced by onnxruntime's; {INSTEAD}"
     return None
+
+
+def _code(config: PretrainedConfig) -> str:
+    """The code of transformers for a decoder with this config; empty if it has none."""
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        return ""
+    kind: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return inspect.getsource(sys.modules[(kind[0] if isinstance(kind, tuple) else kind).__module__])
 
 
 def _mixture(config: PretrainedConfig) -> str | None:

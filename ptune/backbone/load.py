@@ -31,6 +31,7 @@ from ptune.backbone.precision import fastest, usual
 from ptune.backbone.quantize import Quantization, quantized_as_read
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
+from ptune.backbone.text_alone import text_alone
 from ptune.backbone.tokenizer import codec_of
 from ptune.backbone.vision_language import auto_class, check_sees, sees_images, vision_of
 from ptune.codecs.chat import ChatCodec
@@ -267,7 +268,7 @@ def read_tokenizer(spec: Backbone, source: Source) -> transformers.PreTrainedTok
 
 def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig:
     """What the model is, without its weights: its layers that are kept, with one set of rotary frequencies for all lengths
-    (`ptune.backbone.rope`).
+    (`ptune.backbone.rope`); the text model alone where images are not supported (`ptune.backbone.text_alone`).
 
     Raises: BackboneError if the weights are stored in another way than `spec` says, or it lacks a layer to keep.
     """
@@ -283,6 +284,7 @@ def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig
         raise BackboneError(
             f"backbone.quantize {spec.quantize!r} is for models that are stored in it, and {spec.model} is not: use nf4, int8 or none"
         )
+    config = text_alone(config)
     if sees_images(config):
         check_sees(spec, config)
     return config_with_layers(with_fixed_rope(config, spec.context), spec.keep_layers)

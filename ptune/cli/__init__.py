@@ -19,6 +19,8 @@ from ptune.errors import PtuneError
 from ptune.version import __version__
 
 COMMANDS = {
+    "init": "begin: five questions (or options), a recipe and a sample of its data",
+    "import": "a training config of Axolotl, LLaMA-Factory, TRL or torchtune -> a recipe, and what became of each field",
     "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",
     "doctor": "examine a recipe's data: what would train a wrong model, in which file and line; --model MODEL: what it can do",
     "plan": "predict the memory that a recipe's training needs, and what to change where it does not fit",
@@ -33,6 +35,7 @@ COMMANDS = {
     "add": "add a PEFT adapter to a bundle",
     "combine": "combine adapters of one base into one",
     "merge": "merge a run's adapter into its base: a plain transformers folder",
+    "script": "write a recipe as a plain script of TRL's, which runs without ptune",
     "push": "upload a run's adapter, a bundle or a GGUF export to a model hub, with its card and parity.json",
     "serve": "serve a bundle over HTTP, with a chat page",
     "chat": "open the chat page on a server that is running",
@@ -40,7 +43,7 @@ COMMANDS = {
     "replay": "compute an answer of a server again from its receipt, and compare it token by token",
     "env": "print versions and hardware, for a report of a bug",
 }
-"""Command -> what it does. Each is a function of that name in ptune/cli/NAME.py."""
+"""Command -> what it does. Each is a function of that name in ptune/cli/NAME.py; `import`, a word of Python's, in import_recipe.py."""
 
 QUIET = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -78,9 +81,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def guarded(name: str, arguments: list[str]) -> int:
     """Runs one command; what ptune raises on purpose is one message, not a traceback."""
     if not result.asked(name, arguments):
-        return spoken(name, lambda: importlib.import_module(f"ptune.cli.{name}").run(arguments))
+        return spoken(name, lambda: importlib.import_module(f"ptune.cli.{module_of(name)}").run(arguments))
     words = [word for word in arguments if word != result.FLAG]
     return result.as_json(name, lambda: guarded(name, words))
+
+
+def module_of(command: str) -> str:
+    """The module of ptune.cli that a command is in."""
+    return "import_recipe" if command == "import" else command
 
 
 def run_recipe(recipe: Recipe) -> int:

@@ -180,7 +180,9 @@ def read_recipe(named: str) -> Recipe:
     if named in shipped():
         return of_module(file_of(named))
     if path.suffix == ".py" or "/" in named:
-        raise RecipeError(f"there is no recipe {named}")
+        raise RecipeError(
+            f"there is no recipe {named}: `ptune init` writes one, and `ptune train` lists those that ship"
+        )
     close = difflib.get_close_matches(named, shipped(), n=1)
     known = f"did you mean {close[0]!r}?" if close else f"these ship with ptune:\n{listed()}"
     raise RecipeError(f"no recipe {named!r}; {known}")

@@ -77,7 +77,7 @@ def window_of(module: nn.Module) -> int | None:
     if kinds is None:
         return None
     kind = kinds[module.layer_idx]
-    if kind not in ("full_attention", "sliding_attention"):
+    if kind not in ("full_attention", "sliding_attention", "hybrid"):  # hybrid: beside a layer with states
         raise BackboneError(f"layers of kind {kind!r} cannot be exported")
     return getattr(config, "sliding_window", None) if kind == "sliding_attention" else None
 

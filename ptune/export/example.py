@@ -25,14 +25,7 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         for layer in signature.cache
         for dim in (layer.key_dim, layer.value_dim)
     ]
-    states = [zeros(batch, *state.shape) for state in signature.states]
-    if states:
-        states = [
-            zeros(batch, rows, dtype=torch.int64),  # state_pad_indices
-            zeros(groups * tokens, dtype=torch.int64),  # state_unpad_indices
-            zeros(batch, dtype=torch.int64),  # new_tokens
-            *states,
-        ]
+    states, state_axes = _states(signature, groups * tokens, batch, rows)
     factors = [
         zeros(groups, *shape)
         for socket in signature.sockets
@@ -72,5 +65,16 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     two, one = {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}
     dynamic = (two, two, two, one, one, one, None, one, {**two, 2: DYNAMIC})
     factor_axes = [{0: DYNAMIC, axis: DYNAMIC} for _ in signature.sockets for axis in (2, 1)]
-    state_axes = [two, *[one] * (len(states) - 1)] if states else []
     return arguments, (*dynamic, state_axes, [{0: DYNAMIC, 2: DYNAMIC}] * len(past), factor_axes, end_axes)
+
+
+def _states(
+    signature: Signature, cells: int, batch: int, rows: int
+) -> tuple[list[Tensor], list[dict[int, Any]]]:
+    """`STATE_INPUTS` and the states of a model that keeps some, with their dynamic axes. cells: flat tokens."""
+    if not signature.states:
+        return [], []
+    sizes = ((batch, rows), (cells,), (batch,))
+    inputs = [torch.zeros(size, dtype=torch.int64) for size in sizes]
+    states = [torch.zeros(batch, *state.shape) for state in signature.states]
+    return [*inputs, *states], [{0: DYNAMIC, 1: DYNAMIC}, *[{0: DYNAMIC}] * (2 + len(states))]

@@ -10,7 +10,8 @@ from ptune.errors import BackboneError
 from ptune.formats.signature import Signature
 
 # Operators that may themselves read the old state and write the new one: each number is read before its own place is written.
-SAFE = ("Where", "Add", "Sub", "Mul", "Identity")
+# LinearAttention copies the old state to the new one's place before it begins, or finds it there.
+SAFE = ("Where", "Add", "Sub", "Mul", "Identity", "LinearAttention")
 
 
 def check_in_place(graph: onnx_ir.Graph, signature: Signature, named: str) -> None:

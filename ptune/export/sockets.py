@@ -18,7 +18,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ptune.errors import BackboneError
 from ptune.export.gains import exchanged, gained_input, gained_output
-from ptune.export.states import StateInputs
+from ptune.export.states import READ, StateInputs
 from ptune.formats import signature
 
 
@@ -105,11 +105,11 @@ def matmul(x: Tensor, factor: Tensor, columns: int) -> Tensor:
 
 
 def install(model: nn.Module, kind: Callable[[nn.Module, str], AnySocket]) -> list[AnySocket]:
-    """Replaces every linear layer of `model`, except its output head, by a socket. Returns them in module order."""
+    """Replaces every linear layer of `model` that is called, except its output head, by a socket. Returns them in module order."""
     head = model.get_output_embeddings()
     sockets: list[AnySocket] = []
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
+        if isinstance(layer, nn.Linear | Conv1D) and layer is not head and not hasattr(layer, READ):
             parent, _, leaf = name.rpartition(".")
             socket = kind(layer, name)
             setattr(model.get_submodule(parent), leaf, socket)

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ptune.formats.signature import StateLayer
 
 STATES = "_ptune_states"  # attribute of a layer's module: which of the signature's states are its own
+READ = "_ptune_read"  # attribute of a linear layer whose weight is read and that is never called
 
 
 @dataclass
@@ -36,6 +37,7 @@ class StateInputs:
     unpad_indices: Tensor  # [groups * tokens]
     new_tokens: Tensor  # [batch]
     past: list[Tensor]
+    new_cells: Tensor | None = None  # pad_indices, but for cells behind new tokens; made by the first layer
     present: dict[int, Tensor] = field(default_factory=dict)
 
     def rows(self, flat: Tensor) -> Tensor:
@@ -57,10 +59,13 @@ class StateInputs:
 
 
 class StateKind(NamedTuple):
-    """A kind of layers with states, as one of transformers' classes has them."""
+    """What the layers of one of transformers' classes keep and compute."""
 
     shapes: Callable[[Any], tuple[tuple[int, ...], ...]]  # of the states of a module, for one sequence
     forward: Callable[..., Any]  # in place of the module's own; its first argument is the module
+    reads: tuple[
+        str, ...
+    ] = ()  # linear layers in it whose weights it reads: they are never called, so no adapter reaches them
 
 
 def short_convolution(
@@ -90,14 +95,21 @@ def short_convolution(
     return total if bias is None else total + bias, present
 
 
-def install_states(model: nn.Module, kinds: dict[str, StateKind]) -> tuple[StateLayer, ...]:
-    """Replaces the `forward` of each layer whose class is in `kinds`, and says which states there are, in the order of layers."""
+def install_states(
+    model: nn.Module, kind_of: Callable[[nn.Module], StateKind | None]
+) -> tuple[StateLayer, ...]:
+    """Replaces the `forward` of each layer with states, and says which states there are, in the order of layers.
+
+    kind_of: tells whether a layer has some.
+    """
     layers: list[StateLayer] = []
     for name, module in model.named_modules():
-        kind = kinds.get(type(module).__name__)
+        kind = kind_of(module)
         if kind is not None:
             shapes = kind.shapes(module)
             setattr(module, STATES, range(len(layers), len(layers) + len(shapes)))
             layers += [StateLayer(name=name, shape=shape) for shape in shapes]
             module.forward = kind.forward.__get__(module)
+            for linear in kind.reads:
+                setattr(getattr(module, linear), READ, True)
     return tuple(layers)

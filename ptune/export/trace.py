@@ -26,7 +26,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.backbone.vision_language import auto_class, only_text, text_config
 from ptune.errors import BackboneError, PtuneError
-from ptune.export import attention
+from ptune.export import attention, softplus
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
 from ptune.export.example import DYNAMIC as DYNAMIC
 from ptune.export.example import example
@@ -34,11 +34,10 @@ from ptune.export.gains import keep_own_inputs
 from ptune.export.in_place import check_in_place
 from ptune.export.independence import check_independent
 from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
-from ptune.export.state_kinds import KINDS
+from ptune.export.state_kinds import kind_of
 from ptune.export.states import StateInputs, install_states
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import (
-    STATE_INPUTS,
     TURN_GROUP,
     CacheLayer,
     EncoderSignature,
@@ -119,7 +118,8 @@ class Step(nn.Module):
             step.gained = next(given) if self.ends.has_gains else None
         step.layers = self.layers
         if of_states:
-            step.states = StateInputs(*of_states[: len(STATE_INPUTS)], of_states[len(STATE_INPUTS) :])
+            pad_rows, unpad_rows, new_tokens, *states = of_states
+            step.states = StateInputs(pad_rows, unpad_rows, new_tokens, states)
         if self.embedding is not None:
             self.embedding.step = step
         for module in self.model.modules():
@@ -161,7 +161,7 @@ def trace(
     with refused_in_one_line(config.model_type):
         model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
         heads = cache_layers(text)
-        states = install_states(model, KINDS)
+        states = install_states(model, kind_of)
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
     if described is not None and described.has_gains:
@@ -229,6 +229,7 @@ def onnx_of(
             verbose=False,
         )
     check_independent(program.model, named, along)
+    softplus.spell_out(program.model.graph)
     strip(program.model)
     return program.model
 

@@ -237,6 +237,13 @@ class Manifest(_Record):
     aliases: dict[str, Alias] = Field(default_factory=dict)  # alias -> adapter, for servers
 
 
+def _what_instead(folder: Path) -> str:
+    """What to do about a folder that is no bundle."""
+    if (folder / "run.json").is_file():
+        return f"it is a run; `ptune export {folder}` makes a bundle of it"
+    return "if its export was interrupted, export it again: `ptune export RUN`"
+
+
 class Bundle:
     """An opened bundle folder: its manifest and the paths of its files, which are read on demand."""
 
@@ -256,9 +263,7 @@ class Bundle:
         if not folder.is_dir():
             raise FormatError(f"no bundle at {folder}: make one with `ptune export RUN`")
         if not (folder / "manifest.json").is_file():
-            raise FormatError(
-                f"{folder} is not a bundle: it has no manifest.json (was its export interrupted?)"
-            )
+            raise FormatError(f"{folder} is not a bundle, it has no manifest.json: {_what_instead(folder)}")
         return cls(folder, parse(Manifest, read_json(folder / "manifest.json"), folder / "manifest.json"))
 
     @property
@@ -266,7 +271,8 @@ class Bundle:
         """The signature of a chat bundle. Raises: FormatError if it holds no decoder."""
         if not isinstance(self.manifest.signature, Signature):
             raise FormatError(
-                f"{self.folder} is a bundle of an encoder or an encoder-decoder, not of a causal language model"
+                f"{self.folder} is a bundle of an encoder or an encoder-decoder, not of a causal language model:"
+                f" `ptune serve {self.folder}` says what it can do"
             )
         return self.manifest.signature
 
@@ -274,7 +280,10 @@ class Bundle:
     def encoder(self) -> EncoderSignature:
         """The signature of an encoder's bundle. Raises: FormatError if it holds a decoder."""
         if not isinstance(self.manifest.signature, EncoderSignature):
-            raise FormatError(f"{self.folder} is a bundle of a generating model, not of an encoder")
+            raise FormatError(
+                f"{self.folder} is a bundle of a generating model, not of an encoder: `ptune serve {self.folder}` says what it"
+                " can do"
+            )
         return self.manifest.signature
 
     @property
@@ -302,7 +311,8 @@ class Bundle:
         name = profile or self.manifest.default_profile
         if name not in self.manifest.graphs:
             raise FormatError(
-                f"{self.folder} has no profile {name!r}; it has {', '.join(self.manifest.graphs)}"
+                f"{self.folder} has no profile {name!r}; it has {', '.join(self.manifest.graphs)}, and `ptune export RUN"
+                f" --profiles {name}` makes a bundle with it"
             )
         if cache != FLOAT_CACHE and cache not in self.manifest.graphs[name].kv_caches:
             raise FormatError(
@@ -339,7 +349,9 @@ class Bundle:
         """An adapter's record, checked against its hash in the manifest. Raises: FormatError."""
         if name not in self.manifest.adapters:
             known = ", ".join(self.manifest.adapters) or "none"
-            raise FormatError(f"{self.folder} has no adapter {name!r}; it has {known}")
+            raise FormatError(
+                f"{self.folder} has no adapter {name!r}; it has {known}, and `ptune add {self.folder} ADAPTER --name {name}` adds it"
+            )
         path = self.adapter_path(name) / "adapter.json"
         check_hash(path, self.manifest.adapters[name])
         return parse(AdapterRecord, read_json(path), path)

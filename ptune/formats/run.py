@@ -103,6 +103,13 @@ class RunRecord(BaseModel):
         return [*collapses, f"{when} nothing was learnt: {last.told()}; {WHAT_TO_TRY}."]
 
 
+def _what_instead(folder: Path) -> str:
+    """What to do about a folder that is no run."""
+    if (folder / "manifest.json").is_file():
+        return f"it is a bundle; `ptune serve {folder}` serves it, and `ptune train RECIPE` makes a run"
+    return "make one with `ptune train RECIPE`"
+
+
 class Run:
     """A run folder and the paths of its files."""
 
@@ -137,7 +144,7 @@ class Run:
         if not run.folder.is_dir():
             raise FormatError(f"no run at {run.folder}: make one with `ptune train RECIPE`")
         if not run.record_path.is_file():
-            raise FormatError(f"{run.folder} is not a run: it has no run.json")
+            raise FormatError(f"{run.folder} is not a run, it has no run.json: {_what_instead(run.folder)}")
         run.record()
         return run
 
@@ -150,7 +157,7 @@ class Run:
         record = self.record()
         if record.status not in ("finished", "stopped early"):
             raise FormatError(
-                f"{self.folder} is {record.status}, not finished: go on with `ptune train … --resume`"
+                f"{self.folder} is {record.status}, not finished: go on with `ptune train {self.recipe_path} --out {self.folder} --resume`"
             )
         return record
 

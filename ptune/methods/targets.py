@@ -14,6 +14,9 @@ from ptune.methods.text_part import text_part
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+# peft refuses these beside Mamba's layers (its `_check_lora_target_modules_mamba`), whose fast kernels read their weights.
+_REFUSED = {"out_proj": ("mamba", "mamba2", "falcon_mamba", "falcon_h1", "nemotron_h")}
+
 Targets: TypeAlias = Literal["all-linear"] | tuple[str, ...]
 
 
@@ -40,6 +43,8 @@ def targets_of(
         _check_names("target_modules", targets, names)
     if is_image_model(model):
         found = _image_layers(model, targets, head, convolutions)
+    elif isinstance(targets, str) and (beyond := _out_of_reach(model)):
+        found = [name for name in linear_layers(model, head) if name in {*names} - beyond]
     elif not exclude and not layers and inside == ".":
         return targets if isinstance(targets, str) else list(targets)
     elif isinstance(targets, str):
@@ -71,6 +76,19 @@ def linear_layers(model: PreTrainedModel, head: Sequence[str] = ()) -> list[str]
         for name, one in model.named_modules()
         if isinstance(one, nn.Linear | Conv1D) and one is not output and not f"{name}.".startswith(beyond)
     ]
+
+
+def _out_of_reach(model: PreTrainedModel) -> set[str]:
+    """Linear layers of state spaces that no adapter reaches: those that peft refuses, and dt_proj, whose weight Mamba reads itself."""
+    modules = dict(model.named_modules())
+    read = {
+        f"{name}.dt_proj"
+        for name, one in modules.items()
+        if hasattr(one, "A_log") and hasattr(one, "dt_proj")
+    }
+    kind = model.config.model_type
+    refused = [leaf for leaf, kinds in _REFUSED.items() if kind in kinds]
+    return read | {name for name in modules if ends_with(name, refused)}
 
 
 def _in_blocks(names: Sequence[str], layers: Sequence[int]) -> list[str]:

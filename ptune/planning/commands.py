@@ -107,8 +107,9 @@ def _exporting(
     """
     text = config.get_text_config()
     numbers = 4 * text.vocab_size * _POSITIONS
-    context = min(text.max_position_embeddings, _CONTEXT_BYTES // max(1, cache_bytes_a_token(config)))
-    scores = 4 * text.num_attention_heads * _QUERIES * context
+    kept = cache_bytes_a_token(config)  # none where no layer attends
+    context = min(text.max_position_embeddings, _CONTEXT_BYTES // kept) if kept else 0
+    scores = 4 * text.num_attention_heads * _QUERIES * context if kept else 0
     reference = ends if read is None else ends + layers
     beside = (
         reference if ends + layers <= SMALL_BYTES else 0

@@ -11,7 +11,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ptune.export.state_kinds import KINDS
+from ptune.export.state_kinds import kind_of
 from ptune.export.trace import cache_layers
 
 # Bytes of one weight of a layer with all that belongs to it: scales (and zeros, or what the rounding of a block left).
@@ -85,5 +85,6 @@ def cache_bytes_a_token(config: PretrainedConfig) -> int:
 
 def state_bytes(model: PreTrainedModel) -> int:
     """Bytes of the states that the engine keeps for each sequence, of any length."""
-    shapes = (KINDS[type(one).__name__].shapes(one) for one in model.modules() if type(one).__name__ in KINDS)
+    kinds = ((layer, kind_of(layer)) for layer in model.modules())
+    shapes = (kind.shapes(layer) for layer, kind in kinds if kind is not None)
     return sum(4 * math.prod(shape) for each in shapes for shape in each)

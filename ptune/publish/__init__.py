@@ -155,7 +155,10 @@ def merge_run(run: Run, out: Path, dtype: str = "float32", *, limit: float = MAX
     if out.exists():
         raise UsageError(f"{out} exists already: choose another --out")
     if not run.has_adapter:
-        raise UsageError(f"{run.folder} has no adapter: its trained weights are in {run.model_path} already")
+        raise UsageError(
+            f"{run.folder} has no adapter: its trained weights are in {run.model_path} already, and `ptune export {run.folder}`"
+            " makes a bundle of them"
+        )
     finished = FinishedRun.open(run)
     kind = kind_of_run(run, finished.recipe)
     refuse_unserved(finished, kind, merge=True)
@@ -170,7 +173,8 @@ def leave_parity(run: Run) -> None:
     kind = kind_of_run(run, finished.recipe)
     if kind is not DECODER or not run.has_adapter:
         raise UsageError(
-            f"{run.folder} has no adapter of a causal language model, and no other can be held to a --url"
+            f"{run.folder} has no adapter of a causal language model, and no other can be held to a --url:"
+            f" `ptune export {run.folder}` proves it here"
         )
     from ptune.publish.decoder_run import TrainedDecoder
 

@@ -70,7 +70,10 @@ class Part:
             FinishedRun.open(run)
             folder = run.adapter_path
             if not run.has_adapter:
-                raise UsageError(f"{source} has no adapter: its trained weights are in {run.model_path}")
+                raise UsageError(
+                    f"{source} has no adapter: its trained weights are in {run.model_path}, and `ptune export {source}` makes a"
+                    " bundle of them"
+                )
         facts = read_json(folder / OWN) if (folder / OWN).is_file() else {}
         pairs = pairs_of(folder, "combined")
         config = read_json(folder / "adapter_config.json")

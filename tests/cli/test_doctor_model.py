@@ -66,12 +66,12 @@ def test_a_gguf_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 def test_a_family_that_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "jamba"
-    transformers.JambaConfig(
+    folder = tmp_path / "minimax"
+    transformers.MiniMaxConfig(
         vocab_size=600,
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=8,
+        num_hidden_layers=4,
         num_attention_heads=4,
         num_key_value_heads=2,
     ).save_pretrained(folder)
@@ -84,17 +84,18 @@ def test_a_family_that_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert found["serve_bytes"] == {}
     assert main(["doctor", "--model", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "export             no: jamba has 7 of 8 layers of kind 'linear_attention'" in out
+    assert "export             no: minimax has 2 of 4 layers of kind 'linear_attention'" in out
     assert "serve              no: it cannot be exported" in out
 
 
-def test_what_peft_refuses_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "mamba"
-    transformers.MambaConfig(vocab_size=600, hidden_size=64, num_hidden_layers=2).save_pretrained(folder)
-    tiny_models.tokenizer().save_pretrained(folder)
-    found = asked(capsys, folder)
-    assert not found["train"]["lora"]["works"]
-    assert "peft cannot adapt MambaForCausalLM" in found["train"]["lora"]["why"]
+@pytest.mark.parametrize("family", ["mamba", "mamba2", "falcon_h1"])
+def test_a_model_whose_layers_keep_states(
+    family: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = asked(capsys, tiny_models.build(tmp_path / family, family))
+    assert found["train"]["lora"]["works"]
+    assert found["export"]["works"]
+    assert found["serve"]["works"]
 
 
 def test_an_encoder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

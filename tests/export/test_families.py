@@ -20,19 +20,40 @@ from ptune.verify import company
 LIMIT = 5e-4
 # Partly turned heads, layer norms and biases as phi has them, gates as llama's: run with the long forms.
 NOTHING_OF_THEIR_OWN = ("stablelm", "starcoder2")
+# Mixers of state spaces that add nothing to those of the others.
+ALIKE = (
+    "olmo_hybrid",
+    "bamba",
+    "nemotron_h",
+    "mamba",
+    "falcon_mamba",
+    "jamba",
+    "granitemoehybrid",
+    "granitemoehybrid_experts",
+    "qwen3_next",
+)
+# Layers that adapters go beside where not all linear ones can be adapted: peft refuses some of Mamba's, experts are none.
+ATTENTION = ["q_proj", "v_proj", "o_proj"]
+ADAPTED = {
+    "qwen3_next": ["in_proj_qkvz", "in_proj_ba", "out_proj", *ATTENTION],
+    "granitemoehybrid_experts": ["in_proj", "out_proj", *ATTENTION], "falcon_h1": ["in_proj", "down_proj", *ATTENTION],
+    "nemotron_h": ["in_proj", "up_proj", *ATTENTION], "mamba2": ["in_proj"], "mamba": ["in_proj", "x_proj"],
+    "falcon_mamba": ["in_proj", "x_proj"], "jamba": ["in_proj", "x_proj", "out_proj", *ATTENTION],
+}  # fmt: skip
 LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 10
 
 
 @pytest.mark.parametrize(
     "family",
     [
-        pytest.param(family, marks=pytest.mark.slow if family in NOTHING_OF_THEIR_OWN else ())
+        pytest.param(family, marks=pytest.mark.slow if family in (*NOTHING_OF_THEIR_OWN, *ALIKE) else ())
         for family in (*FAMILIES, *HYBRIDS, *MIXTURES)
     ],
 )
 def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> None:
     base, _loaded, bundle = tiny_bundle(tmp_path, family)
-    where = {"target_modules": ["q_proj", "v_proj", "o_proj"]} if family in MIXTURES else {}
+    targets = ADAPTED.get(family, ATTENTION if family in MIXTURES else "all-linear")
+    where = {"target_modules": targets}
     adapters = {
         "four": peft_folder(base, tmp_path / "four", r=4, seed=1, spread=0.2, **where),
         "two": peft_folder(base, tmp_path / "two", r=2, lora_alpha=3, seed=2, spread=0.2, **where),

@@ -18,12 +18,14 @@ from torch import Tensor, nn
 from ptune.errors import BackboneError
 from ptune.export import state_kinds
 from ptune.export import trace as tracing
-from ptune.export.attention import STEP
-from ptune.export.states import StateKind, short_convolution
+from ptune.export.recurrence.layer_states import LayerStates
+from ptune.export.state_kinds import Kernel
+from ptune.export.states import short_convolution
 from ptune.export.trace import DYNAMIC, trace
-from ptune.formats.signature import StateLayer
+from ptune.formats.signature import Signature, StateLayer
 
 CHANNELS, SIZE = 6, 4
+CONVOLUTION = "causal_conv1d_fn"
 SMALL: dict[str, Any] = {"num_hidden_layers": 2, "layer_types": ["conv", "full_attention"]}
 
 
@@ -68,7 +70,8 @@ def test_a_convolution_has_the_same_bits_however_rows_are_cut(
     random = np.random.default_rng(seed)
     texts = [random.standard_normal((length, CHANNELS)).astype(np.float32) for length in lengths]
     states = np.zeros((len(texts), SIZE - 1, CHANNELS), np.float32)
-    done, found = [0] * len(texts), [[] for _ in texts]
+    done = [0] * len(texts)
+    found: list[list[Any]] = [[] for _ in texts]
     while any(at < length for at, length in zip(done, lengths, strict=True)):
         new = [int(random.integers(0, length - at + 1)) for at, length in zip(done, lengths, strict=True)]
         rows = np.full((len(texts), max(max(new), 1), CHANNELS), 9.0, np.float32)
@@ -93,6 +96,7 @@ def test_a_convolution_has_the_same_bits_however_rows_are_cut(
 
 def test_only_layers_with_attention_have_caches() -> None:
     signature = trace(model("lfm2", **SMALL).config).signature
+    assert isinstance(signature, Signature)
     assert len(signature.cache) == 1
     assert signature.states == (StateLayer(name="model.layers.0.conv", shape=(2, 64)),)
 
@@ -105,42 +109,39 @@ def along_rows(rows: Tensor) -> Tensor:
     return rows.cumsum(1)
 
 
-def planted(between: Callable[[Tensor], Tensor]) -> StateKind:
-    """LFM2's layer with something done to its rows."""
+def planted(between: Callable[[Tensor], Tensor]) -> Kernel:
+    """A convolution with something else done to its rows."""
 
-    def forward(module: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
-        states = getattr(module, STEP).states_of(module)
-        (past,) = states.take(module)
-        before, _, x = module.in_proj(hidden_states).chunk(3, dim=-1)
-        states.give(module, past * 1.0)
-        return states.flat(between(states.rows(before * x)), hidden_states)
+    def compute(layer: LayerStates, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        flat = hidden_states.transpose(1, 2)
+        layer.present.append(layer.take() * 1.0)
+        return layer.flat(between(layer.rows(flat)), flat).transpose(1, 2)
 
-    return state_kinds.KINDS["Lfm2ShortConv"]._replace(forward=forward)
+    return state_kinds.KERNELS[CONVOLUTION]._replace(compute=compute)
 
 
 def test_what_is_done_along_rows_passes_and_across_them_does_not(monkeypatch: pytest.MonkeyPatch) -> None:
     config = model("lfm2", **SMALL).config
-    monkeypatch.setitem(state_kinds.KINDS, "Lfm2ShortConv", planted(along_rows))
+    monkeypatch.setitem(state_kinds.KERNELS, CONVOLUTION, planted(along_rows))
     trace(config)
-    monkeypatch.setitem(state_kinds.KINDS, "Lfm2ShortConv", planted(across_rows))
+    monkeypatch.setitem(state_kinds.KERNELS, CONVOLUTION, planted(across_rows))
     with pytest.raises(BackboneError, match="ReduceMean runs over the tokens of all sequences"):
         trace(config)
 
 
-def read_late(module: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+def read_late(layer: LayerStates, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
     """Writes the new state, and reads the old one beside it."""
-    states = getattr(module, STEP).states_of(module)
-    (past,) = states.take(module)
-    rows = states.rows(hidden_states)
-    states.give(module, rows[:, :1] + torch.zeros_like(past))
-    return states.flat(rows + past[:, -1:], hidden_states)
+    past, flat = layer.take(), hidden_states.transpose(1, 2)
+    rows = layer.rows(flat)
+    layer.present.append(rows[:, :1] + torch.zeros_like(past))
+    return layer.flat(rows + past[:, -1:], flat).transpose(1, 2)
 
 
 def test_an_old_state_that_is_read_after_the_new_one_is_written_is_found(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    kind = state_kinds.KINDS["Lfm2ShortConv"]._replace(forward=read_late)
-    monkeypatch.setitem(state_kinds.KINDS, "Lfm2ShortConv", kind)
+    kernel = state_kinds.KERNELS[CONVOLUTION]._replace(compute=read_late)
+    monkeypatch.setitem(state_kinds.KERNELS, CONVOLUTION, kernel)
     with pytest.raises(BackboneError, match=r"may read the state past_state\.0 after it was replaced"):
         trace(model("lfm2", **SMALL).config)
 

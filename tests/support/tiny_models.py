@@ -41,6 +41,16 @@ _OLD: dict[str, Any] = {
     "max_position_embeddings": CONTEXT,
 }  # fmt: skip
 _TINY: dict[str, Any] = {**_OLD, "num_key_value_heads": 2}
+_MIXED: dict[str, Any] = {"layer_types": ["linear_attention", "full_attention"]}
+_DELTA: dict[str, Any] = {  # of gated delta nets
+    **_TINY, **_MIXED, "head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 16,
+    "linear_value_head_dim": 32, "linear_conv_kernel_dim": 4,
+}  # fmt: skip
+_SPACE: dict[str, Any] = {  # of state spaces, Mamba 2
+    **_TINY, "mamba_d_state": 16, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 2, "mamba_expand": 2,
+    "mamba_chunk_size": 8,
+}  # fmt: skip
+_MAMBA: dict[str, Any] = {**_TOKENS, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 16}
 
 FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
     "llama": functools.partial(transformers.LlamaConfig, **_TINY),
@@ -81,6 +91,27 @@ HYBRIDS: dict[str, Callable[..., PretrainedConfig]] = {  # some of whose layers 
         transformers.Lfm2Config, **_TINY, block_auto_adjust_ff_dim=False, conv_L_cache=4, conv_bias=True,
         layer_types=["full_attention", "conv"],
     ),
+    "qwen3_5": functools.partial(transformers.Qwen3_5TextConfig, **_DELTA),
+    "olmo_hybrid": functools.partial(transformers.OlmoHybridConfig, **_TINY, **_MIXED),
+    "granitemoehybrid": functools.partial(
+        transformers.GraniteMoeHybridConfig, **_SPACE, **_MIXED, num_local_experts=0, num_experts_per_tok=0,
+        shared_intermediate_size=128,
+    ),
+    "bamba": functools.partial(transformers.BambaConfig, **_SPACE, attn_layer_indices=[1]),
+    "falcon_h1": functools.partial(transformers.FalconH1Config, **_SPACE, mamba_d_ssm=128, head_dim=16),
+    "nemotron_h": functools.partial(
+        transformers.NemotronHConfig, **{**_TINY, "num_hidden_layers": 4}, head_dim=16, ssm_state_size=16, mamba_num_heads=4,
+        mamba_head_dim=32, n_groups=2, chunk_size=8, layers_block_type=["linear_attention", "mlp", "full_attention", "mlp"],
+    ),
+    "mamba2": functools.partial(
+        transformers.Mamba2Config, **_MAMBA, num_heads=4, head_dim=32, n_groups=2, expand=2, chunk_size=8
+    ),
+    "mamba": functools.partial(transformers.MambaConfig, **_MAMBA, time_step_rank=4),
+    "falcon_mamba": functools.partial(transformers.FalconMambaConfig, **_MAMBA, time_step_rank=4),
+    "jamba": functools.partial(
+        transformers.JambaConfig, **_TINY, attn_layer_period=2, attn_layer_offset=1, num_experts=1, num_experts_per_tok=1,
+        mamba_d_state=16, mamba_dt_rank=4,
+    ),
 }  # fmt: skip
 
 MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these take adapters in attention alone
@@ -91,6 +122,14 @@ MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these ta
     "lfm2_moe": functools.partial(
         transformers.Lfm2MoeConfig, **_TINY, moe_intermediate_size=32, num_experts=4, num_experts_per_tok=2, num_dense_layers=1,
         layer_types=["conv", "full_attention"],
+    ),
+    "qwen3_next": functools.partial(
+        transformers.Qwen3NextConfig, **_DELTA, moe_intermediate_size=32, shared_expert_intermediate_size=32, num_experts=4,
+        num_experts_per_tok=2,
+    ),
+    "granitemoehybrid_experts": functools.partial(
+        transformers.GraniteMoeHybridConfig, **{**_SPACE, "intermediate_size": 32}, **_MIXED, num_local_experts=4,
+        num_experts_per_tok=2, shared_intermediate_size=32, position_embedding_type="rope",
     ),
 }  # fmt: skip
 

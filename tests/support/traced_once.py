@@ -34,9 +34,18 @@ from ptune.export import (
     states,
 )
 from ptune.export import trace as tracing
+from ptune.export.recurrence import (
+    convolution,
+    delta_rule,
+    layer_states,
+    linear_attention,
+    selective_scan,
+    state_space,
+)
 
 CODE = (
     rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, gains, independence, seq2seq, seq2seq_attention, sockets, state_kinds, states, tracing,
+    convolution, delta_rule, layer_states, linear_attention, selective_scan, state_space,
 )  # fmt: skip
 IN_PASSING = {
     "_name_or_path",
@@ -93,4 +102,4 @@ def code() -> tuple[Any, ...]:
     functions = tuple(
         value for module in CODE for value in vars(module).values() if isinstance(value, (FunctionType, type))
     )
-    return (*functions, *state_kinds.KINDS.values())
+    return (*functions, *state_kinds.KERNELS.values())

@@ -12,14 +12,19 @@ from typing import Any
 import pytest
 
 
-def of_trl(script: str, asked: Any, folder: Path) -> Any:
-    """What the script prints as JSON, given `asked` as JSON. TRL is installed into `folder`, or kept where PTUNE_CLIENTS says."""
+def folder_of_trl(folder: Path) -> Path:
+    """Where TRL can be imported from: installed into `folder`, or kept where PTUNE_CLIENTS says."""
     kept = Path(os.environ.get("PTUNE_CLIENTS") or folder) / "trl"
     if not (kept / "trl").is_dir():
         install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(kept), "trl"]
         if subprocess.run(install, capture_output=True).returncode:
             pytest.skip("trl cannot be installed here")
-    paths = os.pathsep.join(filter(None, [str(kept), os.environ.get("PYTHONPATH")]))
+    return kept
+
+
+def of_trl(script: str, asked: Any, folder: Path) -> Any:
+    """What the script prints as JSON, given `asked` as JSON. folder: see `folder_of_trl`."""
+    paths = os.pathsep.join(filter(None, [str(folder_of_trl(folder)), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", script],
         input=json.dumps(asked),

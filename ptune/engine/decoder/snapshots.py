@@ -48,8 +48,8 @@ class Snapshots:
             if same and kept.tokens == sequence.tokens[:length]:
                 self.used(row)
                 return
-        row = self._free.pop() if self._free else next(iter(self._kept), None)
-        if row is not None:
+        if self.rows:
+            row = self._free.pop() if self._free else next(iter(self._kept))
             self._kept.pop(row, None)
             self.copy(sequence.slot, row)
             self._kept[row] = Kept.of(sequence)

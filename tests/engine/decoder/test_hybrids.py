@@ -213,7 +213,7 @@ def test_beams_find_what_those_of_transformers_find(made: Made) -> None:
         found = engine.generate_all(requests)
     for prompt, answer in zip(ids, found, strict=True):
         tensor = torch.tensor([prompt])
-        expected = made.models[BASE].generate(  # type: ignore[operator]
+        expected = made.models[BASE].generate(
             input_ids=tensor, attention_mask=torch.ones_like(tensor), do_sample=False, num_beams=3, length_penalty=2.0,
             max_new_tokens=8, pad_token_id=0, eos_token_id=None,
         )  # fmt: skip

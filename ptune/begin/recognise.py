@@ -1,0 +1,70 @@
+"""Which task a data file is for, by its columns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from itertools import islice
+from pathlib import Path
+
+from ptune.begin.starts import LIKELIEST, STARTS, Word
+from ptune.data.hub import PREFIX
+from ptune.data.problems import Problems
+from ptune.data.read import reader_of, resolve
+from ptune.errors import DataError, UsageError
+
+LOOKED_AT = 20  # rows
+
+
+def columns_of(path: Path) -> list[str] | None:
+    """The columns of the first rows of a file; None for a folder, which holds images, and for the hub, which is not asked.
+
+    Raises: DataError if the file is missing, unreadable or holds no rows.
+    """
+    if str(path).startswith(PREFIX):
+        return None
+    if resolve(path).is_dir():
+        return None
+    try:
+        reader = reader_of(path)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
+    if reader is None:
+        raise DataError("there is no such file", file=str(path))
+    rows = list(islice(reader.rows(Problems(str(path), reader.unit)), LOOKED_AT))
+    if not rows:
+        raise DataError("has no row that can be read", file=str(path))
+    return list(dict.fromkeys(name for row in rows for name in row.value))
+
+
+def likely_task(path: Path, columns: Sequence[str] | None) -> Word | None:
+    """The task that a file is most likely for."""
+    if columns is None:
+        return None if str(path).startswith(PREFIX) else "images"
+    for word in LIKELIEST:
+        if path.suffix.lower() in STARTS[word].suffixes or fits(word, columns):
+            return word
+    return None
+
+
+def fits(word: Word, columns: Collection[str]) -> bool:
+    """Whether a file with these columns can be read for a task."""
+    return any(all(set(names).intersection(columns) for names in row) for row in STARTS[word].rows)
+
+
+def check(word: Word, path: Path, columns: Sequence[str] | None, named: Collection[str]) -> None:
+    """Raises: UsageError if a file's columns are not those of the task, and none is named by an option."""
+    start = STARTS[word]
+    if (
+        columns is None
+        or not start.rows
+        or named
+        or path.suffix.lower() in start.suffixes
+        or fits(word, columns)
+    ):
+        return
+    known = "; ".join(" and ".join(names[0] for names in row) for row in dict.fromkeys(start.rows))
+    example = start.rows[0][0][0]
+    raise UsageError(
+        f"{path} has the columns {', '.join(columns)}, and {word} reads {known}: say which is which,"
+        f" as in --columns {example}={columns[0]}"
+    )

@@ -1,0 +1,118 @@
+"""ptune init: five questions, or options."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from ptune.begin.starts import STARTS
+from ptune.cli import main
+from ptune.config.classification import TextClassification
+from ptune.config.preference import Preference
+from ptune.config.recipe import Recipe
+from ptune.config.translation import Translation
+
+
+class Terminal(io.StringIO):
+    """Lines that somebody types."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    return tmp_path
+
+
+def test_five_questions(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mail.csv").write_text("text,label\nhello,good\nbye,bad\n")
+    monkeypatch.setattr("sys.stdin", Terminal("mail.csv\n\nacme/tiny\nfast\nquick\nmail\n"))
+    assert main(["init"]) == 0
+    recipe = Recipe.load(Path("recipe.yaml"))
+    assert isinstance(recipe.task, TextClassification)  # recognised, and proposed
+    assert (recipe.name, recipe.backbone.model, recipe.train.max_steps) == ("mail", "acme/tiny", 20)
+    assert [str(file) for file in recipe.data.files] == ["mail.csv"]
+    said = capsys.readouterr().out
+    assert "one of quick, balanced, best" in said  # after "fast"
+    assert "next: ptune doctor recipe.yaml" in said
+
+
+@pytest.mark.parametrize("task", [word for word in STARTS if word != "images"])
+def test_a_sample_that_the_recipes_doctor_takes(task: str, here: Path) -> None:
+    assert main(["init", "--task", task, "--yes", "--name", "mine"]) == 0
+    recipe = Recipe.load(Path("recipe.yaml"))
+    assert [str(file) for file in recipe.data.files] == ["mine.jsonl"]
+    rows = [json.loads(line) for line in Path("mine.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 40
+    assert main(["doctor", "recipe.yaml"]) == 0
+
+
+def test_presets_and_memory(here: Path) -> None:
+    assert main(["init", "--task", "preferences", "--preset", "best", "--memory", "8GB", "--yes"]) == 0
+    recipe = Recipe.load(Path("recipe.yaml"))
+    assert isinstance(recipe.task, Preference)
+    assert (recipe.train.epochs, recipe.train.patience) == (3, 6)
+    assert (recipe.plan.auto, recipe.plan.memory) == (True, "8GB")
+
+
+def test_own_translations_are_not_read_as_the_samples_languages(here: Path) -> None:
+    Path("rows.jsonl").write_text('{"source": "a", "target": "b"}\n')
+    assert main(["init", "--data", "rows.jsonl", "--yes"]) == 0
+    task = Recipe.load(Path("recipe.yaml")).task
+    assert isinstance(task, Translation)
+    assert (task.columns.named, task.source_language) == ({}, None)
+
+
+def test_columns_are_named(here: Path) -> None:
+    Path("mail.csv").write_text("message,mood\nhello,good\n")
+    arguments = ["init", "--task", "classify", "--data", "mail.csv", "--yes"]
+    assert main(arguments) == 2
+    assert main([*arguments, "--columns", "text=message", "label=mood"]) == 0
+    assert Recipe.load(Path("recipe.yaml")).task.columns.named == {"text": "message", "label": "mood"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "say --data"),
+        (["--task", "chat"], "say --data"),
+        (["--yes", "--task", "images"], "--data FOLDER"),
+        (["--yes", "--data", "none.jsonl"], "no such file"),
+        (["--yes", "--data", "odd.csv"], "say --task"),
+        (["--yes", "--columns", "text"], "column=name"),
+        (["--yes", "--name", "a/b"], "name: must be a plain folder name"),
+        (["--yes", "--task", "classify", "--columns", "colour=x"], "no column 'colour'"),
+    ],
+)
+def test_what_is_missing_is_said(
+    arguments: list[str], said: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("odd.csv").write_text("one,two\n1,2\n")
+    assert main(["init", *arguments]) in (1, 2)
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+    assert not Path("recipe.yaml").exists()
+
+
+def test_nothing_is_replaced_unless_asked(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--yes"]) == 0
+    assert main(["init", "--yes"]) == 2
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["init", "--yes", "--overwrite"]) == 0
+
+
+def test_the_end_of_what_is_typed_is_one_sentence(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdin", Terminal("\n"))
+    assert main(["init"]) == 2
+    assert "--yes" in capsys.readouterr().err
