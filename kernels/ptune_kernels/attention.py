@@ -16,7 +16,7 @@ PRODUCT = "GroupQueryAttention"
 OPERATOR, INT8_OPERATOR = "Attention", "Int8Attention"
 MARK = "ptune.attention"  # metadata of a graph whose attention was replaced
 # Inputs of GroupQueryAttention.
-QUERY, PAST_KEY, SEQLENS, COS, POSITIONS, KEY_SCALE, QUERY_SEQLENS = 0, 3, 5, 7, 9, 12, 16
+QUERY, PAST_KEY, SEQLENS, COS, POSITIONS, SINK, KEY_SCALE, QUERY_SEQLENS = 0, 3, 5, 7, 9, 11, 12, 16
 KNOWN = {
     QUERY,
     PAST_KEY,
@@ -55,7 +55,7 @@ def rewrite(graph: onnx_ir.Graph) -> int:
 
 
 def _is_known(node: onnx_ir.Node) -> bool:
-    """Whether the operator computes such attention: queries, keys and values side by side, whole heads, no sinks or biases."""
+    """Whether the operator computes such attention: queries, keys and values side by side, whole heads, no biases."""
     given = {at for at, value in enumerate(node.inputs) if value is not None}
     int8 = KEY_SCALE in given
     past = [node.inputs[at] for at in (PAST_KEY, PAST_KEY + 1)]
@@ -67,7 +67,7 @@ def _is_known(node: onnx_ir.Node) -> bool:
     fixed = all(FIXED.get(name) == value for name, value in attributes.items() if name not in NUMBERS)
     heads, keys = node.attributes.get_int("num_heads", 0), node.attributes.get_int("kv_num_heads", 0)
     return (
-        given == expected
+        given - {SINK} == expected
         and fixed
         and keys > 0
         and heads % keys == 0
@@ -118,6 +118,8 @@ def _rewrite(node: onnx_ir.Node, into: onnx_ir.Node, back: onnx_ir.Node) -> None
     ]
     inputs += node.inputs[KEY_SCALE : KEY_SCALE + 2] if int8 else []
     inputs += [_unpadded(table) for table in node.inputs[COS : COS + 2]] if rotary else []
+    sinks = node.inputs[SINK] if len(node.inputs) > SINK else None
+    inputs += [] if sinks is None else [sinks]
     attributes = {
         "heads": heads,
         "kv_heads": node.attributes.get_int("kv_num_heads", 0),
@@ -125,6 +127,7 @@ def _rewrite(node: onnx_ir.Node, into: onnx_ir.Node, back: onnx_ir.Node) -> None
         "scale": node.attributes.get_float("scale", 0.0) or width**-0.5,
         "softcap": node.attributes.get_float("softcap", 0.0),
         "rotary": rotary,
+        "sinks": int(sinks is not None),
     }
     kind = INT8_OPERATOR if int8 else OPERATOR
     new = onnx_ir.node(kind, inputs, attributes, domain=DOMAIN, num_outputs=3)

@@ -45,7 +45,7 @@ ROWS = (1, 2, 3, 4, 7, 130)
 WITHOUT_AVX512 = ("avx2", "avx_vnni")  # kernels
 THREADS = 2
 ATTENTION = (
-    plain_attention.Heads(6, 2, 64, 64),
+    plain_attention.Heads(6, 2, 64, 64, sinks=True),
     plain_attention.Heads(4, 4, 48, 16, attributes={"local_window_size": 33, "softcap": 5.0, "scale": 0.2}),
     plain_attention.Heads(6, 2, 64, int8=True),
 )

@@ -18,7 +18,7 @@ KINDS = onnx_ir.DataType
 
 @dataclass(frozen=True)
 class Heads:
-    """Attention of one layer. rotary: how many of a head's numbers are turned."""
+    """Attention of one layer. rotary: how many of a head's numbers are turned. sinks: whether each head has one."""
 
     queries: int
     keys: int
@@ -26,6 +26,7 @@ class Heads:
     rotary: int = 0
     int8: bool = False
     attributes: dict[str, Any] = field(default_factory=dict)
+    sinks: bool = False
 
     @property
     def numbers(self) -> int:
@@ -55,11 +56,13 @@ def model(heads: Heads) -> onnx_ir.Model:
         for name in ("key_scale", "value_scale")
         if heads.int8
     ]
+    inputs += [onnx_ir.val("sinks", KINDS.FLOAT, [heads.queries])] if heads.sinks else []
     given = {value.name: value for value in inputs}
     rows = onnx_ir.node("Gather", [given["lines"], given["pad_indices"]])
     names = {5: "seqlens_k", 6: "capacity", 3: "past_key", 4: "past_value", 16: "query_seqlens"}
     names |= {7: "cos", 8: "sin", 9: "pad_indices"} if heads.rotary else {}
     names |= {12: "key_scale", 13: "value_scale"} if heads.int8 else {}
+    names |= {11: "sinks"} if heads.sinks else {}
     values = [rows.outputs[0], *(given.get(names.get(at, "")) for at in range(1, 17))]
     attributes = {"num_heads": heads.queries, "kv_num_heads": heads.keys, **heads.attributes}
     attributes |= {"do_rotary": 1} if heads.rotary else {}
@@ -112,6 +115,8 @@ class Step:
         if heads.rotary:
             angles = random.uniform(0, 6, (max(cells, positions), heads.rotary // 2)).astype(np.float32)
             inputs |= {"cos": np.cos(angles), "sin": np.sin(angles)}
+        if heads.sinks:
+            inputs["sinks"] = (4 * random.standard_normal(heads.queries)).astype(np.float32)
         for name, at in (("key", 0), ("value", 1)):
             if not heads.int8:
                 inputs[f"past_{name}"] = random.standard_normal(shape).astype(np.float32)

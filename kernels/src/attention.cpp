@@ -4,15 +4,18 @@
 //     y [..., heads dim], keys, values = Attention(lines [..., (heads + 2 kv_heads) dim], keys, values
 //     [batch, kv_heads, positions, dim], seqlens_k, query_seqlens int32 [batch], pad_indices int64 [batch,
 //     seq], unpad_indices int64 [cells], then of int8: key_scale, value_scale [kv_heads dim], then cos, sin
-//     [cells, rotary / 2] or none)
+//     [cells, rotary / 2] or none, then sinks [heads] or none)
 //
 // Inputs are those of onnxruntime's GroupQueryAttention and of the gathers around it. A line is a flat
 // token's queries, keys and values; `pad_indices` says where the tokens of a sequence lie. A cell that is no
 // sequence's gets zeros, and a token that is there for the second time is left out. Attributes: heads,
-// kv_heads, window (0: none), scale, softcap (0: none), rotary (0 or 1). Threads are onnxruntime's own.
+// kv_heads, window (0: none), scale, softcap (0: none), rotary (0 or 1), sinks (0 or 1). A sink is a score of its
+// head that has no value. Threads are onnxruntime's own.
 #include "attention.h"
 
+#include <algorithm>
 #include <cstring>
+#include <vector>
 
 #include "operators.h"
 #include "ort.h"
@@ -44,6 +47,7 @@ struct Inputs {
   Number *keys, *values;
   size_t positions;  // of a slot
   size_t cells;
+  std::vector<float> sinks;  // of each key head, as partials of its queries; or none
   float* y;
 };
 
@@ -56,6 +60,7 @@ class Attention {
     layer_.keys = number(info, "kv_heads");
     layer_.window = number(info, "window");
     rotary_ = number(info, "rotary") != 0;
+    sinks_ = number(info, "sinks") != 0;
     check(api->KernelInfoGetAttribute_float(info, "scale", &layer_.scale));
     check(api->KernelInfoGetAttribute_float(info, "softcap", &layer_.softcap));
     if (layer_.keys == 0 || layer_.heads % layer_.keys != 0) refuse("heads that do not share keys evenly");
@@ -95,6 +100,7 @@ class Attention {
   static constexpr size_t kNumbersOfAPiece = 1 << 14, kBlocksOfAPiece = 6;
   static constexpr size_t kRowsTogether = 96, kFewTiles = 24;
   static constexpr int kOfPieces = 1;
+  static constexpr size_t kMostInputs = 12;
 
   static const AttentionKernel<Number>& best() {  // the one beside `best_kernel`
 #if defined(__x86_64__)
@@ -107,8 +113,8 @@ class Attention {
   Inputs<Number> inputs(OrtKernelContext* context, AttentionLayer& layer) const {
     size_t count = 0;
     check(api->KernelContext_GetInputCount(context, &count));
-    const OrtValue* given[11] = {};
-    for (size_t at = 0; at < std::min<size_t>(count, 11); ++at)
+    const OrtValue* given[kMostInputs] = {};
+    for (size_t at = 0; at < std::min(count, kMostInputs); ++at)
       check(api->KernelContext_GetInput(context, at, &given[at]));
     const std::vector<int64_t> cache = shape_of(given[1]), lines = shape_of(given[0]);
     if (cache.size() != 4 || cache != shape_of(given[2]) || static_cast<size_t>(cache[1]) != layer.keys)
@@ -131,8 +137,9 @@ class Attention {
       layer.rotary = 2 * static_cast<size_t>(shape_of(given[next]).back());
       if (layer.rotary > layer.dim) refuse("angles of another width");
       in.cos = of_all(given[next++], in.cells * layer.rotary / 2);
-      in.sin = of_all(given[next], in.cells * layer.rotary / 2);
+      in.sin = of_all(given[next++], in.cells * layer.rotary / 2);
     }
+    if (sinks_) in.sinks = partials_of(of_all(given[next], layer.heads), layer);
     std::vector<int64_t> y = lines;
     y.back() = static_cast<int64_t>(layer.heads * layer.dim);
     OrtValue* output = nullptr;
@@ -141,6 +148,18 @@ class Attention {
     in.keys = grown(context, 1, given[1], cache);
     in.values = grown(context, 2, given[2], cache);
     return in;
+  }
+
+  // Scores [heads] as what was added up: nothing, with a total of one.
+  static std::vector<float> partials_of(const float* scores, const AttentionLayer& layer) {
+    const size_t group = layer.group(), size = numbers_of_partial(layer, group);
+    std::vector<float> found(layer.keys * size);
+    for (size_t head = 0; head < layer.keys; ++head) {
+      const Partial partial = partial_at(layer, group, found.data() + head * size);
+      std::copy_n(scores + head * group, group, partial.largest);
+      std::fill_n(partial.total, group, 1.0f);
+    }
+    return found;
   }
 
   // The numbers of an input of at least so many.
@@ -293,15 +312,22 @@ class Attention {
     const size_t group = layer.group();
     for (size_t token = 0; token < tile.count; ++token) {
       const size_t cell = static_cast<size_t>(tile.tokens->cells[tile.from + token]);
-      kernel_.finish(layer, group, from_row(layer, found, token * group),
-                     scale_of(layer, in.value_scale, tile.head),
+      const Partial of_token = from_row(layer, found, token * group);
+      if (sinks_) kernel_.merge(layer, group, sinks_of(layer, in, tile.head), of_token);
+      kernel_.finish(layer, group, of_token, scale_of(layer, in.value_scale, tile.head),
                      in.y + (cell * layer.heads + tile.head * group) * layer.dim);
     }
   }
 
+  static Partial sinks_of(const AttentionLayer& layer, const Inputs<Number>& in, size_t head) {
+    const size_t group = layer.group();
+    float* of_all = const_cast<float*>(in.sinks.data());  // nothing is written to what is merged
+    return partial_at(layer, group, of_all + head * numbers_of_partial(layer, group));
+  }
+
   const AttentionKernel<Number>& kernel_;
   AttentionLayer layer_;
-  bool rotary_ = false;
+  bool rotary_ = false, sinks_ = false;
 };
 
 template <typename Number>
@@ -310,7 +336,7 @@ OrtCustomOp attention_of(const char* (*name)(const OrtCustomOp*)) {
   op.GetName = name;
   constexpr auto cache =
       sizeof(Number) == 1 ? ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8 : ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return sizeof(Number) == 1 ? 11 : 9; };
+  op.GetInputTypeCount = [](const OrtCustomOp*) -> size_t { return sizeof(Number) == 1 ? 12 : 10; };
   op.GetInputType = [](const OrtCustomOp*, size_t at) {
     if (at == 1 || at == 2) return cache;
     if (at == 3 || at == 4) return ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;

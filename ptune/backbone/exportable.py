@@ -1,14 +1,14 @@
 """Whether a decoder can be exported to ONNX, told from its config before a weight is read or a graph is traced.
 
-The exported graph has a cache of keys and values with the same geometry in every layer with attention, one kind of attention,
-onnxruntime's GroupQueryAttention, and states of some families' other layers. What needs more is refused here. What is let through is still traced, compared
+The exported graph has a cache of keys and values, one kind of attention, onnxruntime's GroupQueryAttention, and states of some
+families' other layers. What needs more is refused here. What is let through is still traced, compared
 with torch and refused where it differs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
-import re
 import sys
 from collections.abc import Iterable
 from typing import Any
@@ -20,13 +20,9 @@ from transformers import (
     PretrainedConfig,
 )
 
-from ptune.backbone.load import in_one_sentence, read_config
-from ptune.backbone.locate import locate
 from ptune.backbone.text_alone import text_alone
 from ptune.backbone.vision_language import sees_images, why_blind
-from ptune.config.recipe import Backbone
 from ptune.engine.options import EngineOptions
-from ptune.errors import BackboneError
 
 ATTENTION = ("full_attention", "sliding_attention")  # kinds of layers that GroupQueryAttention computes
 _RECURRENCES = (
@@ -46,20 +42,10 @@ INSTEAD = "export a model with plain attention in all layers, such as Llama, Qwe
 # more by this arithmetic (Granite 1B-A400M: 4.3 GB a chunk of 128 tokens; OLMoE 1B-7B: 17 GB), in each layer of each chunk.
 MOST_COPIED_BYTES = 2 << 30
 
-_SIZES = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "num_experts_per_token", "top_k_experts", "moe_topk", "moe_top_k", "moe_k")
 _INNER = ("moe_intermediate_size", "expert_ffn_hidden_size", "ffn_hidden_size", "intermediate_size")
 _STATE = ("mamba_d_state", "ssm_state_size", "state_size", "conv_L_cache", "linear_conv_kernel_dim")
-
-
-def check_exportable(spec: Backbone) -> None:
-    """Reads the config of a decoder, and no weights. Raises: BackboneError where it cannot be exported, or found."""
-    source = locate(spec.model)
-    with in_one_sentence(spec.model, source):
-        reason = why_not_exportable(read_config(spec, source))
-    if reason is not None:
-        raise BackboneError(f"{spec.model} cannot be exported to ONNX: {reason}")
 
 
 def why_not_exportable(config: PretrainedConfig) -> str | None:
@@ -73,7 +59,7 @@ def why_not_exportable(config: PretrainedConfig) -> str | None:
         reason = why_not_exportable(config.get_text_config())
         return None if reason is None else f"{config.model_type}, its text model: {reason}"
     config = text_alone(config)
-    for look in (_of_another_kind, _several_parts, _layers, _sizes, _attention, _mixture):
+    for look in (_of_another_kind, _several_parts, _layers, _heads, _attention, _mixture):
         if (reason := look(config)) is not None:
             return f"{config.model_type} {reason}"
     return None
@@ -144,35 +130,11 @@ def _attends(config: PretrainedConfig) -> bool:
     return not kinds or any(kind in (*ATTENTION, "hybrid") for kind in kinds)
 
 
-def _sizes(config: PretrainedConfig) -> str | None:
-    """Heads that differ from layer to layer, or keys from values."""
-    if not _attends(config):
-        return None
-    for name in _SIZES:
-        try:
-            value = getattr(config, name, None)
-        except (AttributeError, RuntimeError):  # transformers' answer where layers differ
-            value = []
-        if isinstance(value, list | tuple):
-            return f"has another {name} in some layers, and the exported cache is alike in all; {INSTEAD}"
-    if getattr(config, "is_heterogeneous", False):
-        return f"has layers that differ from each other, and the exported ones are alike; {INSTEAD}"
-    if getattr(config, "num_attention_heads", None) is None:
-        return f"has no attention heads: it keeps a state, or is made of several models; {INSTEAD}"
-    return _widths(config)
-
-
-def _widths(config: PretrainedConfig) -> str | None:
-    """Latent attention, whose keys are wider than its values, or than the config's heads."""
-    nope, rope = (getattr(config, f"qk_{part}_head_dim", None) or 0 for part in ("nope", "rope"))
-    key, value = getattr(config, "qk_head_dim", None) or nope + rope, getattr(config, "v_head_dim", None)
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    if not key or not value or key == value == head:
-        return None
-    widths = f"keys {key} and values {value} wide"
-    if key == value:
-        widths = f"keys {key} wide where its config says {head}"
-    return f"has {widths} (latent attention), and the exported cache has one width; {INSTEAD}"
+def _heads(config: PretrainedConfig) -> str | None:
+    with contextlib.suppress(RuntimeError):  # transformers' answer where layers differ
+        if _attends(config) and getattr(config, "num_attention_heads", None) is None:
+            return f"has no attention heads: it keeps a state, or is made of several models; {INSTEAD}"
+    return None
 
 
 def _attention(config: PretrainedConfig) -> str | None:
@@ -180,8 +142,6 @@ def _attention(config: PretrainedConfig) -> str | None:
     code = _code(config)
     if not code or not _attends(config):
         return None
-    if re.search(r"\bs_aux\s*=", code):
-        return f"has attention sinks, which the exported attention has no input for; {INSTEAD}"
     if "ALL_ATTENTION_FUNCTIONS" not in code:
         return f"computes attention in its own way, which cannot be replaced by onnxruntime's; {INSTEAD}"
     return None

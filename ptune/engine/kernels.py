@@ -62,6 +62,13 @@ class Kernels:
         rest = tuple(what for what in self.reordered if what != "attention")
         return replace(self, rewrite=partial(self.rewrite, attends=False), reordered=rest)
 
+    def attends(self, path: Path) -> bool:
+        """Whether they replace the attention of the graph at `path`, which they do in all layers or in none."""
+        try:
+            return "attention" in self.reordered and OWN_ATTENTION.encode() in self.rewrite(path)[0]
+        except Exception:  # `prepare` says so
+            return False
+
     def prepare(self, path: Path, options: Any) -> Path | bytes:
         """What onnxruntime loads in place of the graph at `path`; session options are extended accordingly."""
         try:
@@ -86,7 +93,7 @@ def kernels_for(path: Path, *, exact: bool = False) -> Kernels | None:
     there = [product for product in wanted if product.encode() in graph]
     there = there[:1] if there and there[0] in (INT8, INT4) else there
     found = next((one for product in there if (one := kernels(product)) is not None), None)
-    return found.exact() if found is not None and exact else found
+    return found.exact() if found is not None and (exact or not found.attends(path)) else found
 
 
 @cache

@@ -19,14 +19,14 @@ from ptune.export.fuse.attention import ATTENTION
 from ptune.export.fuse.cleanup import shapes, sweep
 from ptune.export.rewrite import MICROSOFT, before, constant, made_by, replace, width_of
 
-MASK = 10  # index of attention's input of that name
+MASK, SINK = 10, 11  # indices of attention's inputs `attention_bias` and `head_sink`
 
 
 def write_grouped(source: Path, target: Path) -> Path | None:
     """Writes the grouped graph of the one at `source`, on the same weights. Returns its path.
 
     None if it would be wrong or gain nothing: for layers with a sliding window or capped scores, which depend on a query's
-    place; with as many keys as queries; with different numbers of heads.
+    place; with attention sinks, which belong to heads; with as many keys as queries; with different numbers of heads.
     """
     model = onnx_ir.load(source)
     graph = model.graph
@@ -35,6 +35,8 @@ def write_grouped(source: Path, target: Path) -> Path | None:
         (node.attributes["num_heads"].as_int(), node.attributes["kv_num_heads"].as_int()) for node in layers
     }
     if len(heads) != 1 or any({"local_window_size", "softcap"} & node.attributes.keys() for node in layers):
+        return None
+    if any(node.inputs[SINK] is not None for node in layers):
         return None
     ((queries, keys),) = heads
     if queries == keys or any(_scattered(node) is None for node in layers):

@@ -28,7 +28,7 @@ class StepInputs:
 
     lora_mask: Tensor
     factors: dict[str, tuple[Tensor, Tensor]]  # socket -> A, B
-    past: list[Tensor]  # key, value of each attention layer
+    past: list[Tensor]  # key, value of each cache
     pad_indices: Tensor
     unpad_indices: Tensor
     seqlens_k: Tensor
@@ -41,14 +41,26 @@ class StepInputs:
     ones: Tensor | None = None
     gains: dict[str, Tensor] = field(default_factory=dict)  # of `Signature.gain_sizes`, by their names
     gained: Tensor | None = None
-    layers: Sequence[int] = ()  # index of each attention layer among all layers
+    of_call: Sequence[
+        int
+    ] = ()  # the cache that each call of attention takes, in their order (`ptune.export.cache_geometry`)
+    calls: int = 0  # so far
     states: StateInputs | None = None  # of layers that keep some
-    present: list[Tensor] = field(default_factory=list)  # filled by attention, layer by layer
+    present: list[Tensor] = field(default_factory=list)  # filled by attention, call by call
+    shared: list[Tensor] = field(
+        default_factory=list
+    )  # likewise, by calls that take a cache for the second time
 
-    def cache_of(self, layer: int) -> tuple[Tensor, Tensor]:
-        """Keys and values of an attention layer, by its index among all layers."""
-        place = [*self.layers].index(layer)
-        return self.past[2 * place], self.past[2 * place + 1]
+    def next_cache(self) -> tuple[Tensor, Tensor]:
+        """Keys and values for the next call of attention."""
+        cache = self.of_call[self.calls]
+        return self.past[2 * cache], self.past[2 * cache + 1]
+
+    def keep_cache(self, key: Tensor, value: Tensor) -> None:
+        """Notes the keys and values that this call leaves."""
+        again = self.of_call[self.calls] in self.of_call[: self.calls]
+        (self.shared if again else self.present).extend((key, value))
+        self.calls += 1
 
     def states_of(self, module: nn.Module) -> StateInputs:
         """What a layer with states reads. Raises: BackboneError where the graph has none."""
@@ -105,11 +117,15 @@ def matmul(x: Tensor, factor: Tensor, columns: int) -> Tensor:
 
 
 def install(model: nn.Module, kind: Callable[[nn.Module, str], AnySocket]) -> list[AnySocket]:
-    """Replaces every linear layer of `model` that is called, except its output head, by a socket. Returns them in module order."""
+    """Replaces every linear layer of `model` that is called, except its output head, by a socket. Returns them in module order.
+
+    Layers that compute something else in their `forward`, such as the routers of Phi's experts, stay as they are.
+    """
     head = model.get_output_embeddings()
     sockets: list[AnySocket] = []
     for name, layer in list(model.named_modules()):
-        if isinstance(layer, nn.Linear | Conv1D) and layer is not head and not hasattr(layer, READ):
+        plain = type(layer).forward in (nn.Linear.forward, Conv1D.forward) and not hasattr(layer, READ)
+        if plain and isinstance(layer, nn.Linear | Conv1D) and layer is not head:
             parent, _, leaf = name.rpartition(".")
             socket = kind(layer, name)
             setattr(model.get_submodule(parent), leaf, socket)

@@ -27,12 +27,14 @@ from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
 from ptune.backbone.vision_language import auto_class, only_text, text_config
 from ptune.errors import BackboneError, PtuneError
 from ptune.export import attention, softplus
+from ptune.export.cache_geometry import Caches, observed
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
 from ptune.export.example import DYNAMIC as DYNAMIC
 from ptune.export.example import example
 from ptune.export.gains import keep_own_inputs
 from ptune.export.in_place import check_in_place
 from ptune.export.independence import check_independent
+from ptune.export.operators import TRANSLATIONS, with_real_shapes
 from ptune.export.sockets import Socket, StepInputs, allow_gains, describe, install
 from ptune.export.state_kinds import kind_of
 from ptune.export.states import StateInputs, install_states
@@ -43,12 +45,11 @@ from ptune.formats.signature import (
     EncoderSignature,
     EndKind,
     Signature,
+    StateLayer,
 )
 
 OPSET = 20
 EXPERTS = "batched_mm"  # transformers' implementation of mixtures of experts with ONNX operators
-# Kinds of layers, as configs name them, that keep states or nothing instead of keys and values.
-WITHOUT_ATTENTION = ("conv", "linear_attention", "moe", "mlp")
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,14 @@ class Step(nn.Module):
         model: PreTrainedModel,
         sockets: Sequence[Socket | HeadSocket],
         signature: Signature,
-        layers: Sequence[int],
+        caches: Caches,
         embedding: EmbeddingSocket | None = None,
     ) -> None:
-        """layers: the index of each attention layer among all layers."""
         super().__init__()
         self.model = model
         self.sockets = sockets
-        self.ends = signature.ends
+        self.ends, self.of_call = signature.ends, caches.of_call
         self.gains = [*signature.gain_sizes()]
-        self.layers, self.state_count = layers, len(signature.states)
         self.embedding = embedding
         self.keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
 
@@ -109,6 +108,7 @@ class Step(nn.Module):
         step = StepInputs(
             lora_mask, pairs, past, pad_indices, unpad_indices, seqlens_k, query_seqlens, capacity, wanted
         )
+        step.of_call = self.of_call
         if self.ends is not None:
             given = iter(of_ends)
             step.own = next(given) if self.ends.own_columns else None
@@ -116,7 +116,6 @@ class Step(nn.Module):
             step.kept, step.shift = (next(given) if self.ends.step_inputs else None for _ in range(2))
             step.ones = next(given) if self.ends.has_biases else None
             step.gained = next(given) if self.ends.has_gains else None
-        step.layers = self.layers
         if of_states:
             pad_rows, unpad_rows, new_tokens, *states = of_states
             step.states = StateInputs(pad_rows, unpad_rows, new_tokens, states)
@@ -125,21 +124,16 @@ class Step(nn.Module):
         for module in self.model.modules():
             if isinstance(module, Socket | HeadSocket):
                 module.step = step
-            elif hasattr(module, "layer_idx"):
+            else:
                 setattr(module, attention.STEP, step)
         keep = {"logits_to_keep": logits_indices} if self.keeps_logits else {}
         logits = self.model(input_ids=input_ids, position_ids=position_ids, use_cache=False, **keep).logits
         return logits if keep else logits[:, logits_indices], self._present(step)
 
     def _present(self, step: StepInputs) -> list[Tensor]:
-        """Caches and states after the step, in graph order. Raises: BackboneError where the layers left others than the config has."""
+        """Caches and states after the step, in graph order."""
         states = [] if step.states is None else [tensor for _, tensor in sorted(step.states.present.items())]
-        if (len(step.present), len(states)) != (2 * len(self.layers), self.state_count):
-            raise BackboneError(
-                f"{self.model.config.model_type} cannot be exported: {len(step.present) // 2} layers keep keys and values, and its config has"
-                f" {len(self.layers)} layers with attention"
-            )
-        return [*step.present, *states]
+        return [*step.present, *step.shared, *states]
 
 
 def trace(
@@ -160,8 +154,7 @@ def trace(
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     with refused_in_one_line(config.model_type):
         model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
-        heads = cache_layers(text)
-        states = install_states(model, kind_of)
+        caches, states = memory_of(model, mode)
     described = describe_ends(model, ends, turn_group)
     plain = install(model, Socket)
     if described is not None and described.has_gains:
@@ -175,12 +168,13 @@ def trace(
     signature = Signature(
         vocab_size=model.get_output_embeddings().weight.shape[0],
         context=int(getattr(text, "max_position_embeddings", 2048)),
-        cache=heads,
+        cache=tuple(caches.layers),
+        shared=caches.shared,
         sockets=describe(sockets),
         ends=described,
         states=states,
     )
-    step = Step(model, sockets, signature, attention_layers(text), embedding).eval()
+    step = Step(model, sockets, signature, caches, embedding).eval()
     with mode:
         arguments, dynamic = example(signature)
     inputs = [
@@ -190,7 +184,7 @@ def trace(
         *signature.factor_names(),
         *signature.end_inputs(),
     ]
-    outputs = ["logits", *signature.present_names(), *signature.present_state_names()]
+    outputs = ["logits", *signature.kept()]
     graph = onnx_of(
         step, arguments, dynamic, inputs, outputs, config.model_type, optimize=False, along=(0, 1)
     )
@@ -199,6 +193,17 @@ def trace(
         described = keep_own_inputs(graph, described)
         signature = signature.model_copy(update={"ends": described})
     return Traced(graph, signature, transposed, names)
+
+
+def memory_of(model: PreTrainedModel, mode: FakeTensorMode) -> tuple[Caches, tuple[StateLayer, ...]]:
+    """What a decoder keeps of its tokens. Prepares the layers that keep states. Raises: BackboneError where it is nothing."""
+    caches = observed(model, mode)
+    states = install_states(model, kind_of)
+    if not caches.layers and not states:
+        raise BackboneError(
+            f"{model.config.model_type} cannot be exported: its layers hand nothing to transformers' attention interface"
+        )
+    return caches, states
 
 
 def onnx_of(
@@ -220,12 +225,13 @@ def onnx_of(
     with refused_in_one_line(named), quiet(), torch.no_grad():
         exported = torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False)
         program = torch.onnx.export(
-            exported,
+            with_real_shapes(exported),
             input_names=inputs,
             output_names=outputs,
             opset_version=OPSET,
             optimize=optimize,
             dynamo=True,
+            custom_translation_table={**TRANSLATIONS},
             verbose=False,
         )
     check_independent(program.model, named, along)
@@ -289,25 +295,13 @@ def tied_names(model: nn.Module) -> dict[str, tuple[str, ...]]:
     return {name: tuple(group) for group in groups.values() for name in group}
 
 
-def attention_layers(config: PretrainedConfig) -> list[int]:
-    """The index of each layer with attention; others keep states or nothing. Without a word in the config all have it."""
-    kinds = getattr(config, "layer_types", None)
-    return [
-        layer
-        for layer in range(config.num_hidden_layers)
-        if kinds is None or kinds[layer] not in WITHOUT_ATTENTION
-    ]
-
-
-def cache_layers(config: PretrainedConfig) -> tuple[CacheLayer, ...]:
-    """The caches of the layers with attention."""
-    layers = attention_layers(config)
-    if not layers:
-        return ()
-    heads = config.num_attention_heads
-    kv_heads = getattr(config, "num_key_value_heads", None) or heads
-    dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return (CacheLayer(kv_heads=kv_heads, key_dim=dim, value_dim=dim),) * len(layers)
+def cache_layers(config: PretrainedConfig, *, trust_remote_code: bool = False) -> tuple[CacheLayer, ...]:
+    """The caches of a decoder. Raises: BackboneError if its attention cannot be exported."""
+    config, mode = with_fixed_rope(copy.deepcopy(config)), FakeTensorMode(allow_non_fake_inputs=True)
+    config._experts_implementation = EXPERTS
+    with refused_in_one_line(config.model_type):
+        model = only_text(skeleton(config, mode, trust_remote_code, auto_class(config)))
+        return tuple(observed(model, mode).layers)
 
 
 def strip(graph: onnx_ir.Model) -> None:

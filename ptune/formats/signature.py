@@ -13,7 +13,7 @@ query_seqlens               int32  [batch]                       new tokens of e
 capacity                    int32  []                            upper bound of the total length in the cache
 logits_indices              int64  [n]                           token columns whose logits are returned
 lora_mask                   float  [groups, tokens, R]           1 in all columns of a token that has an adapter; else 0
-past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache of attention layer L; present_* may be bound to the same memory;
+past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache L; present_* may be bound to the same memory;
                                                                  int8 in graphs with an int8 cache (ptune.export.int8_cache)
 SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups: row g meets A[g], B[g]; R = 0 is the bare base
 
@@ -39,6 +39,8 @@ past_state.N                float  [batch, *shape]             state N; zeros wh
                                                                  every operator that reads past_state.N comes before the one that writes present_state.N
 
 Outputs: logits float [groups, n, vocab], or [groups, n, vocab + N]; present_key.L, present_value.L, present_state.N as past.
+Some layers attend to the keys and values of an earlier one: they take its cache as input, write the same numbers once more, and
+leave shared_key.N, shared_value.N, cache number `Signature.shared[N]`. All outputs of a cache are bound to the same memory, or none.
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
 
@@ -168,6 +170,9 @@ class Signature(BaseModel):
     sockets: tuple[Socket, ...]
     ends: Ends | None = None  # None: adapters reach neither the embedding nor the head
     states: tuple[StateLayer, ...] = ()  # of layers that keep states, in their order
+    shared: tuple[
+        int, ...
+    ] = ()  # the cache of each layer that attends to the keys and values of an earlier one
 
     @property
     def step_inputs(self) -> tuple[str, ...]:
@@ -182,6 +187,14 @@ class Signature(BaseModel):
         """Cache outputs in graph order, one for each input in `past_names`."""
         return [name.replace("past_", "present_", 1) for name in self.past_names()]
 
+    def shared_names(self) -> dict[str, str]:
+        """Cache outputs of layers that share a cache, in graph order; they follow the caches -> the cache input."""
+        return {
+            f"shared_{kind}.{number}": f"past_{kind}.{cache}"
+            for number, cache in enumerate(self.shared)
+            for kind in ("key", "value")
+        }
+
     def past_state_names(self) -> list[str]:
         """State inputs in graph order; they follow `STATE_INPUTS`."""
         return [f"past_state.{number}" for number in range(len(self.states))]
@@ -189,6 +202,19 @@ class Signature(BaseModel):
     def present_state_names(self) -> list[str]:
         """State outputs in graph order, one for each input in `past_state_names`; they follow the caches."""
         return [f"present_state.{number}" for number in range(len(self.states))]
+
+    def kept(self) -> list[str]:
+        """All outputs that are bound to the memory of an input, in graph order; they follow the logits."""
+        return [*self.present_names(), *self.shared_names(), *self.present_state_names()]
+
+    def written(self) -> dict[str, list[str]]:
+        """Each input that is a cache or a state -> the outputs that are bound to its memory."""
+        pasts = [*self.past_names(), *self.past_state_names()]
+        presents = [*self.present_names(), *self.present_state_names()]
+        found = {past: [present] for past, present in zip(pasts, presents, strict=True)}
+        for output, past in self.shared_names().items():
+            found[past].append(output)
+        return found
 
     def factor_names(self) -> list[str]:
         """Adapter inputs in graph order: A then B of each socket, columns of the head for tokens of adapters' own, gains."""

@@ -10,7 +10,6 @@ from typing import Any, get_args
 import transformers
 from transformers import PretrainedConfig, PreTrainedModel
 
-from ptune.backbone.exportable import why_not_exportable
 from ptune.backbone.load import in_one_sentence, load_codec, published_config
 from ptune.backbone.locate import Source, locate
 from ptune.backbone.packed_folder import packed_as, why_not_read
@@ -23,6 +22,7 @@ from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError, RecipeError, TemplateError
 from ptune.formats.bundle import Quantized, Stored
 from ptune.methods.lora import Lora
+from ptune.planning.exportable import why_not_exportable
 from ptune.planning.files import files_of
 from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, without_weights
 
@@ -117,7 +117,7 @@ def check_model(spec: Backbone) -> ModelCheck:
     sizes = None if model is None else sizes_of(model)
     codec = None if kind in (IMAGES, OTHER) else _codec(spec, problems)
     train = _trained(published, kind, model, sizes, saved)
-    export = _exported(config, kind, saved)
+    export = _exported(config, kind, saved, spec.trust_remote_code)
     served = {} if sizes is None or not export.works else sizes.served()
     rope, longest = _rope(published)
     return ModelCheck(
@@ -261,12 +261,12 @@ def _trained_as_saved(kind: str, saved: Saved) -> dict[str, Verdict]:
     return {"lora": lora, f"qlora {saved.quantize}": Verdict(True, "as it is stored")}
 
 
-def _exported(config: PretrainedConfig, kind: str, saved: Saved | None) -> Verdict:
+def _exported(config: PretrainedConfig, kind: str, saved: Saved | None, trust_remote_code: bool) -> Verdict:
     if saved is not None and (saved.quantize is None or kind != DECODER):
         return Verdict(False, saved.why or f"it is stored in {saved.quantize}")
     if kind in (ENCODER, IMAGES):
         return Verdict(True, "a run that was trained on it")
-    reason = why_not_exportable(config)
+    reason = why_not_exportable(config, trust_remote_code=trust_remote_code)
     return Verdict(reason is None, reason or "")
 
 

@@ -11,6 +11,7 @@ from accelerate import init_empty_weights
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel
 
+from ptune.errors import BackboneError
 from ptune.export.state_kinds import kind_of
 from ptune.export.trace import cache_layers
 
@@ -79,8 +80,12 @@ def sizes_of(model: PreTrainedModel) -> Sizes:
 
 
 def cache_bytes_a_token(config: PretrainedConfig) -> int:
-    """Bytes of float32 keys and values that the engine keeps for each token of a sequence."""
-    return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in cache_layers(config))
+    """Bytes of float32 keys and values that the engine keeps for each token of a sequence; 0 where it could keep none."""
+    try:
+        layers = cache_layers(config)
+    except BackboneError:
+        return 0
+    return sum(4 * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in layers)
 
 
 def state_bytes(model: PreTrainedModel) -> int:

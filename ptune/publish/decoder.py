@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ptune.backbone.exportable import check_exportable
 from ptune.backbone.float32 import SMALL_BYTES, held_bytes
 from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
@@ -48,6 +47,7 @@ from ptune.formats.bundle import (
     hashes,
 )
 from ptune.formats.signature import IMAGES, TURN_GROUP, EndKind
+from ptune.planning.exportable import check_exportable
 from ptune.progress import say
 from ptune.publish.base_weights import base_weights
 from ptune.publish.cache_scales import measured_scales

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
+from ptune.training.attention_sinks import Sinks
 from ptune.training.heap import tidied
 from ptune.training.segment_attention import SegmentAttention
 
@@ -42,6 +43,7 @@ class _Segments:
     def __init__(self, lengths: Sequence[int], shared: Shared | None = None) -> None:
         self.lengths, self.shared = list(lengths), shared
         self._ends: dict[torch.device, torch.Tensor] = {}
+        self._with_sinks: dict[torch.device, tuple[_Segments, Sinks]] = {}
 
     def ends(self, device: torch.device) -> torch.Tensor:
         """[segments + 1], as the kernel reads them. Copied once for all layers, since the copy waits for the GPU."""
@@ -49,6 +51,13 @@ class _Segments:
             ends = [0, *itertools.accumulate(self.lengths)]
             self._ends[device] = torch.tensor(ends, dtype=torch.int32, device=device)
         return self._ends[device]
+
+    def with_sinks(self, device: torch.device) -> tuple[_Segments, Sinks]:
+        """The row with a token before each example, and the places in it. Made once for all layers."""
+        if device not in self._with_sinks:
+            sinks = Sinks.before(self.lengths, device)
+            self._with_sinks[device] = _Segments(sinks.lengths), sinks
+        return self._with_sinks[device]
 
 
 # Set around a forward pass. Not a context variable: autograd recomputes checkpointed layers in its own threads.
@@ -223,40 +232,45 @@ def _attend(
     own_gradient: bool = True,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each segment; returns [1, tokens, heads, dim]."""
-    if attention_mask is not None or is_causal is False or s_aux is not None or position_bias is not None:
+    """Causal attention within each segment; returns [1, tokens, heads, dim]. s_aux: [heads] attention sinks."""
+    capped_sinks = s_aux is not None and softcap is not None
+    if attention_mask is not None or is_causal is False or position_bias is not None or capped_sinks:
         raise _UnsupportedAttentionError
     if (shared := _current.shared) is not None:
         query, key, value = (states.index_select(2, shared.columns) for states in (query, key, value))
-    lengths = _current.lengths
-    if sum(lengths) != query.shape[2] or query.shape[0] != 1:
-        raise RuntimeError(f"segments of {sum(lengths)} tokens do not cover a row of {list(query.shape)}")
-    plain = softcap is None and dropout == 0.0 and (sliding_window or max(lengths)) >= max(lengths)
+    row, sinks = _current, None
+    if sum(row.lengths) != query.shape[2] or query.shape[0] != 1:
+        raise RuntimeError(f"segments of {sum(row.lengths)} tokens do not cover a row of {list(query.shape)}")
+    plain = softcap is None and dropout == 0.0 and (sliding_window or max(row.lengths)) >= max(row.lengths)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    dim = value.shape[-1]
+    if s_aux is not None:
+        row, sinks = row.with_sinks(query.device)
+        query, key, value = sinks.states(query, key, value, s_aux, scale)
     if _at_once and plain:
-        attended = _all_at_once(query, key, value, _current, scaling)
+        attended = _all_at_once(query, key, value, row, scale)
     elif own_gradient and plain and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
-        scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-        attended = cast(torch.Tensor, SegmentAttention.apply(query, key, value, lengths, scale))
+        attended = cast(torch.Tensor, SegmentAttention.apply(query, key, value, row.lengths, scale))
     else:
         parts = [
-            _causal(q, k, v, scaling, dropout, sliding_window, softcap).transpose(1, 2)
-            for q, k, v in zip(
-                query.split(lengths, 2), key.split(lengths, 2), value.split(lengths, 2), strict=True
-            )
+            _causal(q, k, v, scale, dropout, sliding_window, softcap, s_aux is not None).transpose(1, 2)
+            for q, k, v in zip(*(states.split(row.lengths, 2) for states in (query, key, value)), strict=True)
         ]
         attended = torch.cat(parts, dim=1)
+    if sinks is not None:
+        attended = sinks.without(attended, dim)
     return attended if shared is None else attended.index_select(1, shared.places), None
 
 
 def _all_at_once(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: _Segments, scaling: float | None
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, row: _Segments, scale: float
 ) -> torch.Tensor:
     """The kernel's own layout is [tokens, heads, dim]; returns [1, tokens, heads, dim]."""
     ends, longest = row.ends(query.device), max(row.lengths)
     q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))
     grouped = query.shape[1] != key.shape[1]
     attended: torch.Tensor = varlen_attn(
-        q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(-1, 0), enable_gqa=grouped
+        q, k, v, ends, ends, longest, longest, scale=scale, window_size=(-1, 0), enable_gqa=grouped
     )
     return attended[None]
 
@@ -265,27 +279,29 @@ def _causal(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    scaling: float | None,
+    scale: float,
     dropout: float,
     window: int | None,
     softcap: float | None,
+    sink: bool,
 ) -> torch.Tensor:
-    """One example's attention, [1, heads, n, dim]."""
+    """One example's attention, [1, heads, n, dim]. sink: whether its first key is one, which every query sees."""
     n, grouped = query.shape[2], query.shape[1] != key.shape[1]
-    if softcap is None and (window is None or window >= n):
+    if softcap is None and (window is None or window >= n - sink):
         return F.scaled_dot_product_attention(
-            query, key, value, dropout_p=dropout, is_causal=True, scale=scaling, enable_gqa=grouped
+            query, key, value, dropout_p=dropout, is_causal=True, scale=scale, enable_gqa=grouped
         )
     seen = torch.ones(n, n, dtype=torch.bool, device=query.device).tril()
     if window is not None:
         seen = seen.triu(1 - window)  # a token sees itself and the window - 1 tokens before it
+        seen[:, : int(sink)] = True
     if softcap is None:
         return F.scaled_dot_product_attention(
-            query, key, value, attn_mask=seen, dropout_p=dropout, scale=scaling, enable_gqa=grouped
+            query, key, value, attn_mask=seen, dropout_p=dropout, scale=scale, enable_gqa=grouped
         )
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = query @ key.transpose(2, 3) * scale
     scores = (softcap * torch.tanh(scores / softcap)).masked_fill(~seen, float("-inf"))
     weights = F.softmax(scores, dim=-1, dtype=torch.promote_types(scores.dtype, torch.float32)).to(
         query.dtype

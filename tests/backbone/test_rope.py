@@ -17,7 +17,6 @@ from support.bundles import tiny_bundle
 from support.fake_chat_model import serving
 from support.tiny_models import VOCAB, build, model
 
-from ptune.backbone.exportable import check_exportable
 from ptune.backbone.load import load
 from ptune.backbone.rope import with_fixed_rope
 from ptune.config.recipe import Backbone
@@ -25,6 +24,7 @@ from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BASE, Bundle
 from ptune.parity import log_softmax
+from ptune.planning.exportable import check_exportable
 from ptune.planning.model_check import check_model
 from ptune.tasks.chat.infer import load as load_chat
 from ptune_serve.app import create_app

@@ -68,7 +68,8 @@ def layers(draw: st.DrawFn) -> Any:
     if draw(st.booleans()):
         attributes["scale"] = draw(st.floats(0.02, 0.5))
     int8 = draw(st.booleans())
-    return Heads(keys * draw(st.integers(1, 4)), keys, dim, 0 if int8 else rotary, int8, attributes)
+    sinks = "softcap" not in attributes and draw(st.booleans())  # a sink is not capped
+    return Heads(keys * draw(st.integers(1, 4)), keys, dim, 0 if int8 else rotary, int8, attributes, sinks)
 
 
 sequences_of = st.lists(
@@ -218,7 +219,7 @@ def test_inputs_that_would_leave_memory_are_refused(given: dict[str, Array], mes
 
 
 def test_what_is_not_just_that_attention_stays() -> None:
-    """Sinks, a mask, neighbours turned with each other, smooth softmax, a scale for the whole tensor."""
+    """A mask, neighbours turned with each other, smooth softmax, a scale for the whole tensor."""
     from ptune_kernels import attention
     from ptune_kernels.plain_attention import Heads, model
 
@@ -227,10 +228,9 @@ def test_what_is_not_just_that_attention_stays() -> None:
         node.replace_input_with(at, onnx_ir.val("more", onnx_ir.DataType.FLOAT, [4]))
 
     heads = Heads(4, 2, 16, 16)
-    for at in (10, 11):
-        graph = model(heads)
-        with_input(graph, at)
-        assert attention.rewrite(graph.graph) == 0
+    graph = model(heads)
+    with_input(graph, 10)
+    assert attention.rewrite(graph.graph) == 0
     changes = ({"rotary_interleaved": 1}, {"smooth_softmax": 1}, {"qk_output": 1}, {"of_tomorrow": 1})
     for attributes in changes:
         assert attention.rewrite(model(replace(heads, attributes=attributes)).graph) == 0
@@ -248,7 +248,9 @@ def engine_of(bundle: Bundle, kernels: Any, cache: Any = "float32", **options: A
 
 
 @pytest.mark.parametrize("cache", ["float32", "int8"])
-@pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "gemma2", "phi", "gpt2"])
+@pytest.mark.parametrize(
+    "family", ["llama", "mistral", "qwen3", "gemma2", "phi", "gpt2", "gpt_oss", "minicpm3", "gemma4_text"]
+)
 def test_an_engine_says_the_same(family: str, cache: Any, tmp_path: Path) -> None:
     """All attention of exported decoders is replaced. Answers are those of the plain graph; company moves none of the base's bits."""
     base, _, bundle = tiny_bundle(tmp_path, family)
@@ -291,6 +293,15 @@ def test_only_auto_replaces_attention(tmp_path: Path) -> None:
         "LowRankUpdate",
     }
     assert open_graph(path, 1, kernels=own) is not None
+
+
+def test_a_graph_whose_attention_stays_is_not_said_to_have_own_attention(tmp_path: Path) -> None:
+    _, _, bundle = tiny_bundle(tmp_path, "gemma4_text", global_head_dim=272, num_kv_shared_layers=0)
+    path = bundle.graph_path()
+    own = kernels_for(path)
+    assert own is not None
+    assert own.reordered == ("adapters",)
+    assert not Graphs.open(path, bundle.decoder, 1, kernels=own).own_attention
 
 
 def onnx_model(graph: bytes) -> Any:

@@ -133,6 +133,28 @@ MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these ta
     ),
 }  # fmt: skip
 
+ATTENTIONS: dict[str, Callable[..., PretrainedConfig]] = {  # with something of their own
+    "gpt_oss": functools.partial(  # sinks; its experts take no adapters
+        transformers.GptOssConfig, **{**_TINY, "intermediate_size": 32}, head_dim=16, sliding_window=8, num_local_experts=4,
+        num_experts_per_tok=2,
+    ),
+    "minicpm3": functools.partial(  # keys wider than values
+        transformers.MiniCPM3Config, **{**_TINY, "num_key_value_heads": 4}, q_lora_rank=32, kv_lora_rank=16,
+        qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12,
+    ),
+    "deepseek_v2": functools.partial(  # keys wider than values, turned as complex numbers
+        transformers.DeepseekV2Config, **{**_TINY, "num_key_value_heads": 4}, q_lora_rank=None, kv_lora_rank=16,
+        qk_nope_head_dim=16, qk_rope_head_dim=8, v_head_dim=12, first_k_dense_replace=2,
+    ),
+    "gemma4_text": functools.partial(  # heads of two widths; the last two layers attend to keys of the first two
+        transformers.Gemma4TextConfig, **{**_TINY, "num_hidden_layers": 4}, head_dim=16, global_head_dim=32, sliding_window=8,
+        layer_types=["sliding_attention", "full_attention"] * 2, num_kv_shared_layers=2, hidden_size_per_layer_input=16,
+        vocab_size_per_layer_input=VOCAB,
+    ),
+}  # fmt: skip
+ALL = {**FAMILIES, **MIXTURES, **HYBRIDS, **ATTENTIONS}
+EXPERTS = (*MIXTURES, "gpt_oss", "deepseek_v2")  # decoders that take adapters in attention alone
+
 _ENCODER: dict[str, Any] = {
     "vocab_size": VOCAB, "pad_token_id": 0, "initializer_range": _SPREAD, "hidden_size": 64, "intermediate_size": 128,
     "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -161,7 +183,7 @@ def build(folder: Path | str, architecture: str = "llama", *, seed: int = 0, **c
 
 def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> transformers.PreTrainedModel:
     """A float32 model in eval mode with random weights; the same seed gives the same weights."""
-    config = {**FAMILIES, **HYBRIDS, **MIXTURES}[architecture](**changes)
+    config = ALL[architecture](**changes)
     state = torch.get_rng_state()
     torch.manual_seed(seed)
     try:

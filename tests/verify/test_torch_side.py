@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support.tiny_models import FAMILIES, MIXTURES, model
+from support.tiny_models import ALL, model
 
 from ptune.verify.torch_side import batch_logits_at
 
 
-@pytest.mark.parametrize("family", [*FAMILIES, *MIXTURES])
+@pytest.mark.parametrize("family", ALL)
 @torch.no_grad()
 def test_logits_at_once_are_those_alone(family: str) -> None:
     one = model(family).eval()

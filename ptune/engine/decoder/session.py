@@ -64,10 +64,9 @@ class Session:
         if self.packed is not None:
             factors = [FACTORS, *(name for name in factors if name not in self.packed.names)]
         self._factors = {*factors}
-        pasts = [*signature.past_names(), *signature.past_state_names()]
-        presents = [*signature.present_names(), *signature.present_state_names()]
-        self._presents = dict(zip(pasts, presents, strict=True))
+        self._presents = signature.written()
         inputs = {*self._steps, *self._presents, *factors}
+        presents = (present for written in self._presents.values() for present in written)
         check_names(self._session, path, inputs, {"logits", *presents})
 
     def run(
@@ -92,7 +91,8 @@ class Session:
         if caches is not self._caches:
             for name, array in caches.items():
                 self._bind(name, array)
-                self._bind(self._presents[name], array, output=True)
+                for present in self._presents[name]:
+                    self._bind(present, array, output=True)
         if factors is not self._adapters:
             for name, array in factors.items():
                 if name in self._factors:

@@ -33,7 +33,10 @@ def _pack(graph: onnx_ir.Graph, nodes: list[onnx_ir.Node]) -> None:
     tensors = [tensor for node in nodes if (tensor := _tensor(node)) is not None]
     widths = [int(tensor.shape[1]) for tensor in tensors]
     first, joined = nodes[0], _joined(tensors)
-    graph.register_initializer(joined)
+    if joined.name in graph.initializers:  # of layers that run several times
+        joined = graph.initializers[joined.name]
+    else:
+        graph.register_initializer(joined)
     (product,) = before(first, "MatMul", [first.inputs[0], joined])
     out = first.outputs[0]
     if out.shape is not None:

@@ -14,7 +14,6 @@ from accelerate.utils import DistributedType
 from torch import nn
 from transformers import PreTrainedModel
 
-from ptune.backbone.exportable import check_exportable
 from ptune.backbone.image_rows import show
 from ptune.backbone.load import load, load_codec
 from ptune.codecs.chat import ChatCodec
@@ -30,6 +29,7 @@ from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.methods.peft_method import PeftMethod
+from ptune.planning.exportable import check_exportable
 from ptune.planning.preflight import planned
 from ptune.progress import say
 from ptune.tasks.chat.images import check_recipe
