@@ -32,8 +32,8 @@ from ptune.backbone.quantize import Quantization, experts_packed_already, quanti
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
 from ptune.backbone.text_alone import text_alone
-from ptune.backbone.tokenizer import codec_of
-from ptune.backbone.vision_language import auto_class, check_sees, sees_images, vision_of
+from ptune.backbone.tokenizer import codec_for
+from ptune.backbone.vision_language import auto_class, check_sees
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, PtuneError
@@ -77,12 +77,13 @@ def load(
     """
     spec = as_stored(spec)
     source, file = locate(spec.model), LayerFile(cache_root()) if streamed else None
+    where = where_to_read(spec, source)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     say(f"loading {spec.model}")
     with in_one_sentence(spec.model, source), read_once(source):
         dtype = resolve_dtype(spec, device)
         model, sha256 = _read_model(spec, source, attention, dtype, file)
-        codec = codec or _codec_of(spec, source, model)
+        codec = codec or codec_for(spec, source.path, where, model, read_tokenizer(spec, source))
     model.requires_grad_(False).eval()
     identity = identity_of(model, spec, source, dtype, sha256)
     # After the identity: new rows are computed from the others, the same everywhere, and replaced by trained rows. So an
@@ -137,17 +138,8 @@ def load_codec(spec: Backbone) -> ChatCodec:
             ends = transformers.GenerationConfig.from_pretrained(source.path, revision=revision)
         except OSError:  # the model has no such file; like transformers, use its config
             ends = transformers.GenerationConfig.from_model_config(config)
-        return _codec_of(spec, source, _Described(config, ends))
-
-
-def _codec_of(spec: Backbone, source: Source, model: PreTrainedModel | _Described) -> ChatCodec:
-    """The codec of a model; of one that sees images with what its processor knows."""
-    tokenizer = read_tokenizer(spec, source)
-    if not sees_images(model.config):
-        return codec_of(tokenizer, model, spec.new_tokens)
-    vision, template = vision_of(spec, source.path, model.config, **where_to_read(spec, source))
-    tokenizer.chat_template = tokenizer.chat_template or template
-    return codec_of(tokenizer, model, spec.new_tokens, vision)
+        described, where = _Described(config, ends), where_to_read(spec, source)
+        return codec_for(spec, source.path, where, described, read_tokenizer(spec, source))
 
 
 def training_dtype(spec: Backbone, device: torch.device) -> torch.dtype:
@@ -286,8 +278,7 @@ def read_config(spec: Backbone, source: Source) -> transformers.PretrainedConfig
             f"backbone.quantize {spec.quantize!r} is for models that are stored in it, and {spec.model} is not: use nf4, int8 or none"
         )
     config = text_alone(config)
-    if sees_images(config):
-        check_sees(spec, config)
+    check_sees(spec, config)
     return config_with_layers(with_fixed_rope(config, spec.context), spec.keep_layers)
 
 

@@ -3,16 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ptune.backbone.new_tokens import add_tokens
 from ptune.backbone.rope import EXTENDED
+from ptune.backbone.vision_language import sees_images, vision_of
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.template_request import with_defaults
 from ptune.codecs.vision import Vision
+from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
+
+
+def codec_for(
+    spec: Backbone,
+    path: str,
+    where: dict[str, Any],
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> ChatCodec:
+    """The codec of a model at `path`; of one that sees images with what its processor knows. where: how it is read there."""
+    if not sees_images(model.config):
+        return codec_of(tokenizer, model, spec.new_tokens)
+    vision, template = vision_of(spec, path, model.config, **where)
+    tokenizer.chat_template = tokenizer.chat_template or template
+    return codec_of(tokenizer, model, spec.new_tokens, vision)
 
 
 def codec_of(

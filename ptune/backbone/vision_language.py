@@ -65,6 +65,8 @@ def why_blind(config: PretrainedConfig) -> str | None:
 
 def check_sees(spec: Backbone, config: PretrainedConfig) -> None:
     """Raises: BackboneError in one sentence for a model that sees images and is not supported, or not as `spec` wants it."""
+    if not sees_images(config):
+        return
     if (reason := why_blind(config)) is not None:
         raise BackboneError(
             f"{spec.model} ({config.model_type}) {reason}, which ptune does not train yet: take a model that sees images as"
