@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ptune.backbone.identity import parameters_of, weights_hash
+from ptune.backbone.identity import weights_hash
 from ptune.backbone.load import (
     in_one_sentence,
     licence_inside,

@@ -1,4 +1,4 @@
-"""The identity of the weights that an adapter was trained on: a hash over their bytes and quantisation state; and their number."""
+"""The identity of the weights that an adapter was trained on: a hash over their bytes and quantisation state."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
-from ptune.backbone.packed.linear import PackedLinear
-from ptune.backbone.packed_experts import counts_of_packed
 from ptune.backbone.rope import EXTENDED
 from ptune.progress import Progress
 
@@ -42,17 +40,6 @@ def weights_hash(model: nn.Module, leave_out: Collection[str] = ()) -> str:
             digest.update(_bytes(tensor))
             progress.advance()
     return digest.hexdigest()
-
-
-def parameters_of(model: nn.Module) -> int:
-    """Number of weights, as if they were not packed."""
-    packed = {id(p): 2 * p.numel() for p in model.parameters() if getattr(p, "quant_state", None) is not None}
-    packed |= counts_of_packed(model)
-    for layer in model.modules():
-        if isinstance(layer, PackedLinear):
-            first, *rest = layer.parts.values()
-            packed |= {id(first): layer.in_features * layer.out_features, **{id(one): 0 for one in rest}}
-    return sum(packed.get(id(parameter), parameter.numel()) for parameter in model.parameters())
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:

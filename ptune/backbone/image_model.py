@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from ptune.backbone.classifier import keep_in_float32, silent
-from ptune.backbone.identity import parameters_of, weights_hash
+from ptune.backbone.identity import weights_hash
 from ptune.backbone.image_processor import of_processor, of_timm
 from ptune.backbone.load import (
     in_one_sentence,

@@ -17,7 +17,7 @@ from transformers.utils.hub import cached_file
 
 from ptune.backbone.gguf_splitting import split_as_in
 from ptune.backbone.gguf_tensors import unpacked_when_asked_for
-from ptune.backbone.identity import parameters_of, weights_hash
+from ptune.backbone.identity import weights_hash
 from ptune.backbone.keep_layers import config_with_layers, keep_layers
 from ptune.backbone.layer_file import LayerFile
 from ptune.backbone.locate import Source, licence_of_card, locate
