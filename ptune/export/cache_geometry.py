@@ -64,7 +64,7 @@ def observed(model: PreTrainedModel, mode: FakeTensorMode) -> Caches:
     seen = _Pass()
     token = _pass.set(seen)
     try:
-        with _attending(model), mode, torch.no_grad():
+        with _attending(model), _unchanged(model), mode, torch.no_grad():
             tokens = torch.arange(6)[None].expand(2, -1)
             model(input_ids=tokens, position_ids=tokens, use_cache=False)
     finally:
@@ -80,6 +80,20 @@ def _attending(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(own)
+
+
+@contextmanager
+def _unchanged(model: PreTrainedModel) -> Iterator[None]:
+    """Undoes what a pass leaves in a model, such as rotary frequencies for its length."""
+    before = [(module, {*vars(module)}, {**module._buffers}) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, names, buffers in before:
+            for name in {*vars(module)} - names:
+                delattr(module, name)
+            module._buffers.clear()
+            module._buffers.update(buffers)
 
 
 def _see(

@@ -12,6 +12,9 @@ grouped   A token is as many queries as heads share keys, so that the keys are p
 
 With an int8 cache onnxruntime computes every query by itself, a single one like many: there a token is one query.
 
+A product sums 128 numbers at once, and more where the result has at most 64 columns. So scores of heads wider than 128 depend on whether a
+sequence has more than 64 keys: a shorter one gets further queries, until it has 65 keys.
+
 Values that unused cells write to the cache, beyond a sequence's end, are overwritten before anyone reads them.
 """
 
@@ -24,9 +27,14 @@ import numpy.typing as npt
 
 from ptune.engine.decoder.flat_tokens import FEW, Indices, Tokens
 from ptune.engine.onnx_graph import Array
+from ptune.formats.signature import Signature
 
 Indices32 = npt.NDArray[np.int32]
 
+SUMMED, COLUMNS = (
+    128,
+    64,
+)  # onnxruntime's products (MLAS): numbers that are summed at once, unless the result has so few columns
 MASK_CELLS = 1 << 20  # of that layout's mask, at most
 UNSEEN = np.float32(-1e30)
 
@@ -44,16 +52,22 @@ class Heads:
         return self.queries // self.keys
 
 
-def spare_positions(heads: Heads | None) -> int:
-    """Positions behind a sequence's last token that its further queries may write, in either layout."""
-    return max(1, 0 if heads is None else (heads.group - 1) * FEW)
+def least_keys(signature: Signature) -> int:
+    """Keys that a sequence must have in a step, so that its scores do not depend on how many there are."""
+    widest = max((layer.key_dim for layer in signature.cache), default=0)
+    return COLUMNS + 1 if widest > SUMMED else 1
+
+
+def spare_positions(heads: Heads | None, keys: int) -> int:
+    """Positions behind a sequence's last token that its further queries may write, in either layout. keys: see `least_keys`."""
+    return max(1, keys - 1, 0 if heads is None else (heads.group - 1) * FEW)
 
 
 class PaddedQueries:
     """Attention's inputs in the padded layout."""
 
-    def __init__(self, tokens: Tokens, capacity: int, least: int) -> None:
-        """capacity: of a slot, in tokens. least: queries of a sequence."""
+    def __init__(self, tokens: Tokens, capacity: int, least: Indices) -> None:
+        """capacity: of a slot, in tokens. least: [chunks] queries of a sequence."""
         self._keys = _Keys(tokens, np.maximum(tokens.size, least))
         unpad = np.zeros(tokens.cells, np.int64)
         unpad[tokens.cell] = tokens.owner * self._keys.seq + tokens.column

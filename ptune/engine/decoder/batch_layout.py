@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from ptune.engine.decoder.attention_metadata import Heads, PackedGqaQueries, PaddedQueries
-from ptune.engine.decoder.flat_tokens import Indices, Tokens, flat_indices
+from ptune.engine.decoder.flat_tokens import Indices, Tokens, flat_indices, keys_lacking
 from ptune.engine.decoder.lora_slots import Window
 from ptune.engine.decoder.sequence import Chunk
 from ptune.engine.decoder.state_metadata import state_inputs
@@ -33,15 +33,18 @@ class BatchLayout:
         heads: Heads | None,
         room: int,
         states: bool = False,
+        least_keys: int = 1,
     ) -> None:
         """least: cells that a step must have. least_queries: of a head in a sequence. heads: of attention, where there is a
-        grouped graph. room: of a slot, in tokens. states: whether layers keep some."""
+        grouped graph. room: of a slot, in tokens. states: whether layers keep some. least_keys: of a sequence."""
         slots = [chunk.sequence.slot for chunk in chunks if chunk.sequence.slot is not None]
         self.slots = range(min(slots), max(slots) + 1)
         flat, width = flat_indices(chunks, window, least)
         self.tokens = Tokens.of(chunks, flat, window.count * width, self.slots)
         self._shape = (window.count, width)
-        self._least_queries, self._heads, self._room = least_queries, heads, room
+        lacking = keys_lacking(chunks, least_keys)
+        self._least_queries = np.maximum(least_queries, lacking)
+        self._heads, self._room = None if max(lacking) else heads, room
         self._states = state_inputs(self.tokens) if states else {}
         wanted_cells = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
         wanted = np.unique(np.concatenate([[], *wanted_cells]).astype(np.int64) % width)
@@ -109,15 +112,26 @@ class BatchLayoutCache:
     """Keeps the last layout of each of a step's runs, which is usually the next step's."""
 
     def __init__(
-        self, least: int, least_queries: int, heads: Heads | None, room: int, states: bool = False
+        self,
+        least: int,
+        least_queries: int,
+        heads: Heads | None,
+        room: int,
+        states: bool = False,
+        least_keys: int = 1,
     ) -> None:
-        self._options = least, least_queries, heads, room, states
+        # In slots of fewer keys, all sequences have few.
+        self.least_keys = least_keys if room >= least_keys else 1
+        self._options = least, least_queries, heads, room, states, self.least_keys
         self._last: dict[int, tuple[object, Window, BatchLayout]] = {}
 
     def of(self, chunks: Sequence[Chunk], window: Window, run: int) -> BatchLayout:
         """Returns the layout of the step's run-th part."""
         # A window holds its adapters weakly; a freed one is in no window, so its id means nothing here.
-        key = [(chunk.sequence.slot, len(chunk), chunk.wanted.start, id(chunk.plugged)) for chunk in chunks]
+        key = [
+            (chunk.sequence.slot, len(chunk), chunk.wanted.start, id(chunk.plugged), lacking)
+            for chunk, lacking in zip(chunks, keys_lacking(chunks, self.least_keys), strict=True)
+        ]
         last = self._last.get(run)
         if last is None or last[0] != key or last[1] is not window:
             last = self._last[run] = key, window, BatchLayout(chunks, window, *self._options)

@@ -59,7 +59,9 @@ class DraftModel:
             bundle.graph_path(profile), signature, options.threads, graph.least_tokens, kernels
         )
         capacity = min(signature.context, cache.capacity)
-        own = KvCache(signature, cache.slots, capacity, spare=spare_positions(graphs.heads))
+        own = KvCache(
+            signature, cache.slots, capacity, spare=spare_positions(graphs.heads, graphs.least_keys)
+        )
         return cls(graphs, bundle, own, options.prefill_chunk)
 
     @property

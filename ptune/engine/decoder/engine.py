@@ -134,7 +134,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         graph = bundle.graph_path(profile, options.kv_cache_dtype)
         form = chosen(bundle, profile, options.kv_cache_dtype, options.kernels)
         graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, form.kernels)
-        spare = spare_positions(graphs.heads)
+        spare = spare_positions(graphs.heads, graphs.least_keys)
         cache = KvCache.within(
             options.kv_bytes,
             bundle.decoder,

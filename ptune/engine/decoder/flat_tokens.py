@@ -70,17 +70,25 @@ def _tokens(chunks: Sequence[Chunk]) -> int:
     return sum(map(len, chunks))
 
 
-def split_to_fit(chunks: Sequence[Chunk], room: int) -> list[Sequence[Chunk]]:
+def keys_lacking(chunks: Sequence[Chunk], least_keys: int) -> list[int]:
+    """How many keys each chunk's sequence must get in this step, whatever is computed; 0 where it has enough.
+
+    least_keys: see `ptune.engine.decoder.attention_metadata.least_keys`.
+    """
+    return [max(0, least_keys - chunk.start) if least_keys > 1 else 0 for chunk in chunks]
+
+
+def split_to_fit(chunks: Sequence[Chunk], room: int, least_keys: int = 1) -> list[Sequence[Chunk]]:
     """Splits chunks into as few parts as possible, so that a part's longest chunk fits after each of its sequences.
 
     onnxruntime requires that, though it writes only a sequence's own tokens. room: of a slot, in tokens.
     """
-    seq = max(LEAST, *map(len, chunks))
+    seq = max(LEAST, *map(len, chunks), *keys_lacking(chunks, least_keys))
     tight = [chunk for chunk in chunks if chunk.start + seq > room]
     if not tight or len(chunks) == 1:
         return [chunks]
     roomy = [chunk for chunk in chunks if chunk.start + seq <= room]
-    return [*split_to_fit(roomy, room), *split_to_fit(tight, room)]
+    return [*split_to_fit(roomy, room, least_keys), *split_to_fit(tight, room, least_keys)]
 
 
 def split_wide(chunks: Sequence[Chunk], length: int) -> list[Sequence[Chunk]]:

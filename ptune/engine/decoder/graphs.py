@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ptune.engine.decoder.attention_metadata import Heads
+from ptune.engine.decoder.attention_metadata import Heads, least_keys
 from ptune.engine.decoder.flat_tokens import LEAST
 from ptune.engine.decoder.session import Session
 from ptune.engine.kernels import Kernels
@@ -48,6 +48,7 @@ class Graphs:
     grouped_bare: Session | None = None
     least_tokens: int = 1  # cells that a step must have, for the same bits in any batch
     least_queries: int = LEAST  # of a head in a sequence, likewise
+    least_keys: int = 1  # of a sequence, likewise
     own_attention: bool = False  # of ptune-kernels: any queries, chunks and slots may share a run, and need no memory for scores
     without_gains: Graphs | None = None
 
@@ -99,6 +100,7 @@ class Graphs:
             grouped,
             beside(GROUPED_BARE, sockets=False, grouped=True),
             least_tokens,
+            least_keys=least_keys(signature),
         )
         if without is None:
             return found

@@ -37,7 +37,12 @@ class Step:
             bool(signature.cache) and not graphs.own_attention
         )  # whether attention needs memory for them
         self._layouts = BatchLayoutCache(
-            graphs.least_tokens, graphs.least_queries, graphs.heads, cache.room, self._keeps_states
+            graphs.least_tokens,
+            graphs.least_queries,
+            graphs.heads,
+            cache.room,
+            self._keeps_states,
+            graphs.least_keys,
         )
         ends = signature.ends
         self._end_inputs = None if ends is None or not ends.step_inputs else EndInputs(ends, self._vocab)
@@ -60,7 +65,7 @@ class Step:
         if not self._scores:
             return runs
         narrow = [part for run in runs for part in split_wide(run, room)]
-        return [part for run in narrow for part in split_to_fit(run, room)]
+        return [part for run in narrow for part in split_to_fit(run, room, self._layouts.least_keys)]
 
     def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
         """Runs the graph once, for the step's at-th part."""
