@@ -163,7 +163,7 @@ def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.Monkey
     bundle = Bundle.open(place / "bundle")
     assert company.hop(bundle, "int8", held, threads=1).passed
     own = BatchLayoutCache
-    monkeypatch.setattr(step, "BatchLayoutCache", lambda least, _, heads, room: own(least, 1, heads, room))
+    monkeypatch.setattr(step, "BatchLayoutCache", lambda least, _, *rest: own(least, 1, *rest))
     hop = company.hop(bundle, "int8", held, threads=1)
     assert not hop.passed
     assert not hop.note.endswith("moved by 0")

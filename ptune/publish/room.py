@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from transformers import AutoModelForCausalLM
-
 from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import locate
+from ptune.backbone.vision_language import auto_class
 from ptune.config.recipe import Backbone
 from ptune.engine.memory import most_bytes
 from ptune.errors import UsageError
@@ -20,9 +19,8 @@ def check_room(backbone: Backbone, profiles: Sequence[str]) -> None:
     source = locate(backbone.model)
     with in_one_sentence(backbone.model, source):
         config = read_config(backbone, source)
-        sizes = sizes_of(
-            without_weights(config, AutoModelForCausalLM, trust_remote_code=backbone.trust_remote_code)
-        )
+        model = without_weights(config, auto_class(config), trust_remote_code=backbone.trust_remote_code)
+        sizes = sizes_of(model)
     profile = NF4 if profiles[0] == NF4 else FP32  # what all other graphs are compared with
     needed, there = opened_bytes(sizes, profile), most_bytes()
     if needed <= there:

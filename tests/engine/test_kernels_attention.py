@@ -110,8 +110,15 @@ def exactly(step: Any, caches: list[Array]) -> tuple[Array, float]:
             if softcap := heads.attributes.get("softcap"):
                 scores = softcap * np.tanh(scores / softcap)
             largest = max(largest, float(np.abs(scores).max()))
-            p = np.exp(scores - scores.max(-1, keepdims=True))
-            found.append(np.einsum("hl,hld->hd", p / p.sum(-1, keepdims=True), v[group, seen]).reshape(-1))
+            sinks = (
+                inputs["sinks"].astype(np.float64)[:, None]
+                if heads.sinks
+                else np.full((heads.queries, 1), -np.inf)
+            )
+            highest = np.maximum(scores.max(-1, keepdims=True), sinks)
+            p = np.exp(scores - highest)
+            p /= p.sum(-1, keepdims=True) + np.exp(sinks - highest)
+            found.append(np.einsum("hl,hld->hd", p, v[group, seen]).reshape(-1))
     return np.array(found), largest
 
 
@@ -151,7 +158,9 @@ def cut(step: Any, pieces: list[int]) -> list[Any]:
     cells, found = inputs["pad_indices"][0, :new], []
     for at, count in zip(np.cumsum([0, *pieces[:-1]]), pieces, strict=True):
         mine = cells[at : at + count]
-        given = {name: inputs[name] for name in ("key_scale", "value_scale", "capacity") if name in inputs}
+        given = {
+            name: inputs[name] for name in ("key_scale", "value_scale", "capacity", "sinks") if name in inputs
+        }
         given |= {name: inputs[name][mine] for name in ("lines", "cos", "sin") if name in inputs}
         given |= {name: inputs[name][:1] for name in ("past_key", "past_value")}
         given |= {"pad_indices": np.arange(count)[None], "unpad_indices": np.arange(count)}

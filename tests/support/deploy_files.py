@@ -18,7 +18,12 @@ ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
 CHART = DEPLOY / "helm" / "ptune"
 BUNDLE = ROOT / "tests" / "fixtures" / "bundle-1"  # a server replays its golden vectors as it starts
-CHAT = {"model": "tuned", "max_tokens": 5, "messages": [{"role": "user", "content": "Define: Patience"}]}
+CHAT = {
+    "model": "tuned",
+    "max_tokens": 5,
+    "ignore_eos": True,
+    "messages": [{"role": "user", "content": "Define: Patience"}],
+}
 
 
 def read_yaml(path: Path) -> Any:
