@@ -207,7 +207,7 @@ def in_four_bits(folder: Path) -> Path:
     file = folder / "model.safetensors"
     tensors = load_file(file)
     for name, weight in tensors.items():
-        if weight.ndim == 2 and "embed" not in name:
+        if weight.ndim == 2 and "embed" not in name and weight.shape[1] % 32 == 0:
             kind = GGMLQuantizationType.Q8_0 if "head" in name else GGMLQuantizationType.Q4_1
             tensors[name] = quants.dequantize(quants.quantize(weight, kind), kind)
     save_file(tensors, file, metadata={"format": "pt"})
