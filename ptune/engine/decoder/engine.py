@@ -97,10 +97,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             cache.snapshots,
         )
         self._step = Step(graphs, self.signature, cache)
-        vision = bundle.vision_path
-        self.tower = (
-            None if vision is None else Tower(vision, options.threads)
-        )  # None: the model sees no images
+        self.tower = Tower.of(bundle, options.threads)
         self._steps = self._tokens = 0
         self._start()
 
