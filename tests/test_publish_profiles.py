@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -163,7 +164,7 @@ def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.Monkey
     bundle = Bundle.open(place / "bundle")
     assert company.hop(bundle, "int8", held, threads=1).passed
     own = BatchLayoutCache
-    monkeypatch.setattr(step, "BatchLayoutCache", lambda least, _, *rest: own(least, 1, *rest))
+    monkeypatch.setattr(step, "BatchLayoutCache", lambda demands: own(replace(demands, least_queries=1)))
     hop = company.hop(bundle, "int8", held, threads=1)
     assert not hop.passed
     assert not hop.note.endswith("moved by 0")

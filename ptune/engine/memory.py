@@ -23,9 +23,13 @@ def opened_bytes(served: int, head: int, *, nf4: bool) -> int:
 
     served: bytes of their files. head: bytes of the output layer in float32, which an embedding shares or equals in size.
     """
-    if nf4 and served > LIGHT:
-        return head  # large weights stay in their file, and of nf4 only the head's are packed anew
-    return 2 * served - head  # those of the file beside those packed for products: all but the embedding
+    mapped = nf4 and served > LIGHT  # large weights stay in their file
+    return packed_bytes(served, head, nf4=nf4) + (0 if mapped else served)
+
+
+def packed_bytes(served: int, head: int, *, nf4: bool) -> int:
+    """The part of these that is packed for products: all but the embedding, and of large weights in nf4 the head's alone."""
+    return head if nf4 and served > LIGHT else served - head
 
 
 def predicted_bytes(bundle: Bundle, options: BatchOptions) -> int:
@@ -45,8 +49,7 @@ def predicted_bytes(bundle: Bundle, options: BatchOptions) -> int:
 def weights_bytes(bundle: Bundle, profile: str) -> int:
     """What the weights of a profile take at the least, in bytes: those packed for products. Their file is mapped."""
     served = sum(_size(bundle.folder / name) for name in bundle.manifest.graphs[profile].files)
-    head = min(_head_bytes(bundle), served)
-    return head if profile == NF4 and served > LIGHT else served - head
+    return packed_bytes(served, min(_head_bytes(bundle), served), nf4=profile == NF4)
 
 
 def check_fits(bundle: Bundle, profile: str) -> None:

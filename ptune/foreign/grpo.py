@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ptune.foreign.draft import Draft, names, number, shown
-from ptune.foreign.rules import Rule, Table, fields, left, needless, to
+from ptune.foreign.rules import Rule, Table, fields, left, needless, only, to
 
 _LOSSES = {"grpo", "dapo", "dr_grpo"}
 _NOT_HERE = {
@@ -106,13 +106,6 @@ def _plain_sampling(draft: Draft, name: str, value: Any) -> None:
         draft.leave(name, "answers are drawn as likely as the model thinks them")
 
 
-def _one_update(draft: Draft, name: str, value: Any) -> None:
-    if number(value) == 1:
-        draft.needless(name, "one update for each batch of answers, as here")
-    else:
-        draft.leave(name, "one update for each batch of answers here, so there is no ratio to clip")
-
-
 _NO_RATIO = "one update for each batch of answers here, so there is no ratio to clip"
 _ENGINE = "the engine that serves samples the answers"
 
@@ -130,7 +123,7 @@ def REWARDED(prefix: str) -> Table:  # noqa: N802 - a table, of names with this 
             draft.set(name, "task.cut_answers", "leave_out") if value else draft.needless(name, "counted, as here")
         ),
         "chat_template_kwargs": to("task.chat_template_kwargs"),
-        "num_iterations": _one_update,
+        "num_iterations": only(1, "one update for each batch of answers, as here", _NO_RATIO),
         "reward_processing_classes": needless("a reward reads text here"),
         "reward_model_name_or_path": left("reward_model:FOLDER among task.rewards asks a reward model's bundle"),
         "sync_ref_model": left("the reference is the model before training"),

@@ -90,6 +90,18 @@ def left(why: str) -> Rule:
     return rule
 
 
+def only(one: float, so_here: str, why: str) -> Rule:
+    """A number of which one value means what ptune does; the others have no counterpart, and why."""
+
+    def rule(draft: Draft, name: str, value: Any) -> None:
+        if number(value) == one:
+            draft.needless(name, so_here)
+        else:
+            draft.leave(name, why)
+
+    return rule
+
+
 def needless(why: str) -> Rule:
     """Changes nothing here, and why."""
     return lambda draft, name, value: draft.needless(name, why)

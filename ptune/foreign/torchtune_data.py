@@ -20,11 +20,6 @@ class Builder:
 
 
 _PROMPTED = {"prompt": ("input", "input"), "completion": ("output", "output")}
-_PAIRS = {
-    "prompt": ("prompt", "prompt"),
-    "chosen": ("chosen", "chosen"),
-    "rejected": ("rejected", "rejected"),
-}
 BUILDERS: Mapping[str, Builder] = {
     "alpaca_dataset": Builder("tatsu-lab/alpaca"),
     "alpaca_cleaned_dataset": Builder("yahma/alpaca-cleaned"),

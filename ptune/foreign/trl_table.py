@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ptune.foreign.draft import Draft, is_on, names, number, shown
+from ptune.foreign.draft import Draft, is_on, names, shown
 from ptune.foreign.grpo import REWARDED
 from ptune.foreign.rules import (
     Table,
@@ -15,6 +15,7 @@ from ptune.foreign.rules import (
     needless,
     never,
     one_of,
+    only,
     switch,
     to,
     to_names,
@@ -99,13 +100,6 @@ def _quantisation(draft: Draft, name: str, value: Any) -> None:
         draft.leave(name, "4 bits are nf4 here")
 
 
-def _unpadded(draft: Draft, name: str, value: Any) -> None:
-    if number(value) == 0:
-        draft.needless(name, "off, as here")
-    else:
-        draft.leave(name, "no weights of losses: task.sft_weight alone")
-
-
 _REFERENCE = "always so here: the reference is the model with its adapter off"
 _TOOLS = "environments and tools within an answer are not here"
 
@@ -128,7 +122,7 @@ TABLE: Table = {
     "beta": to("task.beta"),
     "label_smoothing": to("task.label_smoothing"),
     "loss_type": _loss,
-    "loss_weights": _unpadded,
+    "loss_weights": only(0, "off, as here", "no weights of losses: task.sft_weight alone"),
     "simpo_gamma": to("task.margin"),
     "cpo_alpha": to("task.sft_weight"),
     "rpo_alpha": to("task.sft_weight"),

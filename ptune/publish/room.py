@@ -8,7 +8,7 @@ from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import locate
 from ptune.backbone.vision_language import auto_class
 from ptune.config.recipe import Backbone
-from ptune.engine.memory import most_bytes
+from ptune.engine.memory import most_bytes, packed_bytes
 from ptune.errors import UsageError
 from ptune.formats.bundle import FP32, NF4
 from ptune.planning.model_memory import Sizes, sizes_of, without_weights
@@ -22,11 +22,11 @@ def check_room(backbone: Backbone, profiles: Sequence[str]) -> None:
         model = without_weights(config, auto_class(config), trust_remote_code=backbone.trust_remote_code)
         sizes = sizes_of(model)
     profile = NF4 if profiles[0] == NF4 else FP32  # what all other graphs are compared with
-    needed, there = opened_bytes(sizes, profile), most_bytes()
+    needed, there = weights_bytes(sizes, profile), most_bytes()
     if needed <= there:
         return
     instead = ": take a machine with more, or a smaller model"
-    if profile == FP32 and opened_bytes(sizes, NF4) <= there:
+    if profile == FP32 and weights_bytes(sizes, NF4) <= there:
         instead = ": export it in nf4 without fp32 (--quantize nf4 --profiles nf4,int4)"
     raise UsageError(
         f"{backbone.model} has {sizes.parameters / 1e9:.1f} billion weights, whose graph in {profile} takes"
@@ -34,7 +34,6 @@ def check_room(backbone: Backbone, profiles: Sequence[str]) -> None:
     )
 
 
-def opened_bytes(sizes: Sizes, profile: str) -> int:
-    """What the weights of an exported graph take at the least, in bytes: those packed for products; nf4's stay in their file."""
-    head = 4 * sizes.head
-    return head if profile == NF4 else sizes.served()[profile] - head
+def weights_bytes(sizes: Sizes, profile: str) -> int:
+    """What the weights of an exported graph take at the least, in bytes: those packed for products."""
+    return packed_bytes(sizes.served()[profile], 4 * sizes.head, nf4=profile == NF4)

@@ -32,6 +32,10 @@ _LATENT: dict[str, Any] = {  # multi-head latent attention
     "q_lora_rank": 32, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8, "v_head_dim": 12,
 }  # fmt: skip
 _LAYERS = ["sliding_attention", "full_attention"]
+_SLIDING_EXPERTS: dict[str, Any] = {
+    **_WIDE, **_MOE, "num_key_value_heads": 2, "head_dim": 16, "sliding_window": 8, "shared_expert_intermediate_size": 32,
+    "layer_types": _LAYERS,
+}  # fmt: skip
 
 
 def _of(config: str, like: dict[str, Any], **own: Any) -> Callable[..., PretrainedConfig]:
@@ -130,29 +134,11 @@ MORE: dict[str, Callable[..., PretrainedConfig]] = {
     "internlm3": _of("InternLM3Config", _TINY, head_dim=16),
     "iquestcoder": _of("IQuestCoderConfig", _TINY, head_dim=16),
     "jais2": _of("Jais2Config", _TINY, head_dim=16),
-    "kolibri1": _of(
-        "Kolibri1Config",
-        _WIDE,
-        num_key_value_heads=2,
-        head_dim=16,
-        sliding_window=8,
-        **_MOE,
-        shared_expert_intermediate_size=32,
-        layer_types=_LAYERS,
-    ),
+    "kolibri1": _of("Kolibri1Config", _SLIDING_EXPERTS),
     "laguna": _of(
         "LagunaConfig", _TINY, head_dim=16, sliding_window=8, **_MOE, shared_expert_intermediate_size=32
     ),
-    "lara_mini": _of(
-        "LaraMiniConfig",
-        _WIDE,
-        num_key_value_heads=2,
-        head_dim=16,
-        sliding_window=8,
-        **_MOE,
-        shared_expert_intermediate_size=32,
-        layer_types=_LAYERS,
-    ),
+    "lara_mini": _of("LaraMiniConfig", _SLIDING_EXPERTS),
     "mellum": _of("MellumConfig", _TINY, head_dim=16, sliding_window=8, **_MOE),
     "minimax_m2": _of("MiniMaxM2Config", _TINY, head_dim=16, num_local_experts=4, num_experts_per_tok=2),
     "ministral": _of("MinistralConfig", _TINY, head_dim=16, sliding_window=8, layer_types=_LAYERS),

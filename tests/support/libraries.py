@@ -27,6 +27,11 @@ def printed_with(packages: Sequence[str], script: str, asked: Any, folder: Path)
         ).returncode:
             pytest.skip(f"{' and '.join(packages)} cannot be installed here")
         (kept / ".installed").touch()
+    return printed(kept, script, asked)
+
+
+def printed(kept: Path, script: str, asked: Any) -> Any:
+    """What the script prints as JSON on its last line, given `asked` as JSON, where the packages in `kept` can be imported."""
     paths = os.pathsep.join(filter(None, [str(kept), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", script],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from support.libraries import printed
 
 
 def folder_of_trl(folder: Path) -> Path:
@@ -24,13 +25,4 @@ def folder_of_trl(folder: Path) -> Path:
 
 def of_trl(script: str, asked: Any, folder: Path) -> Any:
     """What the script prints as JSON, given `asked` as JSON. folder: see `folder_of_trl`."""
-    paths = os.pathsep.join(filter(None, [str(folder_of_trl(folder)), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        input=json.dumps(asked),
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths},
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    return printed(folder_of_trl(folder), script, asked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def one_query_alone(folder: Path, patch: Patch) -> Bundle:
     """A single query has a kernel of its own in onnxruntime, which rounds otherwise."""
     patch.setattr(attention_metadata, "FEW", 0)
     own = BatchLayoutCache
-    patch.setattr(step, "BatchLayoutCache", lambda least, _, *rest: own(least, 1, *rest))
+    patch.setattr(step, "BatchLayoutCache", lambda demands: own(replace(demands, least_queries=1)))
     return tiny_bundle(folder, "llama")[2]
 
 

@@ -31,10 +31,8 @@ from ptune.formats.signature import Signature
 
 Indices32 = npt.NDArray[np.int32]
 
-SUMMED, COLUMNS = (
-    128,
-    64,
-)  # onnxruntime's products (MLAS): numbers that are summed at once, unless the result has so few columns
+SUMMED = 128  # numbers that onnxruntime's products (MLAS) sum at once, unless the result has few columns:
+COLUMNS = 64
 MASK_CELLS = 1 << 20  # of that layout's mask, at most
 UNSEEN = np.float32(-1e30)
 
@@ -69,8 +67,7 @@ class PaddedQueries:
     def __init__(self, tokens: Tokens, capacity: int, least: Indices) -> None:
         """capacity: of a slot, in tokens. least: [chunks] queries of a sequence."""
         self._keys = _Keys(tokens, np.maximum(tokens.size, least))
-        unpad = np.zeros(tokens.cells, np.int64)
-        unpad[tokens.cell] = tokens.owner * self._keys.seq + tokens.column
+        unpad = tokens.unpad(self._keys.seq)
         self._fixed = {**self._keys.fixed, "unpad_indices": unpad, "capacity": np.array(capacity, np.int32)}
 
     def at(self, start: Indices) -> dict[str, Array]:
@@ -128,12 +125,9 @@ class _Keys:
         """queries: [chunks] number of each chunk's queries."""
         self._tokens, self._queries = tokens, queries
         self.seq = int(queries.max())
-        pad = np.zeros((tokens.batch, self.seq), np.int64)
-        pad[tokens.batch_index] = tokens.first[:, None]
-        pad[tokens.owner, tokens.column] = tokens.cell
         query_seqlens = np.zeros(tokens.batch, np.int32)
         query_seqlens[tokens.batch_index] = queries
-        self.fixed: dict[str, Array] = {"pad_indices": pad, "query_seqlens": query_seqlens}
+        self.fixed: dict[str, Array] = {"pad_indices": tokens.pad(self.seq), "query_seqlens": query_seqlens}
 
     def last(self, start: Indices) -> Indices32:
         """Returns the last cache position that each sequence's queries take [batch]."""

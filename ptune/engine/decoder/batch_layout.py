@@ -6,6 +6,7 @@ While the same sequences generate, token after token, the layout stays the same:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -21,31 +22,36 @@ from ptune.formats.signature import LORA_GAINED, LORA_ONES
 PAGE_SCORES = 1024  # of a page
 
 
+@dataclass(frozen=True)
+class Demands:
+    """What graphs and cache ask of every layout."""
+
+    least: int  # cells of a step
+    least_queries: int  # of a head in a sequence
+    heads: Heads | None  # of attention, where there is a grouped graph
+    room: int  # of a slot, in tokens
+    states: bool = False  # whether layers keep some
+    keys: int = 1  # that a sequence must have, where slots have room for more
+
+    @property
+    def least_keys(self) -> int:
+        """Keys that a sequence must have: in slots of fewer, all sequences have few."""
+        return self.keys if self.room >= self.keys else 1
+
+
 class BatchLayout:
     """Layout of chunks in a window of LoRA slots. It also fits other chunks of the same lengths, slots and wanted columns."""
 
-    def __init__(
-        self,
-        chunks: Sequence[Chunk],
-        window: Window,
-        least: int,
-        least_queries: int,
-        heads: Heads | None,
-        room: int,
-        states: bool = False,
-        least_keys: int = 1,
-    ) -> None:
-        """least: cells that a step must have. least_queries: of a head in a sequence. heads: of attention, where there is a
-        grouped graph. room: of a slot, in tokens. states: whether layers keep some. least_keys: of a sequence."""
+    def __init__(self, chunks: Sequence[Chunk], window: Window, demands: Demands) -> None:
         slots = [chunk.sequence.slot for chunk in chunks if chunk.sequence.slot is not None]
         self.slots = range(min(slots), max(slots) + 1)
-        flat, width = flat_indices(chunks, window, least)
+        flat, width = flat_indices(chunks, window, demands.least)
         self.tokens = Tokens.of(chunks, flat, window.count * width, self.slots)
         self._shape = (window.count, width)
-        lacking = keys_lacking(chunks, least_keys)
-        self._least_queries = np.maximum(least_queries, lacking)
-        self._heads, self._room = None if max(lacking) else heads, room
-        self._states = state_inputs(self.tokens) if states else {}
+        lacking = keys_lacking(chunks, demands.least_keys)
+        self._least_queries = np.maximum(demands.least_queries, lacking)
+        self._heads, self._room = None if max(lacking) else demands.heads, demands.room
+        self._states = state_inputs(self.tokens) if demands.states else {}
         wanted_cells = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
         wanted = np.unique(np.concatenate([[], *wanted_cells]).astype(np.int64) % width)
         self.wanted = wanted if len(wanted) else np.zeros(1, np.int64)  # the graph needs at least one
@@ -111,18 +117,8 @@ class BatchLayout:
 class BatchLayoutCache:
     """Keeps the last layout of each of a step's runs, which is usually the next step's."""
 
-    def __init__(
-        self,
-        least: int,
-        least_queries: int,
-        heads: Heads | None,
-        room: int,
-        states: bool = False,
-        least_keys: int = 1,
-    ) -> None:
-        # In slots of fewer keys, all sequences have few.
-        self.least_keys = least_keys if room >= least_keys else 1
-        self._options = least, least_queries, heads, room, states, self.least_keys
+    def __init__(self, demands: Demands) -> None:
+        self._demands = demands
         self._last: dict[int, tuple[object, Window, BatchLayout]] = {}
 
     def of(self, chunks: Sequence[Chunk], window: Window, run: int) -> BatchLayout:
@@ -130,9 +126,9 @@ class BatchLayoutCache:
         # A window holds its adapters weakly; a freed one is in no window, so its id means nothing here.
         key = [
             (chunk.sequence.slot, len(chunk), chunk.wanted.start, id(chunk.plugged), lacking)
-            for chunk, lacking in zip(chunks, keys_lacking(chunks, self.least_keys), strict=True)
+            for chunk, lacking in zip(chunks, keys_lacking(chunks, self._demands.least_keys), strict=True)
         ]
         last = self._last.get(run)
         if last is None or last[0] != key or last[1] is not window:
-            last = self._last[run] = key, window, BatchLayout(chunks, window, *self._options)
+            last = self._last[run] = key, window, BatchLayout(chunks, window, self._demands)
         return last[2]

@@ -135,6 +135,19 @@ class Tokens:
             len(slots),
         )
 
+    def pad(self, width: int) -> Indices:
+        """Returns the cell of each token in rows, one a sequence, [batch, width]; those behind a chunk's tokens repeat its first."""
+        pad = np.zeros((self.batch, width), np.int64)
+        pad[self.batch_index] = self.first[:, None]
+        pad[self.owner, self.column] = self.cell
+        return pad
+
+    def unpad(self, width: int) -> Indices:
+        """Returns the place (row-major in [batch, width]) of the token of each cell; 0 of one without a token."""
+        unpad = np.zeros(self.cells, np.int64)
+        unpad[self.cell] = self.owner * width + self.column
+        return unpad
+
     def positions(self, start: Indices) -> Indices:
         """Returns each token's position in its sequence [tokens]. start: [chunks] tokens already in the cache."""
         return np.repeat(start, self.size) + self.column

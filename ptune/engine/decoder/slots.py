@@ -223,7 +223,7 @@ class Slots:
         return best._replace(known=known)
 
     def _contents(self, sequence: TokenSequence) -> Iterator[tuple[int, Sequence[int], int, bool]]:
-        """yields the content of each slot, free slots first, and how much of it at most is the same in a sequence; whether its states are
+        """Yields the content of each slot, free slots first, and how much of it at most is the same in a sequence; whether its states are
         those after all of it."""
         for slot, kept in self._free.items():
             if kept is not None and (most := kept.shared_with(sequence)):

@@ -15,11 +15,10 @@ from ptune.engine.onnx_graph import Array
 def state_inputs(tokens: Tokens) -> dict[str, Array]:
     """The inputs of `ptune.formats.signature.STATE_INPUTS` for a step's tokens."""
     rows = int(tokens.size.max())
-    pad = np.zeros((tokens.batch, rows), np.int64)
-    pad[tokens.batch_index] = tokens.first[:, None]
-    pad[tokens.owner, tokens.column] = tokens.cell
-    unpad = np.zeros(tokens.cells, np.int64)
-    unpad[tokens.cell] = tokens.owner * rows + tokens.column
     new_tokens = np.zeros(tokens.batch, np.int64)
     new_tokens[tokens.batch_index] = tokens.size
-    return {"state_pad_indices": pad, "state_unpad_indices": unpad, "new_tokens": new_tokens}
+    return {
+        "state_pad_indices": tokens.pad(rows),
+        "state_unpad_indices": tokens.unpad(rows),
+        "new_tokens": new_tokens,
+    }

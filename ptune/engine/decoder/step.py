@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.decoder.batch_layout import BatchLayoutCache
+from ptune.engine.decoder.batch_layout import BatchLayoutCache, Demands
 from ptune.engine.decoder.end_inputs import EndInputs
 from ptune.engine.decoder.flat_tokens import Indices, divide, split_to_fit, split_wide
 from ptune.engine.decoder.graphs import Graphs
@@ -36,7 +36,7 @@ class Step:
         self._scores = (
             bool(signature.cache) and not graphs.own_attention
         )  # whether attention needs memory for them
-        self._layouts = BatchLayoutCache(
+        self._demands = Demands(
             graphs.least_tokens,
             graphs.least_queries,
             graphs.heads,
@@ -44,6 +44,7 @@ class Step:
             self._keeps_states,
             graphs.least_keys,
         )
+        self._layouts = BatchLayoutCache(self._demands)
         ends = signature.ends
         self._end_inputs = None if ends is None or not ends.step_inputs else EndInputs(ends, self._vocab)
         self._rooms: dict[int, Logits] = {}
@@ -65,7 +66,7 @@ class Step:
         if not self._scores:
             return runs
         narrow = [part for run in runs for part in split_wide(run, room)]
-        return [part for run in narrow for part in split_to_fit(run, room, self._layouts.least_keys)]
+        return [part for run in narrow for part in split_to_fit(run, room, self._demands.least_keys)]
 
     def _run(self, chunks: Sequence[Chunk], at: int) -> list[Logits]:
         """Runs the graph once, for the step's at-th part."""

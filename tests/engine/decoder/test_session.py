@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from ptune.engine.decoder.batch_layout import BatchLayout
+from ptune.engine.decoder.batch_layout import BatchLayout, Demands
 from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.lora_slots import LoraSlots
@@ -36,7 +36,7 @@ def row(slot: int, tokens: list[int]) -> TokenSequence:
 def inputs_of(chunks: list[Chunk], low: int, batch: int, capacity: int) -> dict[str, Array]:
     """Of a step without adapters."""
     window = LoraSlots(Signature(vocab_size=1, context=1, cache=(), sockets=()), 1).of([])
-    arranged = BatchLayout(chunks, window, 1, 2, None, capacity)
+    arranged = BatchLayout(chunks, window, Demands(1, 2, None, capacity))
     assert arranged.slots == range(low, low + batch)
     inputs, grouped = arranged.inputs(chunks)
     assert not grouped
