@@ -18,6 +18,7 @@ from ptune.studio.doors import AskForKey, KnownHosts
 from ptune.studio.jobs import Job, Jobs
 from ptune.studio.looks import CSS as OWN_CSS
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.tabs.data import Data
 from ptune.studio.workspace import Workspace
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.http.listen import Server, listen, local_names, url_of
@@ -25,7 +26,7 @@ from ptune_serve.ui.security_policy import SecurityPolicy
 from ptune_serve.ui.style import CSS
 from ptune_serve.ui.theme import theme
 
-TABS: tuple[type[Any], ...] = ()
+TABS: tuple[type[Any], ...] = (Data,)
 """The tabs, from left to right; each is made with the `Studio`."""
 UPLOAD_LIMIT = "2gb"
 
