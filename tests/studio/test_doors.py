@@ -50,11 +50,15 @@ def test_it_answers_by_this_machines_names_alone(here: FastAPI) -> None:
         assert client.post("/gradio_api/queue/join", headers={"host": "evil.example"}, json={}).status_code == 403
 
 
-def test_another_pages_script_may_not_read_it(here: FastAPI) -> None:
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:9999", "null"])
+def test_another_page_may_neither_read_nor_do_anything(here: FastAPI, origin: str) -> None:
     """Its requests come with the origin of that page."""
     with TestClient(here, base_url="http://127.0.0.1:7870") as client:
-        answer = client.get("/config", headers={"origin": "https://evil.example"})
-        assert answer.headers.get("access-control-allow-origin") not in ("*", "https://evil.example")
+        for path in ("/gradio_api/queue/join", "/gradio_api/upload"):
+            answer = client.post(path, headers={"origin": origin}, json={})
+            assert answer.status_code == 403
+            assert answer.text == "the studio answers its own page alone"
+        assert client.get("/config", headers={"origin": "http://127.0.0.1:7870"}).status_code == 200
 
 
 def test_nothing_may_be_loaded_from_elsewhere(here: FastAPI) -> None:
