@@ -55,7 +55,11 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
 
     console = Console(highlight=False, markup=False, emoji=False)
     examined: Examined = imported(task_of(recipe.task).doctor)(recipe)
-    cleaned = [] if options.clean is None else [write_clean(path, recipe.task, options.clean) for path in recipe.data.files]
+    cleaned = (
+        []
+        if options.clean is None
+        else [write_clean(path, recipe.task, options.clean) for path in recipe.data.files]
+    )
     if options.as_json:
         rows = {"rows": examined.rows(options.rows)} if options.rows and examined.rows is not None else {}
         copies = {"clean": [one.described() for one in cleaned]} if cleaned else {}

@@ -100,7 +100,9 @@ def _columns(file: DataFile) -> Iterator[str]:
 
 
 def _hash(content: Any) -> bytes:
-    return hashlib.blake2b(json.dumps(content, sort_keys=True, default=str).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    return hashlib.blake2b(
+        json.dumps(content, sort_keys=True, default=str).encode("utf-8", "surrogatepass"), digest_size=16
+    ).digest()
 
 
 def _line(row: Row, path: Path) -> bytes:

@@ -40,7 +40,11 @@ class SameOrigin:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         origin = _header(scope, b"origin")
-        if scope["type"] == "http" and origin and origin.partition("://")[2].lower() != _header(scope, b"host").lower():
+        if (
+            scope["type"] == "http"
+            and origin
+            and origin.partition("://")[2].lower() != _header(scope, b"host").lower()
+        ):
             await PlainTextResponse("the studio answers its own page alone", 403)(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -81,7 +81,9 @@ def of_choice(workspace: Workspace, choice: Choice) -> Draft | None:
     if not choice.files or choice.task is None:
         return None
     stem = Path(choice.files[0].rstrip("/")).name.partition(".")[0]
-    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in stem)
+    plain = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in stem
+    )
     name = free_name(workspace, plain.strip("-") or "mine")
     return Draft(name, choice.files, choice.task, choice.columns)
 
@@ -146,7 +148,8 @@ def _read(value: Mapping[str, Any]) -> Draft:
     if value["task"] not in STARTS or value["preset"] not in PRESETS:
         raise ValueError("not one of the words")
     texts = {
-        name: {str(key): str(text) for key, text in dict(value[name]).items()} for name in ("columns", "changes")
+        name: {str(key): str(text) for key, text in dict(value[name]).items()}
+        for name in ("columns", "changes")
     }
     return Draft(**{**value, "name": str(value["name"]), "files": tuple(map(str, value["files"])), **texts})
 

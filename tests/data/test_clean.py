@@ -30,11 +30,20 @@ def _write(path: Path, lines: list[str]) -> Path:
 
 
 def _talk(question: object, answer: object) -> str:
-    return json.dumps({"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]})
+    return json.dumps(
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    )
 
 
 def test_conversations(tmp_path: Path) -> None:
-    lines = [_talk("a", "b"), "{not json", _talk("a", "c"), _talk("a", "b"), _talk(3, "b"), _talk("d", "é🙂")]
+    lines = [
+        _talk("a", "b"),
+        "{not json",
+        _talk("a", "c"),
+        _talk("a", "b"),
+        '{"messages": "none"}',
+        _talk("d", "é🙂"),
+    ]
     path = _write(tmp_path / "talks.jsonl", lines)
     cleaned = write_clean(path, Chat(), tmp_path / "out")
     assert cleaned.copy == str(tmp_path / "out" / "talks.clean.jsonl")
@@ -46,7 +55,14 @@ def test_conversations(tmp_path: Path) -> None:
 def test_texts_with_labels_in_columns_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "tweets.csv"
     with path.open("w", newline="") as file:
-        rows = [("message", "mood", "by"), ("hi", "glad", "x"), ("", "sad", "x"), ("hi", "glad", "y"), ("hi", "sad", "x"), ("ho", "", "x")]
+        rows = [
+            ("message", "mood", "by"),
+            ("hi", "glad", "x"),
+            ("", "sad", "x"),
+            ("hi", "glad", "y"),
+            ("hi", "sad", "x"),
+            ("ho", "", "x"),
+        ]
         csv.writer(file).writerows(rows)
     task = TextClassification(columns=TextColumns(text="message", label="mood"))
     cleaned = write_clean(path, task, tmp_path)
@@ -59,10 +75,14 @@ def test_texts_with_labels_in_columns_of_their_own(tmp_path: Path) -> None:
 
 
 def test_words_and_pairs_of_answers(tmp_path: Path) -> None:
-    words = _write(tmp_path / "w.jsonl", ['{"tokens": ["a"], "tags": ["O"]}', '{"tokens": ["a"], "tags": []}'])
+    words = _write(
+        tmp_path / "w.jsonl", ['{"tokens": ["a"], "tags": ["O"]}', '{"tokens": ["a"], "tags": []}']
+    )
     assert write_clean(words, TokenClassification(), tmp_path).unusable == 1
     pair = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
-    pairs = _write(tmp_path / "p.jsonl", [pair, pair, json.dumps({"prompt": "a", "chosen": "c", "rejected": "b"})])
+    pairs = _write(
+        tmp_path / "p.jsonl", [pair, pair, json.dumps({"prompt": "a", "chosen": "c", "rejected": "b"})]
+    )
     cleaned = write_clean(pairs, Preference(), tmp_path)
     assert (cleaned.kept, cleaned.copies) == (2, 1)
 
@@ -70,14 +90,16 @@ def test_words_and_pairs_of_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "text", "told"),
     [
-        (Chat(), "", "holds no rows"),
+        (Chat(), "", "the file is empty"),
         (Chat(), '{"other": 1}\n', "no known shape"),
-        (Chat(), _talk(1, 2) + "\n", "has no row that can be used"),
+        (Chat(), '{"messages": 3}\n', "has no row that can be used"),
         (TextClassification(), '{"text": "a"}\n', "label"),
         (ImageClassification(), "x", "a clean copy is for chat"),
     ],
 )
-def test_what_gives_no_copy_is_a_sentence_and_leaves_none(tmp_path: Path, task: TaskSpec, text: str, told: str) -> None:
+def test_what_gives_no_copy_is_a_sentence_and_leaves_none(
+    tmp_path: Path, task: TaskSpec, text: str, told: str
+) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
     with pytest.raises(DataError) as raised:
@@ -87,12 +109,17 @@ def test_what_gives_no_copy_is_a_sentence_and_leaves_none(tmp_path: Path, task: 
 
 
 ROW = st.fixed_dictionaries(
-    {"text": st.none() | st.integers() | st.text(max_size=4), "label": st.none() | st.sampled_from(("a", "b", ""))}
+    {
+        "text": st.none() | st.integers() | st.text(max_size=4),
+        "label": st.none() | st.sampled_from(("a", "b", "")),
+    }
 )
 
 
 @given(st.lists(ROW, max_size=12))
-def test_a_copy_is_clean_and_a_copy_of_it_is_the_same(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+def test_a_copy_is_clean_and_a_copy_of_it_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
     folder = tmp_path_factory.mktemp("rows")
     path = _write(folder / "rows.jsonl", [json.dumps(row) for row in rows])
     try:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-import httpx
 import pytest
 
 pytest.importorskip("gradio")
@@ -47,7 +46,10 @@ def test_it_answers_by_this_machines_names_alone(here: FastAPI) -> None:
         refused = client.get("/", headers={"host": "evil.example"})
         assert refused.status_code == 403
         assert "the studio is not called 'evil.example'" in refused.text
-        assert client.post("/gradio_api/queue/join", headers={"host": "evil.example"}, json={}).status_code == 403
+        assert (
+            client.post("/gradio_api/queue/join", headers={"host": "evil.example"}, json={}).status_code
+            == 403
+        )
 
 
 @pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:9999", "null"])
@@ -77,7 +79,7 @@ def test_nothing_may_be_loaded_from_elsewhere(here: FastAPI) -> None:
 def test_a_studio_with_keys_asks_for_an_admins(locked: FastAPI, headers: dict[str, str], status: int) -> None:
     with TestClient(locked, base_url="http://studio.example") as client:
         for path in ("/", "/config", "/gradio_api/info"):
-            answer: httpx.Response = client.get(path, headers=headers)
+            answer = client.get(path, headers=headers)
             assert (answer.status_code == 401) == (status == 401)
         if status == 401:
             assert answer.headers["www-authenticate"].startswith("Basic ")
@@ -85,7 +87,10 @@ def test_a_studio_with_keys_asks_for_an_admins(locked: FastAPI, headers: dict[st
 
 def test_other_machines_need_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["studio", "--folder", str(tmp_path), "--host", "0.0.0.0", "--port", "0"]) == 2
-    assert "--host 0.0.0.0 lets other machines run commands here: say --api-key-file too" in capsys.readouterr().err
+    assert (
+        "--host 0.0.0.0 lets other machines run commands here: say --api-key-file too"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_file_without_keys_opens_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

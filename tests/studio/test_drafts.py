@@ -42,12 +42,19 @@ def test_a_choice_is_remembered(workspace: Workspace) -> None:
     assert choice.load(workspace) == TWEETS
 
 
-@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_a_damaged_file_is_no_choice_and_no_draft(value: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         for name in ("chosen.json", "draft.json"):
-            (workspace.own / name).write_text(json.dumps({"files": value, "task": value, "columns": value, "preset": value}))
+            (workspace.own / name).write_text(
+                json.dumps({"files": value, "task": value, "columns": value, "preset": value})
+            )
         assert isinstance(choice.load(workspace), Choice)
         drafts.kept(workspace, TWEETS)
 
@@ -99,7 +106,7 @@ def test_a_bad_name_is_a_sentence(workspace: Workspace, name: str) -> None:
 
 
 def test_a_wrong_value_writes_nothing(workspace: Workspace) -> None:
-    with pytest.raises(RecipeError, match="train.lr"):
+    with pytest.raises(RecipeError, match=r"train\.lr"):
         _draft(workspace, changes={"train.lr": "much"}).write(workspace)
     assert list(workspace.recipes.iterdir()) == []
 

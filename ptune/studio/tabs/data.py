@@ -93,8 +93,13 @@ class Data:
         self._examine.click(self._say, chosen, [self._command, self._told], **QUIET).then(
             self._examined, chosen, [self._told, self._clean], **examining
         )
-        self._clean.click(lambda: waiting("Copying the rows that can be used …"), None, self._told, **QUIET).then(
-            self._cleans, chosen, [self._files, self._look, self._command, self._told, self._clean], **examining
+        self._clean.click(
+            lambda: waiting("Copying the rows that can be used …"), None, self._told, **QUIET
+        ).then(
+            self._cleans,
+            chosen,
+            [self._files, self._look, self._command, self._told, self._clean],
+            **examining,
         )
 
     def _remembered(self) -> list[Any]:

@@ -325,9 +325,6 @@ class Recipe:
         return problem(answer.problem) if answer.document is None else shown_recipe.model(answer.document)
 
 
-
-
-
 def _next() -> int:
     """A number that no form has had: the options are drawn anew."""
     return time.monotonic_ns()
