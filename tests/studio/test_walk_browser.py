@@ -21,7 +21,7 @@ from support.studio_page import Opened, browser, opened
 from ptune.formats.run import Run
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
-STEPS = 600
+STEPS = 4000  # long enough for a studio to begin again meanwhile
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     studio.says("diff", "preset quick")
     studio.unfold("all-options")
     studio.option("train.max_steps", str(STEPS))
-    studio.option("train.validate_every", "100")
+    studio.option("train.validate_every", "250")
     _photographed(studio, "recipe")
     studio.press("Train it")
 
