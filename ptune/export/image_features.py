@@ -1,9 +1,10 @@
-"""What turns an image into rows of features, of any model that sees images, as one ONNX graph beside its decoder's.
+"""What turns a tile of an image into rows of features, of any model that sees images, as one ONNX graph beside its decoder's.
 
-Inputs    pixel_values   float  [1, 3, height, width]   normalised as the codec's preprocessing says
-Outputs   rows           float  [1, rows, width]        in place of embeddings: EMBEDDING.shift of the decoder's graph
+Inputs    pixel_values   float  [1, 3, height, width]    normalised as the codec's preprocessing says
+Outputs   rows           float  [1, tile_rows, width]    in place of embeddings: EMBEDDING.shift of the decoder's graph
 
-One image at a time: many models count the images of a batch in Python, which a traced graph cannot.
+One tile at a time: many models count the images of a batch in Python, which a traced graph cannot, and a tile is enough work
+for all threads.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ptune.backbone.image_rows import features
+from ptune.backbone.tile_features import features
 from ptune.codecs.vision import Vision
 from ptune.export.trace import onnx_of
 from ptune.formats.bundle import VISION
@@ -30,7 +31,7 @@ class ImageFeatures(nn.Module):
         self.model, self.vision = model, vision
 
     def forward(self, pixel_values: Tensor) -> Tensor:
-        """[1, 3, height, width] -> [1, rows, width]"""
+        """[1, 3, height, width] -> [1, tile_rows, width]"""
         return features(self.model, pixel_values, self.vision)
 
 

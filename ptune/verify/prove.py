@@ -125,7 +125,7 @@ def prove(
 
 def _seen_by_torch(bundle: Bundle, model: PreTrainedModel) -> Seen | None:
     vision = vision_of(bundle)
-    return None if vision is None else seen_images.by_torch(model, seen_images.load(bundle.folder), vision)
+    return None if vision is None else seen_images.by_torch(model, seen_images.load(bundle.folder, vision))
 
 
 def _seen_by_graph(bundle: Bundle, threads: int) -> Seen | None:
@@ -133,7 +133,7 @@ def _seen_by_graph(bundle: Bundle, threads: int) -> Seen | None:
     return (
         None
         if vision is None
-        else seen_images.by_graph(bundle, seen_images.load(bundle.folder), vision, threads)
+        else seen_images.by_graph(bundle, seen_images.load(bundle.folder, vision), threads)
     )
 
 

@@ -68,7 +68,6 @@ def test_tokens_are_those_of_the_models_own_processor(folder: Path) -> None:
     processor = AutoProcessor.from_pretrained(folder / "model")
     codec, data = data_of(folder)
     assert codec.vision is not None
-    assert codec.vision.rows == ROWS
     rows = [json.loads(line)["messages"] for line in (folder / "test.jsonl").read_text().splitlines()]
     shown = 0
     for row, example in zip(rows, data.test, strict=True):
@@ -99,7 +98,7 @@ def test_the_loss_of_packed_rows_is_transformers_own(folder: Path) -> None:
     expected = 0.0
     for example in data.train:
         first = [token for token in example.ids if token >= FIRST_ROW and (token - FIRST_ROW) % ROWS == 0]
-        images = data.images[[(token - FIRST_ROW) // ROWS for token in first]]
+        images = data.images.tiles[[(token - FIRST_ROW) // ROWS for token in first]]
         ids = torch.tensor([codec.vision.plain(example.ids)])
         seen = {}
         if first:
@@ -109,7 +108,7 @@ def test_the_loss_of_packed_rows_is_transformers_own(folder: Path) -> None:
         chosen = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
         expected -= float(chosen[torch.tensor(example.targets[1:])].sum())
     loaded = load(Backbone(model=str(folder / "model"), dtype="float32"))
-    see(loaded.model, rows_of(loaded.model, data.images, codec.vision, ""))
+    see(loaded.model, rows_of(loaded.model, data.images, ""))
     with packing(loaded.model) as packed, torch.no_grad():
         assert packed
         objective = NextTokenObjective(True, 256, torch.device("cpu"))
@@ -124,7 +123,7 @@ def test_an_image_changes_what_is_said_about_it(folder: Path) -> None:
     assert codec.vision is not None
     assert data.images is not None
     model = load(Backbone(model=str(folder / "model"), dtype="float32")).model
-    rows = rows_of(model, data.images, codec.vision, "")
+    rows = rows_of(model, data.images, "")
     example = next(one for one in data.train if max(one.ids) >= FIRST_ROW)
     ids = torch.tensor([example.ids])
     see(model, rows)

@@ -74,18 +74,24 @@ class Tower:
         bundle.check_files(bundle.manifest.vision)
         return cls(bundle.vision_path, threads)
 
-    def see(self, pixels: Rows) -> Picture:
-        """The rows of a normalised image [3, height, width]; the same picture for the same pixels, while they are remembered."""
-        key = hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+    def see(self, tiles: Rows, order: Ids | None = None) -> Picture:
+        """The rows of an image's normalised tiles [tiles, 3, height, width]; the same picture for the same pixels, while they
+        are remembered.
+
+        order: which of the rows of all tiles stand for the image; None: all, as they come.
+        """
+        key = hashlib.sha256(np.ascontiguousarray(tiles).data)
+        key.update(b"" if order is None else order.tobytes())
         with self._lock:
-            if (known := self._recent.get(key)) is not None:
-                self._recent.move_to_end(key)
+            if (known := self._recent.get(key.digest())) is not None:
+                self._recent.move_to_end(key.digest())
                 return known
-            (rows,) = self._session.run(["rows"], {"pixel_values": pixels[None]})
-            picture = Picture(self._next, rows[0])
+            made = [self._session.run(["rows"], {"pixel_values": tile[None]})[0][0] for tile in tiles]
+            rows = np.concatenate(made)
+            picture = Picture(self._next, rows if order is None else rows[order])
             self._next += len(picture.rows)
             self.computed += 1
-            self._recent[key] = picture
+            self._recent[key.digest()] = picture
             self._forget()
             return picture
 

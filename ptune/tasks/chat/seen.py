@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.codecs.image import MAX_PIXELS
 from ptune.codecs.image_parts import image_of_part
-from ptune.codecs.vision import has_images, with_rows
+from ptune.codecs.vision import Placed, has_images, with_rows
 from ptune.engine.decoder.images import NO_PICTURES, Picture, Tower
 from ptune.errors import DataError, RequestError
 
@@ -56,18 +56,19 @@ def encoded(
     vision, pictures = codec.vision, dict[int, Picture]()
     count = 0
 
-    def place(part: Mapping[str, Any]) -> int:
+    def place(part: Mapping[str, Any]) -> Placed:
         nonlocal count
         count += 1
         if count > MAX_IMAGES:
             raise _refused(f"more than {MAX_IMAGES} images in one conversation: send fewer")
         try:
-            pixels = vision.preprocessing(open_image(part))
+            image = open_image(part)
+            tiles, layout = vision.tiles(image), vision.layout(image.size)
         except DataError as error:
             raise _refused(f"image {count}: {error}") from None
-        picture = tower.see(pixels)
+        picture = tower.see(vision.preprocessing.normalised(tiles), layout.order)
         pictures[picture.first] = picture
-        return picture.first
+        return Placed(picture.first, image.size)
 
     tokens = codec.encode_prompt(with_rows(messages, place), **arguments)
     return Prompt(tokens, tuple(pictures.values()))

@@ -20,7 +20,7 @@ from ptune.errors import RequestError
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of an image [3, 2, 2] are its three colours, twice as bright."""
+    """Rows of a tile [3, 2, 2] are its three colours, twice as bright."""
     path = tmp_path_factory.mktemp("tower") / "features.onnx"
     nodes = [
         helper.make_node("Reshape", ["pixel_values", "shape"], ["flat"]),
@@ -38,7 +38,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def image(value: float) -> np.ndarray:
-    return np.full((3, 2, 2), value, np.float32)
+    return np.full((1, 3, 2, 2), value, np.float32)
 
 
 def test_the_same_pixels_are_the_same_picture_and_others_are_not(graph: Path) -> None:
@@ -61,6 +61,16 @@ def test_a_forgotten_picture_comes_back_under_other_numbers(graph: Path) -> None
     tokens = [token for picture in (first, *seen, again) for token in picture.tokens]
     assert len(tokens) == len({*tokens})
     np.testing.assert_array_equal(first.rows, again.rows)
+
+
+def test_rows_of_several_tiles_are_arranged(graph: Path) -> None:
+    """Each order is another picture; without one the rows stand as they come."""
+    tower, tiles = Tower(graph, 1), np.concatenate([image(1), image(3)])
+    as_they_come, arranged = tower.see(tiles), tower.see(tiles, np.array([5, 0, 0, 4]))
+    assert [*as_they_come.rows[:, 0]] == [2, 2, 2, 6, 6, 6]
+    assert [*arranged.rows[:, 0]] == [6, 2, 2, 6]
+    assert {*as_they_come.tokens}.isdisjoint(arranged.tokens)
+    assert tower.see(tiles, np.array([5, 0, 0, 4])) is arranged
 
 
 TWO = (
