@@ -49,6 +49,8 @@ def of_tiles(processor: Any) -> Preprocessing:
     named = {"max_image_size": "longest_edge", "crop_size": "height", "size": "height"}
     edges = (dict(fields.get(name) or {}).get(key) for name, key in named.items())
     edge = next((int(edge) for edge in edges if edge), None)
+    if fields.get("merge_size"):  # in patches, some of which are merged into one row
+        edge = int(fields["patch_size"]) * int(fields["merge_size"])
     if edge is None:
         raise BackboneError(
             f"the image processor {type(processor).__name__} does not say how large its tiles are"

@@ -17,8 +17,8 @@ from PIL import Image
 
 from ptune.backbone.image_processor import of_processor, of_tiles
 from ptune.codecs.image import Preprocessing
-from ptune.codecs.tiles import Canvas, Grid, Resolutions, Size, Split, Tiling, Whole
-from ptune.codecs.vision import MOST_TILES, Layout, Shown, Vision
+from ptune.codecs.tiles import Canvas, Grid, Patches, Resolutions, Size, Split, Tiling, Whole
+from ptune.codecs.vision import Layout, Shown, Vision
 from ptune.errors import BackboneError, DataError
 
 _SIZES: tuple[Size, ...] = ((64, 48), (40, 200), (300, 300), (1000, 700))
@@ -32,15 +32,16 @@ class _Asked:
     """What a processor makes of a prompt that is nothing but images."""
 
     ids: tuple[int, ...]
-    pixels: NDArray[np.float32]  # [tiles, 3, height, width]
+    pixels: NDArray[np.float32]  # [tiles, 3, height, width], or [patches, numbers]
     inputs: Mapping[str, Any]
 
 
 class Asking:
     """A model's own processor, and pictures to ask it about. Raises: BackboneError, everywhere."""
 
-    def __init__(self, model: str, processor: Any, token: int) -> None:
-        self._model, self._processor, self._token = model, processor, token
+    def __init__(self, model: str, processor: Any, token: int, tower: Any) -> None:
+        """tower: the config of what looks at images."""
+        self._model, self._processor, self._token, self._tower = model, processor, token, tower
         self._text = processor.tokenizer.convert_ids_to_tokens(token)
 
     def vision(self) -> Vision:
@@ -71,12 +72,12 @@ class Asking:
         )
         pixels = np.asarray(made["pixel_values"])
         ids = tuple(map(int, np.asarray(made["input_ids"])[0]))
-        return _Asked(ids, pixels.reshape(-1, *pixels.shape[-3:]), made)
+        return _Asked(ids, pixels if pixels.ndim == 2 else pixels.reshape(-1, *pixels.shape[-3:]), made)
 
     def _rule(self, asked: list[tuple[Image.Image, _Asked]]) -> tuple[Preprocessing, Tiling]:
         """The preprocessing of a tile, and how images are cut, that give the processor's own pixels."""
         processor, reason = self._processor.image_processor, None
-        for tiling in _candidates(processor):
+        for tiling in _candidates(processor, self._tower):
             try:
                 seen = of_processor(processor) if isinstance(tiling, Whole) else of_tiles(processor)
             except BackboneError as error:
@@ -128,7 +129,7 @@ def picture(size: Size) -> Image.Image:
     return Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC)
 
 
-def _candidates(processor: Any) -> Iterator[Tiling]:
+def _candidates(processor: Any, tower: Any) -> Iterator[Tiling]:
     """How a processor could cut images, by what it has settings for."""
     yield Whole()
     fields = processor.to_dict()
@@ -136,24 +137,35 @@ def _candidates(processor: Any) -> Iterator[Tiling]:
     if fields.get("max_image_size") and "longest_edge" in size:
         yield Split(longest=size["longest_edge"], cut=bool(fields.get("do_image_splitting")))
     if fields.get("max_patches"):
-        yield Canvas(fewest=fields.get("min_patches") or 1, most=min(fields["max_patches"], MOST_TILES - 1))
+        yield Canvas(fewest=fields.get("min_patches") or 1, most=min(fields["max_patches"], Canvas.limit - 1))
     if fields.get("image_grid_pinpoints"):
         pinpoints = fields["image_grid_pinpoints"]
         yield Resolutions(resolutions=tuple((int(height), int(width)) for height, width in pinpoints))
+    if fields.get("merge_size") and fields.get("temporal_patch_size"):
+        merge, window = int(fields["merge_size"]), getattr(tower, "window_size", None)
+        yield Patches(
+            fewest=size["shortest_edge"],
+            most=size["longest_edge"],
+            merge=merge,
+            temporal=fields["temporal_patch_size"],
+            window=window and window // merge // fields["patch_size"],
+        )
 
 
 def _same(pixels: NDArray[np.float32], image: Image.Image, seen: Preprocessing, tiling: Tiling) -> bool:
     """Whether a rule gives a processor's pixels, but for rounding."""
-    if tiling.count(tiling.grid(image.size, seen.size[0])) != len(pixels) or pixels.shape[-2:] != seen.size:
-        return False
     own = seen.normalised(np.stack([*tiling.tiles(image, seen)]))
-    return float(np.abs(own - pixels).mean()) <= _CLOSE / min(seen.std)
+    if isinstance(tiling, Patches):
+        own = tiling.patches(own)
+    return own.shape == pixels.shape and float(np.abs(own - pixels).mean()) <= _CLOSE / min(seen.std)
 
 
 def _of_every_grid(tiling: Tiling, edge: int) -> list[tuple[Grid, Size]]:
     """Every grid of tiles, each with a size of images that are cut so."""
     if isinstance(tiling, Whole):
         sizes: list[Size] = [(edge, edge)]
+    elif isinstance(tiling, Patches):
+        sizes = [(8 * edge, 8 * edge)]  # of all grids the same is written, as often as there are rows
     elif isinstance(tiling, Resolutions):
         sizes = [(width, height) for height, width in tiling.resolutions]
     else:
@@ -164,7 +176,7 @@ def _of_every_grid(tiling: Tiling, edge: int) -> list[tuple[Grid, Size]]:
     found: dict[Grid, Size] = {}
     for size in sorted(sizes, key=lambda size: size[0] * size[1]):
         grid = tiling.grid(size, edge)
-        if tiling.count(grid) <= MOST_TILES:
+        if tiling.count(grid) <= tiling.limit:
             found.setdefault(grid, size)
     return [*found.items()]
 

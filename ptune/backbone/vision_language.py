@@ -41,12 +41,13 @@ def auto_class(config: PretrainedConfig) -> Any:
 def why_blind(config: PretrainedConfig) -> str | None:
     """Why a model that sees images is not supported; None if it is, as far as its config says."""
     text = config.get_text_config()
-    if hasattr(MODEL_MAPPING[type(config)], "get_rope_index"):
-        return "gives the tokens of an image positions in two dimensions (M-RoPE)"
+    if in_three_dimensions(config) and hasattr(config.vision_config, "num_position_embeddings"):
+        return "adds what its tower sees to several layers (DeepStack), or stretches its tower's table of positions"
     others = sorted({*config.sub_configs} - {"text_config", "vision_config"})
     if others:
         return f"has a {others[0]} beside its vision_config"
-    if config.is_encoder_decoder or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    alone = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING or in_three_dimensions(config)
+    if config.is_encoder_decoder or not alone:
         return f"has a text model ({text.model_type}) that is no causal language model by itself"
     if getattr(config, "image_token_id", None) is None:
         return "has no token for images in its config"
@@ -67,7 +68,7 @@ def check_sees(spec: Backbone, config: PretrainedConfig) -> None:
             " LLaVA does, or the text model alone"
         )
     wanted = {
-        "quantize": spec.quantize != "none", "stream": spec.stream, "keep_layers": spec.keep_layers, "new_tokens": spec.new_tokens,
+        "quantize": spec.quantize not in ("none", "nf4", "int8"), "stream": spec.stream, "keep_layers": spec.keep_layers, "new_tokens": spec.new_tokens,
     }  # fmt: skip
     for name, value in wanted.items():
         if value:
@@ -76,8 +77,15 @@ def check_sees(spec: Backbone, config: PretrainedConfig) -> None:
             )
 
 
+def in_three_dimensions(config: PretrainedConfig) -> bool:
+    """Whether tokens of images have positions in three dimensions (M-RoPE)."""
+    return sees_images(config) and hasattr(MODEL_MAPPING[type(config)], "get_rope_index")
+
+
 def _both_ways(config: PretrainedConfig) -> bool:
-    """Whether the model's code has a mask for the tokens of an image."""
+    """Whether the model's code has a mask for the tokens of an image. For M-RoPE it also takes which they are, without one."""
+    if in_three_dimensions(config):
+        return False
     forward = inspect.signature(_class_of(config).forward).parameters
     return "token_type_ids" in forward or "mm_token_type_ids" in forward
 
@@ -95,7 +103,7 @@ def vision_of(spec: Backbone, path: str, config: PretrainedConfig, **where: Any)
         raise BackboneError(
             f"the processor of {spec.model} cannot be loaded: {' '.join(str(error).split())}"
         ) from error
-    vision = Asking(spec.model, processor, int(config.image_token_id)).vision()
+    vision = Asking(spec.model, processor, int(config.image_token_id), config.vision_config).vision()
     template = getattr(processor, "chat_template", None)
     return vision, template if isinstance(template, str) else None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ptune.codecs.tiles import Size
+from ptune.codecs.tiles import Grid, Size
 from ptune.codecs.vision import FIRST_ROW, Layout, Placed, Vision
 
 if TYPE_CHECKING:
@@ -49,6 +49,13 @@ class Album:
     def starts(self) -> list[int]:
         """The first row's token of each image, and the token behind the last row."""
         return [*accumulate((rows for _, rows in self._counts), initial=FIRST_ROW)]
+
+    @cached_property
+    def grids(self) -> dict[int, Grid]:
+        """The token of the first row of each image whose rows have positions by their place -> its rows down and across."""
+        if self.vision.axes == 1:
+            return {}
+        return {self.starts[at]: self.layout(at).grid for at in range(len(self))}
 
     def placed(self, image: int) -> Placed:
         """An image as conversations name it."""

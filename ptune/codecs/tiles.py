@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ ONE: Grid = (1, 1)
 
 class _Rule(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
+    limit: ClassVar[int] = 64  # tiles of an image, with the whole one
+    stretched: ClassVar[bool] = False  # whether a grid does not say how many rows an image has
 
     def count(self, grid: Grid) -> int:
         """Tiles of an image that is cut like this, with the whole one."""
@@ -145,6 +147,7 @@ class Resolutions(_Rule):
     are left out, so how many there are depends on the image's shape itself.
     """
 
+    stretched: ClassVar[bool] = True
     kind: Literal["resolutions"] = "resolutions"
     resolutions: tuple[tuple[int, int], ...]  # height and width in pixels
 
@@ -200,7 +203,75 @@ class Resolutions(_Rule):
         return max(self.resolutions, key=kept)
 
 
-Tiling = Annotated[Whole | Split | Canvas | Resolutions, Field(discriminator="kind")]
+class Patches(_Rule):
+    """Qwen2-VL's and Qwen2.5-VL's: scaled to whole tiles, each of which is one row with a place of its own (M-RoPE).
+
+    The tower looks at all tiles of an image at once, in patches: `merge` times `merge` of them are a tile.
+    """
+
+    limit: ClassVar[int] = 4096
+    stretched: ClassVar[bool] = True
+    kind: Literal["patches"] = "patches"
+    fewest: int
+    most: int  # pixels of an image as the tower sees it
+    merge: int
+    temporal: int  # times that an image is repeated, where a video has frames
+    window: int | None = (
+        None  # tiles along the edge of a window, of a tower some of whose layers attend within windows
+    )
+
+    def grid(self, size: Size, edge: int) -> Grid:
+        """How an image is cut. edge: of a tile."""
+        width, height = size
+        across, down = round(width / edge), round(height / edge)
+        if down * across * edge * edge > self.most:
+            scale = math.sqrt(width * height / self.most)
+            return max(1, math.floor(height / scale / edge)), max(1, math.floor(width / scale / edge))
+        if down * across * edge * edge < self.fewest:
+            scale = math.sqrt(self.fewest / (width * height))
+            return math.ceil(height * scale / edge), math.ceil(width * scale / edge)
+        return down, across
+
+    def count(self, grid: Grid) -> int:
+        """Tiles of an image that is cut like this: the whole one is not among them."""
+        return grid[0] * grid[1]
+
+    def tiles(self, image: Image.Image, seen: Preprocessing) -> Iterator[Pixels]:
+        """As `Whole.tiles`."""
+        edge = seen.size[0]
+        down, across = self.grid(image.size, edge)
+        yield from _cut(rescaled(image, (across * edge, down * edge), seen.interpolation), edge)
+
+    def told(self, grid: Grid) -> dict[str, NDArray[np.int64]]:
+        """What the tower is told beside the pixels: the places [patches, 2] of patches, down and across. Of a tower with windows
+        also the order [tiles] in which those have their tiles; then the patch [windows, most] in each cell of a window, whose
+        spare cells repeat its first one, how many patches each window has, and the cell [patches] of each patch."""
+        across = grid[1]
+        tile = np.moveaxis(np.indices(grid), 0, -1).reshape(-1, 1, 2)
+        inside = np.moveaxis(np.indices((self.merge, self.merge)), 0, -1).reshape(1, -1, 2)
+        told = {"places": (tile * self.merge + inside).reshape(-1, 2)}
+        if self.window is None:
+            return told
+        window = tile[:, 0, 0] // self.window * -(-across // self.window) + tile[:, 0, 1] // self.window
+        lengths = np.bincount(window) * self.merge**2
+        first, column = np.cumsum(lengths) - lengths, np.arange(lengths.max())
+        there = column < lengths[:, None]
+        cells = np.where(there, first[:, None] + column, first[:, None])
+        order = np.argsort(window, kind="stable")
+        return {**told, "order": order, "cells": cells, "lengths": lengths, "back": np.flatnonzero(there)}
+
+    def patches(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalised tiles [tiles, 3, edge, edge] as transformers has them: [patches, 3 * temporal * patch * patch]."""
+        count, colours, edge, _ = tiles.shape
+        patch = edge // self.merge
+        split = tiles.reshape(count, colours, self.merge, patch, self.merge, patch).transpose(
+            0, 2, 4, 1, 3, 5
+        )
+        repeated = np.repeat(split[:, :, :, :, None], self.temporal, 4)
+        return repeated.reshape(count * self.merge**2, -1)
+
+
+Tiling = Annotated[Whole | Split | Canvas | Resolutions | Patches, Field(discriminator="kind")]
 
 
 def _without_filling(rows: NDArray[np.int64], size: Size) -> NDArray[np.int64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 
 from ptune.codecs.example import Example
 from ptune.codecs.image import Preprocessing
-from ptune.codecs.tiles import Resolutions, Size, Tiling, Whole
+from ptune.codecs.tiles import Grid, Patches, Resolutions, Size, Tiling, Whole
 from ptune.errors import DataError, TemplateError
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ KINDS = ("image", "image_url")
 """Types of the parts of a message that are images: transformers' and OpenAI's."""
 ROW, SIZE = "first_row", "size"
 """Keys of an image part: the token of its first row, and the image's width and height."""
-MOST_TILES = 64
-"""Of an image, with the whole one."""
+NARROW = 200
+"""How many times as long as wide an image in patches may be."""
 
 
 class Placed(NamedTuple):
@@ -54,14 +55,26 @@ class Shown(BaseModel):
 class Layout:
     """What becomes of an image of one size."""
 
+    tiling: Tiling
+    grid: Grid
     tiles: int
     written: tuple[int, ...]  # tokens in a prompt, with the image's token for each row
     rows: int
-    order: NDArray[np.int64] | None  # [rows], among the rows of all tiles; None: as they come
+    order: NDArray[np.int64] | None = None  # [rows], among the rows of all tiles; None: as they come
 
     def arranged(self, made: Any) -> Any:
         """The rows that a prompt shows, out of those of all tiles [tiles * tile_rows, width]: [rows, width]."""
         return made if self.order is None else made[self.order]
+
+    @property
+    def places(self) -> Grid | None:
+        """Rows down and across, where each has a position by its place (M-RoPE)."""
+        return self.grid if isinstance(self.tiling, Patches) else None
+
+    @cached_property
+    def told(self) -> dict[str, NDArray[np.int64]] | None:
+        """What a tower is told beside the pixels if it looks at all tiles at once; None if it looks at each alone."""
+        return self.tiling.told(self.grid) if isinstance(self.tiling, Patches) else None
 
 
 class Vision(BaseModel):
@@ -76,23 +89,35 @@ class Vision(BaseModel):
     tiled: bool = False  # whether the model takes images as [images, tiles, 3, height, width]
     sized: bool = False  # whether it takes their heights and widths, too
 
+    @property
+    def axes(self) -> int:
+        """Dimensions of a token's position."""
+        return 3 if isinstance(self.tiling, Patches) else 1
+
     def layout(self, size: Size) -> Layout:
         """What becomes of an image of this width and height. Raises: DataError if its shape gives too many tiles."""
-        edge = self.preprocessing.size[0]
-        down, across = self.tiling.grid(size, edge)
-        tiles = self.tiling.count((down, across))
-        runs = next((one.runs for one in self.shown if (one.down, one.across) == (down, across)), None)
-        if runs is None or tiles > MOST_TILES:
+        edge, rule = self.preprocessing.size[0], self.tiling
+        grid = rule.grid(size, edge)
+        tiles, runs = rule.count(grid), self._runs(grid)
+        if isinstance(rule, Patches) and max(size) > NARROW * min(size):
+            raise DataError(f"the image, {size[0]} x {size[1]} pixels, is too long and narrow: crop it")
+        if runs is None or tiles > rule.limit:
             raise DataError(
-                f"the image, {size[0]} x {size[1]} pixels, makes {down} x {across} tiles, which is more than this model was asked"
-                " about: crop it"
+                f"the image, {size[0]} x {size[1]} pixels, makes {grid[0]} x {grid[1]} tiles, and this model takes at most"
+                f" {rule.limit} and no other shapes than it was asked about: crop it, or make it smaller"
             )
-        if isinstance(self.tiling, Resolutions):
-            order = self.tiling.order(size, edge, self.tile_rows)
-            written = [[token] * (len(order) if token == self.token else count) for token, count in runs]
-            return Layout(tiles, tuple(chain(*written)), len(order), order)
-        flat = tuple(chain(*([token] * count for token, count in runs)))
-        return Layout(tiles, flat, flat.count(self.token), None)
+        order = rule.order(size, edge, self.tile_rows) if isinstance(rule, Resolutions) else None
+        rows = tiles * self.tile_rows if order is None else len(order)
+        counts = [rows if rule.stretched and token == self.token else count for token, count in runs]
+        tokens = (token for token, _ in runs)
+        written = chain(*([token] * count for token, count in zip(tokens, counts, strict=True)))
+        return Layout(rule, grid, tiles, tuple(written), rows, order)
+
+    def _runs(self, grid: Grid) -> tuple[tuple[int, int], ...] | None:
+        """What stands in a prompt for an image of a grid; None if the model was not asked."""
+        if isinstance(self.tiling, Patches):
+            return self.shown[0].runs
+        return next((one.runs for one in self.shown if (one.down, one.across) == grid), None)
 
     def tiles(self, image: Image.Image) -> NDArray[np.uint8]:
         """The tiles of an RGB image [tiles, height, width, 3], not normalised. Raises: DataError, as `layout`."""
@@ -102,6 +127,8 @@ class Vision(BaseModel):
     @property
     def most_written(self) -> int:
         """Tokens that an image takes at most."""
+        if isinstance(self.tiling, Patches):
+            return min(self.tiling.limit, self.tiling.most // self.preprocessing.size[0] ** 2)
         return max(sum(count for _, count in one.runs) for one in self.shown)
 
     def prompt(self, ids: Sequence[int], images: Sequence[Placed]) -> list[int]:

@@ -182,7 +182,11 @@ def _by_engine(
 
 def _run(graph: PlainGraph, what: Expected, seen: Seen | None) -> list[Array]:
     """The graph's side of it."""
-    ends = what.ends if seen is None else replace(what.ends, rows={**what.ends.rows, **seen.by_token})
+    ends = (
+        what.ends
+        if seen is None
+        else replace(what.ends, rows={**what.ends.rows, **seen.by_token}, grids=seen.grids)
+    )
     return [graph.logprobs(probe.ids, probe.wanted, what.factors, ends) for probe in what.probes]
 
 

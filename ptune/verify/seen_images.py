@@ -5,15 +5,17 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from transformers import PreTrainedModel
 
-from ptune.backbone.image_rows import rows_of, see
+from ptune.backbone.image_rows import Table, rows_of, see
 from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.tiles import Grid
 from ptune.codecs.vision import FIRST_ROW, Vision, part_of
 from ptune.engine.decoder.images import Picture, Tower
 from ptune.errors import FormatError
@@ -24,26 +26,42 @@ from ptune.verify.torch_side import Probe
 
 FILE = "golden/images.npz"
 DRAWN = ((1.0, 1.0), (1.7, 0.8), (0.6, 1.5), (2.6, 2.2))  # images of our own, in widths and heights of a tile
+WHOLE = 5  # times as large of a model whose tower looks at all tiles at once
 LEAST_TEXTS = 4  # probes without images
 QUESTIONS = ("What is to be seen?", "Describe the colours.", "Is it dark?", "Name two things in it.")
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one side has made of the images: the rows of all, [rows, width]."""
+    """What one side has made of the images, under the numbers that the probes have."""
 
-    rows: Array
-    images: int
+    pictures: tuple[Picture, ...]
+
+    @classmethod
+    def of(cls, images: Album, rows: Array) -> Seen:
+        """rows: of all images, [rows, width]."""
+        starts = [start - FIRST_ROW for start in images.starts]
+        return cls(
+            tuple(
+                Picture(begin + FIRST_ROW, rows[begin:end], images.layout(at).places)
+                for at, (begin, end) in enumerate(pairwise(starts))
+            )
+        )
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """The same for an engine, under the numbers that the probes have."""
-        return (Picture(FIRST_ROW, self.rows),)
+    def rows(self) -> Array:
+        """The rows of all images, [rows, width]."""
+        return np.concatenate([picture.rows for picture in self.pictures])
 
     @property
     def by_token(self) -> dict[int, Array]:
         """The same for a graph: token -> its row [width]."""
         return dict(enumerate(self.rows, FIRST_ROW))
+
+    @property
+    def grids(self) -> dict[int, Grid]:
+        """The first row's token of each picture whose rows have positions by their place -> its rows down and across."""
+        return {one.first: one.places for one in self.pictures if one.places is not None}
 
 
 def vision_of(bundle: Bundle) -> Vision | None:
@@ -86,6 +104,7 @@ def numbered(
 def _drawn(vision: Vision) -> list[Image.Image]:
     """Smooth pictures with some noise, of several shapes."""
     edge, random = max(vision.preprocessing.size), np.random.default_rng(0)
+    edge *= WHOLE if vision.axes > 1 else 1
     pictures = []
     for at, (wide, high) in enumerate(DRAWN):
         width, height = round(wide * edge), round(high * edge)
@@ -123,8 +142,8 @@ def load(bundle: Path, vision: Vision) -> Album:
 def by_torch(model: PreTrainedModel, images: Album) -> Seen:
     """What the model makes of images; from now on its embedding gives that for their tokens."""
     rows = rows_of(model, images, "")
-    see(model, rows)
-    return Seen(rows, len(images))
+    see(model, Table(rows, images.grids))
+    return Seen.of(images, rows)
 
 
 def by_graph(bundle: Bundle, images: Album, threads: int) -> Seen:
@@ -132,8 +151,8 @@ def by_graph(bundle: Bundle, images: Album, threads: int) -> Seen:
     tower = Tower.of(bundle, threads)
     assert tower is not None
     normalised = images.vision.preprocessing.normalised
-    rows = [tower.see(normalised(tiles), layout.order).rows for layout, tiles in images]
-    return Seen(np.concatenate(rows), len(images))
+    rows = [tower.see(normalised(tiles), layout).rows for layout, tiles in images]
+    return Seen.of(images, np.concatenate(rows))
 
 
 def hop(there: Seen, here: Seen) -> Hop:
@@ -141,7 +160,7 @@ def hop(there: Seen, here: Seen) -> Hop:
     error = float(np.linalg.norm(here.rows - there.rows) / max(float(np.linalg.norm(there.rows)), 1e-30))
     return Hop(
         name="torch → ONNX, features of images",
-        prompts=there.images,
+        prompts=len(there.pictures),
         positions=len(there.rows),
         liveness=error,
         limit=f"relative L2 ≤ {IMAGES:g}",

@@ -12,7 +12,7 @@ from support.tiny_images import picture
 from support.tiny_tiles import EDGE, TILED, with_pillow
 from transformers import Idefics3Processor, LlavaNextImageProcessor
 
-from ptune.backbone.image_rows import check_seen, rows_of, see
+from ptune.backbone.image_rows import Table, check_seen, rows_of, see
 from ptune.backbone.load import load, load_codec
 from ptune.codecs.album import Album
 from ptune.codecs.vision import part_of
@@ -31,7 +31,7 @@ def test_logits_of_several_images_of_several_shapes_are_transformers_own(kind: s
     assert vision is not None
     check_seen(model, vision)
     album = Album.of(vision, IMAGES)
-    see(model, rows_of(model, album, ""))
+    see(model, Table(rows_of(model, album, ""), album.grids))
     order = (2, 0, 1)
     content: list[dict[str, Any]] = []
     for at in order:
@@ -60,9 +60,9 @@ def test_another_order_of_rows_is_found_out(kind: str, tmp_path: Path) -> None:
         [loaded.codec.encode_prompt([{"role": "user", "content": [part_of(album.placed(0))]}])]
     )
     with torch.no_grad():
-        see(model, right)
+        see(model, Table(right, album.grids))
         one = model(input_ids=ids).logits
-        see(model, np.ascontiguousarray(right[::-1]))
+        see(model, Table(np.ascontiguousarray(right[::-1]), album.grids))
         other = model(input_ids=ids).logits
     assert float((one - other).abs().max()) > 1e-3 * float(one.abs().max())
 

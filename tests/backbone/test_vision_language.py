@@ -14,7 +14,7 @@ from support.tiny_images import picture
 from support.tiny_vision import ROWS, build
 
 from ptune.backbone.exportable import why_not_exportable
-from ptune.backbone.image_rows import check_seen, rows_of, see, shown
+from ptune.backbone.image_rows import Table, check_seen, rows_of, see, shown
 from ptune.backbone.load import load, load_codec
 from ptune.backbone.vision_language import only_text, sees_images, why_blind
 from ptune.codecs.album import Album
@@ -25,9 +25,7 @@ from ptune.methods.text_part import text_part
 from ptune.planning.model_check import check_model
 
 REFUSED = {
-    "qwen2_vl": (transformers.Qwen2VLConfig, "M-RoPE"),
-    "qwen2_5_vl": (transformers.Qwen2_5_VLConfig, "M-RoPE"),
-    "qwen3_vl": (transformers.Qwen3VLConfig, "M-RoPE"),
+    "qwen3_vl": (transformers.Qwen3VLConfig, "DeepStack"),
     "gemma3": (transformers.Gemma3Config, "bidirectional attention"),
     "paligemma": (transformers.PaliGemmaConfig, "bidirectional attention"),
     "mllama": (transformers.MllamaConfig, "no causal language model by itself"),
@@ -57,7 +55,7 @@ def test_any_decoder_and_tower_in_llavas_way(text: str, tower: str, tmp_path: Pa
     images = [picture(50, 40, seed=1), picture(30, 60, seed=2)]
     pixels = torch.from_numpy(np.stack([vision.preprocessing(one) for one in images]))
     album = Album.of(vision, images)
-    see(model, rows_of(model, album, ""))
+    see(model, Table(rows_of(model, album, "")))
     content: list[dict[str, Any]] = [
         part_of(album.placed(1)),
         {"type": "text", "text": "beside"},
@@ -85,9 +83,9 @@ def test_a_model_that_does_more_with_an_image_is_refused(tmp_path: Path) -> None
     assert loaded.codec.vision is not None
     with pytest.raises(BackboneError, match="does more with an image"):
         check_seen(model, loaded.codec.vision)
-    rows = shown(model)
-    assert rows is not None
-    assert len(rows) == 0
+    table = shown(model)
+    assert table is not None
+    assert len(table.rows) == 0
 
 
 def test_a_processor_that_keeps_the_images_own_size_is_refused(tmp_path: Path) -> None:

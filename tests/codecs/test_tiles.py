@@ -17,7 +17,7 @@ from support.tiny_tiles import TILED, idefics3, with_pillow
 
 from ptune.backbone.load import load_codec
 from ptune.codecs.album import Album
-from ptune.codecs.tiles import Canvas, Split
+from ptune.codecs.tiles import Canvas, Patches, Split
 from ptune.codecs.vision import FIRST_ROW, Vision
 from ptune.config.recipe import Backbone
 from ptune.errors import DataError
@@ -44,10 +44,15 @@ def test_pixels_and_tokens_of_any_shape_are_the_processors_own(kind: str, width:
     theirs = processor(text=[processor.image_token], images=[image], return_tensors="np")
     pixels = np.asarray(theirs["pixel_values"])
     own = vision.preprocessing.normalised(vision.tiles(image))
-    np.testing.assert_allclose(own, pixels.reshape(-1, *pixels.shape[-3:]), atol=1e-5)
     layout = vision.layout(image.size)
-    assert [*layout.written] == np.asarray(theirs["input_ids"])[0].tolist()
     assert layout.tiles == len(own)
+    if isinstance(vision.tiling, Patches):
+        down, across = layout.grid
+        assert np.asarray(theirs["image_grid_thw"]).tolist() == [[1, 2 * down, 2 * across]]
+        np.testing.assert_allclose(vision.tiling.patches(own), pixels, atol=1e-5)
+    else:
+        np.testing.assert_allclose(own, pixels.reshape(-1, *pixels.shape[-3:]), atol=1e-5)
+    assert [*layout.written] == np.asarray(theirs["input_ids"])[0].tolist()
     assert layout.rows == layout.written.count(vision.token)
 
 
@@ -65,7 +70,9 @@ def test_an_image_that_is_not_to_be_cut_is_one_tile(tmp_path: Path) -> None:
 def test_a_shape_that_makes_too_many_tiles_is_refused() -> None:
     vision, _ = made("internvl")
     wider = vision.model_copy(update={"tiling": Canvas(fewest=1, most=12)})
-    with pytest.raises(DataError, match=r"1000 x 100 pixels, makes 1 x 10 tiles.*crop it"):
+    with pytest.raises(
+        DataError, match=r"1000 x 100 pixels, makes 1 x 10 tiles.*crop it, or make it smaller"
+    ):
         wider.tiles(Image.new("RGB", (1000, 100)))
 
 
@@ -89,3 +96,25 @@ def test_rows_of_an_album_are_numbered_one_image_behind_the_other() -> None:
     np.testing.assert_array_equal(some.tiles_of(0), vision.tiles(images[2]))
     np.testing.assert_array_equal(some.tiles_of(1), vision.tiles(images[0]))
     assert some.placed(1).size == (90, 30)
+
+
+def test_an_image_that_is_too_long_or_has_too_many_tiles_for_a_tower_is_refused() -> None:
+    vision, _ = made("qwen2_vl")
+    with pytest.raises(DataError, match=r"1000 x 3 pixels, is too long and narrow"):
+        vision.tiles(Image.new("RGB", (1000, 3)))
+    assert isinstance(vision.tiling, Patches)
+    without = vision.model_copy(update={"tiling": vision.tiling.model_copy(update={"most": 10**9})})
+    with pytest.raises(DataError, match=r"makes 71 x 71 tiles, and this model takes at most 4096"):
+        without.tiles(Image.new("RGB", (1000, 1000)))
+
+
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 4))
+def test_windows_hold_every_patch_once(down: int, across: int, window: int) -> None:
+    """In the order of windows, patch by patch; spare cells repeat a window's first patch."""
+    told = Patches(fewest=1, most=10**9, merge=2, temporal=2, window=window).told((down, across))
+    patches = 4 * down * across
+    assert sorted(told["order"].tolist()) == [*range(down * across)]
+    assert told["cells"].reshape(-1)[told["back"]].tolist() == [*range(patches)]
+    for cells, length in zip(told["cells"], told["lengths"], strict=True):
+        assert cells[:length].tolist() == [*range(cells[0], cells[0] + length)]
+        assert {*cells[length:].tolist()} <= {cells[0]}

@@ -25,6 +25,6 @@ def test_the_graph_gives_torchs_rows(kind: str, tmp_path: Path) -> None:
     album = Album.of(vision, [picture(90, 30, seed=1), picture(30, 30, seed=2)])
     expected = rows_of(loaded.model, album, "")
     tower = Tower(write_image_features(tmp_path / "bundle", loaded.model, vision), 1)
-    found = [tower.see(vision.preprocessing.normalised(tiles), layout.order).rows for layout, tiles in album]
+    found = [tower.see(vision.preprocessing.normalised(tiles), layout).rows for layout, tiles in album]
     assert len({len(rows) for rows in found}) == 2
     np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-4 * np.abs(expected).max())

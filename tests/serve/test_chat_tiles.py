@@ -75,7 +75,14 @@ def _asked(parts: tuple[Any, ...], shown: Any) -> list[dict[str, Any]]:
     return [{"role": "user", "content": content}]
 
 
-@pytest.fixture(scope="module", params=["idefics3", pytest.param("llava_next", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[
+        "idefics3",
+        "qwen2_vl",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("llava_next", "qwen2_5_vl")),
+    ],
+)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("tiles")
     TILED[request.param](folder / "model")
@@ -126,16 +133,16 @@ def test_answers_are_those_of_transformers_on_pixels(served: Served) -> None:
 
 
 def test_a_second_question_about_an_image_is_served_from_the_cache(served: Served) -> None:
-    engine, image = served.model.engine, picture(80, 35, seed=9)
+    engine, image = served.model.engine, picture(110, 50, seed=9)
     assert engine.tower is not None
     served.tokens(image, "What is it?")
     computed, reused = engine.tower.computed, engine.stats().reused
     assert served.tokens(image, "Who made it?") == served.expected(image, "Who made it?")
     assert engine.tower.computed == computed
-    assert engine.stats().reused - reused > 20
+    assert engine.stats().reused - reused > 25
     reused = engine.stats().reused
-    assert served.tokens(picture(80, 35, seed=10), "Who made it?")
-    assert engine.stats().reused - reused < 20
+    assert served.tokens(picture(110, 50, seed=10), "Who made it?")
+    assert engine.stats().reused - reused < 25
 
 
 def test_usage_counts_the_tokens_of_every_tile(served: Served) -> None:
@@ -145,4 +152,4 @@ def test_usage_counts_the_tokens_of_every_tile(served: Served) -> None:
         asked, alone = (
             served.ask(*parts).json()["usage"]["prompt_tokens"] for parts in ((image, "x"), ("x",))
         )
-        assert asked - alone in (expected, expected + 1)  # the template's line behind it
+        assert expected <= asked - alone <= expected + 3  # with what the template writes around it

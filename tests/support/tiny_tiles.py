@@ -20,6 +20,7 @@ from support.tiny_tokenizers import VOCAB, tokenizer
 from support.tiny_vision import IMAGE, TEMPLATE
 
 EDGE, PATCH = 28, 7  # of a tile
+PAD = "<|image_pad|>"  # Qwen's token for images
 _TOWER: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": EDGE,
     "patch_size": PATCH,
@@ -110,10 +111,70 @@ def internvl(folder: Path) -> Path:
     return _saved(folder, model, processor)
 
 
+def qwen2_vl(folder: Path, *, most: int = 40) -> Path:
+    """Qwen2-VL: a row for each tile, with positions in three dimensions. most: tiles of an image."""
+    text = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}}
+    config = transformers.Qwen2VLConfig(
+        text_config={**_text_of_qwen(), **text},
+        vision_config={
+            "depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "patch_size": PATCH, "mlp_ratio": 2,
+        },
+    )  # fmt: skip
+    return _qwen(folder, transformers.Qwen2VLForConditionalGeneration, config, most)
+
+
+def qwen2_5_vl(folder: Path, *, most: int = 40) -> Path:
+    """Qwen2.5-VL: as Qwen2-VL, and the first of its tower's layers attends within windows of two by two tiles."""
+    text = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [2, 3, 3]}}
+    config = transformers.Qwen2_5_VLConfig(
+        text_config={**_text_of_qwen(), **text},
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 64, "num_heads": 2, "patch_size": PATCH,
+            "window_size": 4 * PATCH, "out_hidden_size": 64, "fullatt_block_indexes": [1],
+        },
+    )  # fmt: skip
+    return _qwen(folder, transformers.Qwen2_5_VLForConditionalGeneration, config, most)
+
+
+def _text_of_qwen() -> dict[str, Any]:
+    made = _text("qwen2")
+    return {
+        key: value
+        for key, value in made.items()
+        if key not in ("model_type", "architectures", "rope_parameters")
+    }
+
+
+def _qwen(folder: Path, kind: Any, config: Any, most: int) -> Path:
+    template = TEMPLATE.replace(IMAGE, f"<|vision_start|>{PAD}<|vision_end|>")
+    words = _words("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", PAD, "<|video_pad|>")
+    words.chat_template = template
+    named = {
+        "image_token_id": PAD,
+        "video_token_id": "<|video_pad|>",
+        "vision_start_token_id": "<|vision_start|>",
+    }
+    for field, token in named.items():
+        setattr(config, field, words.convert_tokens_to_ids(token))
+    tile = (2 * PATCH) ** 2
+    pixels = {"min_pixels": 4 * tile, "max_pixels": most * tile}
+    images = transformers.Qwen2VLImageProcessor(
+        patch_size=PATCH, merge_size=2, temporal_patch_size=2, **pixels
+    )
+    model = _random(kind, config)
+    _loud(model.model.visual.merger)
+    processor = transformers.Qwen2VLProcessor(
+        images, words, transformers.Qwen2VLVideoProcessor(patch_size=PATCH), chat_template=template
+    )
+    return _saved(folder, model, processor)
+
+
 TILED: dict[str, Callable[[Path], Path]] = {
     "idefics3": idefics3,
     "llava_next": llava_next,
     "internvl": internvl,
+    "qwen2_vl": qwen2_vl,
+    "qwen2_5_vl": qwen2_5_vl,
 }
 
 

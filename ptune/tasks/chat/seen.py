@@ -54,10 +54,10 @@ def encoded(
     if tower is None or codec.vision is None:
         raise _refused("this model sees no images: send text alone")
     vision, pictures = codec.vision, dict[int, Picture]()
-    count = 0
+    count = taken = 0
 
     def place(part: Mapping[str, Any]) -> Placed:
-        nonlocal count
+        nonlocal count, taken
         count += 1
         if count > MAX_IMAGES:
             raise _refused(f"more than {MAX_IMAGES} images in one conversation: send fewer")
@@ -66,7 +66,14 @@ def encoded(
             tiles, layout = vision.tiles(image), vision.layout(image.size)
         except DataError as error:
             raise _refused(f"image {count}: {error}") from None
-        picture = tower.see(vision.preprocessing.normalised(tiles), layout.order)
+        taken += len(layout.written)
+        if codec.context is not None and taken >= codec.context:  # before they cost anything
+            raise _refused(
+                f"the images alone take {taken:,} tokens or more, and this model reads {codec.context:,}: send fewer, or smaller"
+                " ones",
+                "context_length_exceeded",
+            )
+        picture = tower.see(vision.preprocessing.normalised(tiles), layout)
         pictures[picture.first] = picture
         return Placed(picture.first, image.size)
 
@@ -74,5 +81,5 @@ def encoded(
     return Prompt(tokens, tuple(pictures.values()))
 
 
-def _refused(reason: str) -> RequestError:
-    return RequestError(f"messages: {reason}", param="messages", code="invalid_value")
+def _refused(reason: str, code: str = "invalid_value") -> RequestError:
+    return RequestError(f"messages: {reason}", param="messages", code=code)
