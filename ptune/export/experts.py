@@ -78,8 +78,9 @@ def grouped_experts(
     out = product(between, "down_proj")
     if self.has_post_expert_norm:
         out = self.post_expert_norm(out)
-    of_tokens = _rows(place, out).reshape(tokens, chosen, -1)
-    return (of_tokens * top_k_weights.unsqueeze(-1)).sum(dim=1).to(hidden_states.dtype)
+    # First choices first: along the first axis onnxruntime adds up in one order, along the second one in an order by their number.
+    by_choice = _rows(place.reshape(tokens, chosen).t().reshape(-1), out).reshape(chosen, tokens, -1)
+    return (by_choice * top_k_weights.t().unsqueeze(-1)).sum(dim=0).to(hidden_states.dtype)
 
 
 def _rows(numbers: Tensor, of: Tensor) -> Tensor:
