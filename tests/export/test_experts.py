@@ -90,7 +90,9 @@ def test_tokens_that_choose_many_experts_have_the_same_bits_in_any_company(
     family: str, chosen: int, tmp_path: Path
 ) -> None:
     """As many as published mixtures choose: onnxruntime adds up five numbers and more in an order that depends on where they lie."""
-    base, _, bundle = tiny_bundle(tmp_path, family, num_experts=12, num_experts_per_tok=chosen, norm_topk_prob=True)
+    base, _, bundle = tiny_bundle(
+        tmp_path, family, num_experts=12, num_experts_per_tok=chosen, norm_topk_prob=True
+    )
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
     for expected, found in zip(said_by_torch(model), said_by(bundle, FP32), strict=True):
         assert np.abs(log_softmax(expected) - log_softmax(found)).max() < 5e-4

@@ -161,6 +161,14 @@ ATTENTIONS: dict[str, Callable[..., PretrainedConfig]] = {  # with something of 
 }  # fmt: skip
 ALL = {**FAMILIES, **MIXTURES, **HYBRIDS, **ATTENTIONS}
 EXPERTS = (*MIXTURES, "gpt_oss", "deepseek_v2")  # decoders that take adapters in attention alone
+# Layers that adapters go beside where not all linear ones can be adapted: peft refuses some of Mamba's, experts are none.
+_ATTENTION = ["q_proj", "v_proj", "o_proj"]
+_ADAPTED = {
+    "qwen3_next": ["in_proj_qkvz", "in_proj_ba", "out_proj", *_ATTENTION],
+    "granitemoehybrid_experts": ["in_proj", "out_proj", *_ATTENTION], "falcon_h1": ["in_proj", "down_proj", *_ATTENTION],
+    "nemotron_h": ["in_proj", "up_proj", *_ATTENTION], "mamba2": ["in_proj"], "mamba": ["in_proj", "x_proj"],
+    "falcon_mamba": ["in_proj", "x_proj"], "jamba": ["in_proj", "x_proj", "out_proj", *_ATTENTION],
+}  # fmt: skip
 
 _ENCODER: dict[str, Any] = {
     "vocab_size": VOCAB, "pad_token_id": 0, "initializer_range": _SPREAD, "hidden_size": 64, "intermediate_size": 128,
@@ -197,6 +205,11 @@ def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> tran
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     finally:
         torch.set_rng_state(state)
+
+
+def adapted(architecture: str) -> str | list[str]:
+    """The `target_modules` of an adapter on all that it can be on."""
+    return _ADAPTED.get(architecture, _ATTENTION if architecture in EXPERTS else "all-linear")
 
 
 def in_four_bits(folder: Path) -> Path:
