@@ -200,6 +200,7 @@ def _grouped(split: onnx_ir.Node) -> Grouped | None:
     return Grouped(split, tuple(products), join) if join.op_type == "Concat" else None
 
 
+_CHOICES = ("TopK", "ArgMax")  # of several experts, or of one after another, as in Phi's mixtures
 _OTHERS = (
     "MatMul",
     "Gemm",
@@ -213,7 +214,7 @@ def chooses_experts(product: onnx_ir.Node) -> bool:
     seen, queue = set[onnx_ir.Node](), [product]
     while queue:
         for after in queue.pop().successors():
-            if after.op_type == "TopK":
+            if after.op_type in _CHOICES:
                 return True
             if after.op_type not in _OTHERS and after not in seen:
                 seen.add(after)
