@@ -93,8 +93,8 @@ def _layers(config: PretrainedConfig) -> str | None:
             f"has {count} of {len(kinds)} layers of kind {named}, and the exported graph computes full and sliding"
             f" attention, and of layers that keep a state only those whose recurrence it has; {INSTEAD}"
         )
-    if getattr(config, "num_mem_blocks", None):
-        return f"has attention in several places with the same weights, which the exported graph has one place for; {INSTEAD}"
+    if "mamba_selective_scan" in code and getattr(config, "n_mamba_heads", None):
+        return f"scans the heads of each layer that keeps a state one by one, and the exported graph has one scan a layer; {INSTEAD}"
     state = next((name for name in _STATE if getattr(config, name, None)), None)
     if state is not None and not kinds:
         return f"has layers that keep a state ({state} {getattr(config, state)}) instead of keys and values; {INSTEAD}"
