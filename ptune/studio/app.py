@@ -14,10 +14,15 @@ from fastapi import FastAPI
 
 from ptune.errors import UsageError
 from ptune.formats.whole_write import write_text
+from ptune.studio import sheet
 from ptune.studio.doors import AskForKey, KnownHosts
+from ptune.studio.downloads import routes
 from ptune.studio.jobs import Job, Jobs
 from ptune.studio.looks import CSS as OWN_CSS
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.tabs.judge import Judge
+from ptune.studio.tabs.serve import Serve
+from ptune.studio.tabs.ship import Ship
 from ptune.studio.workspace import Workspace
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.http.listen import Server, listen, local_names, url_of
@@ -25,7 +30,7 @@ from ptune_serve.ui.security_policy import SecurityPolicy
 from ptune_serve.ui.style import CSS
 from ptune_serve.ui.theme import theme
 
-TABS: tuple[type[Any], ...] = ()
+TABS: tuple[type[Any], ...] = (Judge, Ship, Serve)
 """The tabs, from left to right; each is made with the `Studio`."""
 UPLOAD_LIMIT = "2gb"
 
@@ -82,6 +87,7 @@ def create_page(
         app.add_middleware(AskForKey, keys=keys)
     if hosts:
         app.add_middleware(KnownHosts, names=hosts)
+    app.include_router(routes(workspace))
     page = build(workspace)
     page.queue(default_concurrency_limit=None, api_open=False)
     gr.mount_gradio_app(
@@ -89,7 +95,7 @@ def create_page(
         page,
         path="/",
         theme=theme(),
-        css=CSS + OWN_CSS,
+        css=CSS + OWN_CSS + sheet.CSS,
         footer_links=[],
         run_history=False,
         show_error=False,

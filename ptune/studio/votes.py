@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import random
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -138,7 +137,7 @@ class Ballot:
         waiting = [pair for pair in self.pairs if pair.key not in done and pair.answers[0] != pair.answers[1]]
         if not waiting:
             return None
-        pair = min(waiting, key=lambda one: (random.Random(f"{self.seed} when {one.key}").random(), one.key))
+        pair = min(waiting, key=lambda one: _drawn(f"{self.seed} when {one.key}"))
         return Shown(pair, (0, 1) if self._first_left(pair.key) else (1, 0))
 
     def cast(self, key: str, vote: str) -> Ballot:
@@ -179,7 +178,7 @@ class Ballot:
         )
 
     def _first_left(self, key: str) -> bool:
-        return random.Random(f"{self.seed} left {key}").random() < 0.5
+        return _drawn(f"{self.seed} left {key}")[0] < 128
 
     def _with(self, *votes: tuple[str, str, int, Vote]) -> Ballot:
         changed = replace(self, votes=votes)
@@ -206,8 +205,15 @@ class Ballot:
         except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise FormatError(f"{self.path} is damaged: {error}; move it away to vote anew") from None
         if damaged or sides != self.sides:
-            raise FormatError(f"{self.path} holds other votes, of {' and '.join(sides)}: move it away to vote anew")
+            raise FormatError(
+                f"{self.path} holds other votes, of {' and '.join(sides)}: move it away to vote anew"
+            )
         return replace(self, seed=seed, votes=votes)
+
+
+def _drawn(text: str) -> bytes:
+    """Evenly distributed over texts, and on every machine the same."""
+    return hashlib.sha256(text.encode()).digest()
 
 
 def _vote(value: Any) -> Vote:
@@ -243,7 +249,9 @@ def against_run(run: Run, other: Run) -> tuple[tuple[str, str], list[Pair], Path
 def answers(run: Run) -> dict[str, tuple[str, str]]:
     """Held-out prompts, and what base and tuned model answered to each. Raises: FormatError."""
     if not run.evaluation_path.is_file():
-        raise FormatError(f"{run.folder} has not been evaluated: `ptune evaluate {run.folder}` asks both models")
+        raise FormatError(
+            f"{run.folder} has not been evaluated: `ptune evaluate {run.folder}` asks both models"
+        )
     found = read_json(run.evaluation_path).get("answers") or []
     if not found:
         raise FormatError(f"the evaluation of {run.folder} holds no answers: only generated text is voted on")

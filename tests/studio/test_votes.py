@@ -70,7 +70,8 @@ def test_the_order_is_the_seeds_and_no_side_stands_left_always(tmp_path: Path) -
     many = [Pair(f"prompt {number}", ("one", "other")) for number in range(200)]
     orders = []
     for name in ("a", "b"):
-        ballot, lefts, order = Ballot.open(tmp_path / name, SIDES, many), 0, []
+        ballot, lefts = Ballot.open(tmp_path / name, SIDES, many), 0
+        order: list[str] = []
         while (shown := ballot.next()) is not None and len(order) < 60:
             lefts += shown.sides[0] == 0
             order.append(shown.pair.prompt)
