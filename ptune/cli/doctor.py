@@ -8,6 +8,7 @@ import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from pydantic import Field
 
 from ptune.cli.parse import say_next
 from ptune.cli.train import recipe_in, resolve, with_recipe
@@ -24,6 +25,8 @@ class DoctorOptions(Recipe):
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of tables."""
+    rows: int = Field(default=0, ge=0, le=50)
+    """With --json: so many training rows as the model sees them, token by token, with what it learns of each."""
 
 
 def run(arguments: list[str]) -> int:
@@ -49,8 +52,10 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     console = Console(highlight=False, markup=False, emoji=False)
     examined: Examined = imported(task_of(recipe.task).doctor)(recipe)
     if options.as_json:
+        rows = {"rows": examined.rows(options.rows)} if options.rows and examined.rows is not None else {}
         console.out(
-            json.dumps({**model, **examined.described()}, ensure_ascii=False, indent=2), highlight=False
+            json.dumps({**model, **examined.described(), **rows}, ensure_ascii=False, indent=2),
+            highlight=False,
         )
     else:
         examined.show(console)

@@ -20,6 +20,7 @@ from ptune.studio.downloads import routes
 from ptune.studio.jobs import Job, Jobs
 from ptune.studio.looks import CSS as OWN_CSS
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.tabs.data import Data
 from ptune.studio.tabs.judge import Judge
 from ptune.studio.tabs.serve import Serve
 from ptune.studio.tabs.ship import Ship
@@ -30,7 +31,7 @@ from ptune_serve.ui.security_policy import SecurityPolicy
 from ptune_serve.ui.style import CSS
 from ptune_serve.ui.theme import theme
 
-TABS: tuple[type[Any], ...] = (Judge, Ship, Serve)
+TABS: tuple[type[Any], ...] = (Data, Judge, Ship, Serve)
 """The tabs, from left to right; each is made with the `Studio`."""
 UPLOAD_LIMIT = "2gb"
 

@@ -6,6 +6,7 @@ A process of its own, in a session of its own, so that the job outlives the stud
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -30,7 +31,8 @@ def main() -> int:
         return 0  # another runner has the job
     nice(NICE)
     code = _run(folder, workspace.folder, Jobs(workspace).get(job_id).command)
-    write_json(folder / "ended.json", {"returncode": code, "ended": time.time()})
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    write_json(folder / "ended.json", {"returncode": code, "ended": time.time(), "peak_bytes": peak})
     try:
         Jobs(workspace).advance()
     except PtuneError:
