@@ -31,11 +31,11 @@ def figures(load: Load) -> str:
     if load.cache is not None:
         shown.append(("cache", f"{load.cache:.0%}", "of the KV cache in use"))
     items = "".join(
-        f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small>{escape(below)}</small></dd></div>"
+        f"<div><dt>{escape(name)}</dt><dd>{escape(value)} <small>{escape(below)}</small></dd></div>"
         for name, value, below in shown
         if value != "–"
     )
-    return f'<dl class="tiles">{items}</dl>'
+    return f'<dl class="facts">{items}</dl>'
 
 
 def models(cards: Sequence[Mapping[str, Any]], load: Load) -> str:

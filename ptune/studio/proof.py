@@ -39,8 +39,9 @@ def recorded(place: Path) -> dict[str, tuple[Hop, ...]]:
 
 
 def table(hops: Mapping[str, Sequence[Hop]], title: str) -> str:
-    """The table, as the command prints it. Empty before the first hop."""
-    rows = list(_rows(hops))
+    """The table, as the command prints it, the base first. Empty before the first hop."""
+    own = {name: found for name, found in hops.items() if name != BASE}
+    rows = list(_rows({BASE: hops[BASE], **own} if BASE in hops else own))  # as the command prints it
     return sheet(title, HEADS, rows, words=WORDS) if rows else ""
 
 

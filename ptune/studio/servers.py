@@ -103,9 +103,10 @@ def address(url: str) -> str:
 class Client:
     """Asks one server. Every method raises NoServerError with a sentence where it refuses or does not answer."""
 
-    def __init__(self, url: str, key: str = "", transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
         self.url = address(url)
-        headers = {"authorization": f"Bearer {key.strip()}"} if key.strip() else {}
+        plain = (key or "").strip()  # an empty field of the page is None
+        headers = {"authorization": f"Bearer {plain}"} if plain else {}
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False, transport=transport
         )

@@ -70,28 +70,22 @@ def size(count: float) -> str:
 CSS = """
 .sheet { overflow-x: auto; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); }
 .sheet:focus-visible { outline: 2px solid var(--primary-500); outline-offset: 2px; }
-.sheet table { border-collapse: collapse; width: 100%; font-size: 0.9rem; margin: 0; }
+.sheet table { border-collapse: collapse; width: 100%; font-size: 0.88rem; margin: 0; border: 0 !important; }
+.sheet tr, .sheet tbody, .sheet thead { border: 0 !important; background: transparent !important; }
 .sheet caption { caption-side: top; text-align: left; padding: 0.6rem 0.9rem; font-weight: 600; }
-.sheet th, .sheet td { padding: 0.45rem 0.9rem; border: 0; border-top: 1px solid var(--border-color-primary); vertical-align: top; text-align: left;
+.sheet th, .sheet td { padding: 0.4rem 0.9rem; border: 0 !important; border-top: 1px solid var(--border-color-primary) !important; vertical-align: top; text-align: left;
   background: transparent; color: var(--body-text-color); }
 .sheet thead th { color: var(--body-text-color-subdued); font-weight: 500; white-space: nowrap; }
 .sheet tbody th { font-weight: 500; }
 .sheet .words { min-width: 8rem; overflow-wrap: anywhere; }
 .sheet .figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 .sheet small { display: block; color: var(--body-text-color-subdued); font-size: 0.8rem; font-weight: 400; }
-.sheet .good, .note.good { color: #15803d; }
-.sheet .bad, .note.bad { color: #b42318; font-weight: 600; }
+.sheet .good, .note.good { color: var(--good); }
+.sheet .bad, .note.bad { color: var(--bad); font-weight: 600; }
 .sheet .quiet, .note.quiet { color: var(--body-text-color-subdued); }
-.dark .sheet .good, .dark .note.good { color: #5fd38a; } .dark .sheet .bad, .dark .note.bad { color: #ff8a7a; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: 0.6rem; margin: 0; }
-.tiles > div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.5rem 0.75rem; }
-.tiles dt { color: var(--body-text-color-subdued); font-size: 0.8rem; }
-.tiles dd { margin: 0; font-size: 1.25rem; font-weight: 600; font-variant-numeric: tabular-nums; }
-.tiles dd small { display: block; color: var(--body-text-color-subdued); font-size: 0.75rem; font-weight: 400; min-height: 1em; }
-.answer h3 { font-size: 0.8rem; font-weight: 500; color: var(--body-text-color-subdued); margin: 0 0 0.3rem; }
 .answer p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
-.block.answer, div.answer { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.75rem; }
-#blind-prompt h3 { font-size: 0.8rem; font-weight: 500; color: var(--body-text-color-subdued); margin: 0 0 0.3rem; }
+div.answer { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.75rem; }
+#page .answer h3, #page #blind-prompt h3 { font-size: 0.8rem; font-weight: 500; margin: 0 0 0.3rem; }
 #blind-prompt p { white-space: pre-wrap; overflow-wrap: anywhere; font-weight: 600; margin: 0; }
 iframe.report { width: 100%; height: 70vh; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); background: Canvas; }
 .downloads { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: 0.4rem 1.5rem; }

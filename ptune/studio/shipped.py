@@ -8,9 +8,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from ptune.codecs.seq2seq import FILE as SEQ2SEQ_CODEC
+from ptune.config.chat import Chat
+from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, PtuneError, UsageError
 from ptune.formats.bundle import Bundle
 from ptune.formats.gguf_export import ADAPTER_FILE, MODELFILE, RECORD
+from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.studio.downloads import Kind, gguf_folder, link, own_files, place
 from ptune.studio.proof import hop_log_of
@@ -151,3 +155,22 @@ def places(workspace: Workspace, name: str) -> Sequence[str]:
             continue
         found.append(kind)
     return found
+
+
+def profiles_for(workspace: Workspace, run: str) -> tuple[str, ...]:
+    """The profiles that a run's kind of model can be exported in; `auto` is the fastest here of those that hold their gate.
+
+    Raises: FormatError, RecipeError where the run is damaged.
+    """
+    files = Run(workspace.run(run))
+    if (files.codec_path / SEQ2SEQ_CODEC).is_file():
+        return ("fp32",)
+    recipe = Recipe.load(files.recipe_path)
+    if not isinstance(recipe.task, Chat):
+        return ("fp32", "int8")
+    return ("fp32", "int8", "int4", *(("nf4",) if recipe.backbone.quantize == "nf4" else ()), "auto")
+
+
+def has_gguf(workspace: Workspace, run: str) -> bool:
+    """Whether a run is of a chat model, which llama.cpp may hold. Raises: as `profiles_for`."""
+    return "auto" in profiles_for(workspace, run)

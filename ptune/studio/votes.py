@@ -31,7 +31,11 @@ Vote: TypeAlias = Literal["left", "right", "both", "neither"]
 VOTES: tuple[Vote, ...] = get_args(Vote)
 
 
-@dataclass(frozen=True)
+@dataclassclass NoAnswersError(FormatError):
+    """An evaluation of a model that generates no text."""
+
+
+(frozen=True)
 class Pair:
     """A held-out prompt and what the two sides answer to it, in the order of the sides."""
 
@@ -254,7 +258,7 @@ def answers(run: Run) -> dict[str, tuple[str, str]]:
         )
     found = read_json(run.evaluation_path).get("answers") or []
     if not found:
-        raise FormatError(f"the evaluation of {run.folder} holds no answers: only generated text is voted on")
+        raise NoAnswersError(f"the evaluation of {run.folder} holds no answers: only generated text is voted on")
     return {str(one["prompt"]): (str(one["base"]), str(one["adapter"])) for one in found}
 
 

@@ -9,9 +9,10 @@ import gradio as gr
 
 from ptune.errors import PtuneError
 from ptune.formats.run import Run
+from ptune.studio.finished import finished_runs
 from ptune.studio.sheet import error, note
 from ptune.studio.studio import QUIET, Studio
-from ptune.studio.votes import VOTES, Ballot, Shown, Tally, against_base, against_run
+from ptune.studio.votes import VOTES, Ballot, NoAnswersError, Shown, Tally, against_base, against_run
 
 BEFORE = "its base, before training"
 _BUTTONS = {
@@ -37,14 +38,14 @@ class Blind:
             )
             prompt = gr.HTML(elem_id="blind-prompt")
             with gr.Row(equal_height=True):
-                left = gr.HTML(elem_id="blind-left", elem_classes="answer")
-                right = gr.HTML(elem_id="blind-right", elem_classes="answer")
-            with gr.Row(elem_classes="votes"):
+                left = gr.HTML(elem_id="blind-left")
+                right = gr.HTML(elem_id="blind-right")
+            with gr.Row(elem_classes="doing"):
                 buttons = [
-                    gr.Button(text, elem_id=f"vote-{vote}", interactive=False)
+                    gr.Button(text, elem_id=f"vote-{vote}", size="sm", interactive=False)
                     for vote, text in _BUTTONS.items()
                 ]
-                undo = gr.Button("Take back", elem_id="vote-undo", interactive=False)
+                undo = gr.Button("Take back", elem_id="vote-undo", size="sm", interactive=False)
             told = gr.HTML(elem_id="blind-told")
             with gr.Accordion("Who leads?", open=False, elem_id="blind-result"):
                 result = gr.HTML()
@@ -61,14 +62,14 @@ class Blind:
                         ballot = ballot.take_back()
                     elif key is not None:
                         ballot = ballot.cast(key, vote)
+            except NoAnswersError as problem:
+                return self._nothing(note(str(problem)))
             except PtuneError as problem:
-                return self._nothing(
-                    error(str(problem)) if "has not been evaluated" not in str(problem) else ""
-                )
+                return self._nothing(error(str(problem)))
             return self._nothing("") if ballot is None else self._update(ballot)
 
         def offer(name: str | None, other: str | None) -> Any:
-            names = [one for one in studio.workspace.run_names() if one != name]
+            names = [one for one in finished_runs(studio.workspace) if one != name]
             return gr.update(choices=[BEFORE, *names], value=other if other in names else BEFORE)
 
         menus = [run, against]
@@ -90,6 +91,8 @@ class Blind:
         if name is None:
             return None
         run = Run(self._studio.workspace.run(name))
+        if not run.evaluation_path.is_file():
+            return None
         if other is None or other == BEFORE:
             sides, pairs, path = against_base(run)
         else:
@@ -121,7 +124,7 @@ def _shown(now: Shown | None) -> tuple[str, str, str]:
     if now is None:
         return "", "", ""
     left, right = (
-        f"<h3>{side}</h3><p>{escape(text) or '<i>(nothing)</i>'}</p>"
+        f'<div class="answer"><h3>{side}</h3><p>{escape(text) or "(nothing)"}</p></div>'
         for side, text in (("Left", now.left), ("Right", now.right))
     )
     return f"<h3>Prompt</h3><p>{escape(now.pair.prompt)}</p>", left, right

@@ -14,9 +14,11 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.studio.compared import comparison
 from ptune.studio.evaluated import tables
+from ptune.studio.finished import finished_runs
 from ptune.studio.jobs import Job
 from ptune.studio.proof import last_error
 from ptune.studio.sheet import error, note
+from ptune.studio.shipped import has_gguf
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 from ptune.studio.tabs.blind import Blind
 from ptune.studio.tabs.command import command_line, shows
@@ -30,10 +32,15 @@ class Judge:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         with gr.Tab("Judge", id="judge") as self.tab:
-            with gr.Row(elem_classes="pick"):
+            with gr.Row():
                 self.run = gr.Dropdown([], label="Run", elem_id="judge-run", interactive=True, scale=3)
-                self.evaluate = gr.Button("Evaluate", variant="primary", elem_id="judge-evaluate", scale=1)
-                self.stop = gr.Button("Stop", elem_id="judge-stop", scale=1, visible=False)
+                self.answers = gr.Number(
+                    None, label="Answers to vote on", info="empty: as its recipe says", precision=0, minimum=0,
+                    visible=False, elem_id="judge-answers", scale=1,
+                )  # fmt: skip
+            with gr.Row(elem_classes="doing"):
+                self.evaluate = gr.Button("Evaluate", variant="primary", size="sm", elem_id="judge-evaluate")
+                self.stop = gr.Button("Stop", size="sm", elem_id="judge-stop", visible=False)
             command = command_line()
             state = gr.HTML(elem_id="judge-state")
             found = gr.HTML(elem_id="judge-figures")
@@ -46,50 +53,57 @@ class Judge:
                     elem_id="judge-runs",
                     interactive=True,
                 )
-                compare = gr.Button("Compare", elem_id="judge-do-compare")
+                with gr.Row(elem_classes="doing"):
+                    compare = gr.Button("Compare", size="sm", elem_id="judge-do-compare")
                 compare_command = command_line()
                 compared = gr.HTML(elem_id="judge-compared")
             with gr.Accordion("Report", open=False, elem_id="judge-report"):
                 report = gr.HTML()
         known, measured = gr.State(None), gr.State(None)
         again = gr.Timer(LOOK_AGAIN_S)
-        shown = [self.run, others, self.evaluate, self.stop, state, found, report, command, known, measured]
+        shown = [
+            self.run, others, self.answers, self.evaluate, self.stop, state, found, report, command, known, measured,
+        ]  # fmt: skip
 
-        def look(chosen: str | None, before: tuple[Any, ...] | None) -> Any:
-            """Reads the files again, and updates the page only if they have changed."""
-            names = studio.workspace.run_names()
+        def look(chosen: str | None, answers: float | None, before: tuple[Any, ...] | None) -> Any:
+            """Reads the files again, and updates what has changed of the page."""
+            names = tuple(finished_runs(studio.workspace))
             run = chosen if chosen in names else next(iter(names), None)
             job = None if run is None else studio.jobs.newest("evaluate", run)
-            now = (tuple(names), run, job, self._stamp(run))
+            now = (names, run, self._stamp(run), job, self._said(job))
             if now == before:
                 return gr.skip()
             busy = job is not None and job.state in ("waiting", "running")
-            return {
-                self.run: gr.update(choices=names, value=run),
-                others: gr.update(choices=names),
+            update: dict[Any, Any] = {
                 self.evaluate: gr.update(interactive=run is not None and not busy),
                 self.stop: gr.update(visible=busy),
                 state: self._state(run, job),
-                found: self._figures(run),
-                report: self._report(run),
-                command: shows(self._command(run) if run else ()),
                 known: now,
-                measured: str(now[-1]),
             }
+            if before is None or now[:2] != before[:2]:
+                update[self.run] = gr.update(choices=list(names), value=run)
+                update[others] = gr.update(choices=list(names))
+                update[self.answers] = gr.update(visible=self._chats(run))
+                update[command] = self._shown_command(run, answers)
+            if before is None or now[:3] != before[:3]:
+                update |= {found: self._figures(run), report: self._report(run), measured: str(now[:3])}
+            return update
 
-        gr.on(
-            [studio.page.load, again.tick, self.tab.select, self.run.input],
-            look,
-            [self.run, known],
-            shown,
-            **QUIET,
-        )
-        self.evaluate.click(self._evaluate, self.run, state, **QUIET).then(
-            look, [self.run, known], shown, **QUIET
-        )
+        looked = ([self.run, self.answers, known], shown)
+        gr.on([studio.page.load, again.tick, self.tab.select, self.run.input], look, *looked, **QUIET)
+        asked = [self.run, self.answers]
+        self.answers.change(self._shown_command, asked, command, **QUIET)
+        self.evaluate.click(self._evaluate, asked, state, **QUIET).then(look, *looked, **QUIET)
         self.stop.click(self._stop, self.run, state, **QUIET)
         measured.change(*self.blind.again, **QUIET)  # other answers to vote on
         compare.click(self._compare, others, [compared, compare_command], **QUIET)
+
+    def _chats(self, run: str | None) -> bool:
+        """Whether a run is of a chat model, whose answers are voted on."""
+        try:
+            return run is not None and has_gguf(self._studio.workspace, run)
+        except PtuneError:
+            return False
 
     def _stamp(self, run: str | None) -> float | None:
         """Changes when there is a new evaluation."""
@@ -99,15 +113,26 @@ class Judge:
             return (self._studio.workspace.run(run) / "evaluation.json").stat().st_mtime
         return None
 
-    def _command(self, run: str) -> tuple[str, ...]:
-        workspace = self._studio.workspace
-        return ("ptune", "evaluate", workspace.shown(workspace.run(run)))
+    def _said(self, job: Job | None) -> str:
+        """The last line of a job that runs."""
+        if job is None or job.state != "running":
+            return ""
+        lines = [line.strip() for line in self._studio.jobs.log(job.id).splitlines() if line.strip()]
+        return lines[-1] if lines else ""
 
-    def _evaluate(self, run: str | None) -> str:
+    def _command(self, run: str, answers: float | None) -> tuple[str, ...]:
+        workspace = self._studio.workspace
+        asked = () if answers is None else ("--answers", str(int(answers)))
+        return ("ptune", "evaluate", workspace.shown(workspace.run(run)), *asked)
+
+    def _shown_command(self, run: str | None, answers: float | None) -> Any:
+        return shows(() if run is None else self._command(run, answers))
+
+    def _evaluate(self, run: str | None, answers: float | None) -> str:
         if run is None:
             return error(NONE_YET)
         try:
-            self._studio.jobs.add("evaluate", run, self._command(run))
+            self._studio.jobs.add("evaluate", run, self._command(run, answers))
         except PtuneError as problem:
             return error(str(problem))
         return note("Evaluating …")
@@ -128,8 +153,7 @@ class Judge:
         if job.state == "waiting":
             return note("Waiting for the job before it.")
         if job.state == "running":
-            lines = [line for line in log.splitlines() if line.strip()]
-            return note(f"Evaluating: {lines[-1] if lines else 'reading the run'}")
+            return note(f"Evaluating: {self._said(job) or 'reading the run'}")
         if job.state == "stopped":
             return note("Stopped before it was measured.")
         return note(last_error(log), "bad")

@@ -20,17 +20,18 @@ class Rollout:
     def __init__(self, studio: Studio, run: gr.Dropdown) -> None:
         self._studio = studio
         with gr.Accordion("Add to a running server", open=False, elem_id="ship-add"):
-            with gr.Row(elem_classes="pick"):
+            with gr.Row():
                 server = gr.Dropdown(
                     [], label="Server", elem_id="add-server", allow_custom_value=True, interactive=True,
                     info="one of this studio's, or an address",
                 )  # fmt: skip
                 key = gr.Textbox(label="Its key of scope admin, if it asks for one", type="password")
                 name = gr.Textbox(label="Name (none: the run's)", elem_id="add-name")
-            add = gr.Button("Add", elem_id="add-do")
+            with gr.Row(elem_classes="doing"):
+                add = gr.Button("Add", elem_id="add-do", size="sm")
             add_command, added = command_line("The same with curl"), gr.HTML(elem_id="add-told")
         with gr.Accordion("Canary: a share of the requests", open=False, elem_id="ship-canary"):
-            with gr.Row(elem_classes="pick"):
+            with gr.Row():
                 alias = gr.Textbox(
                     label="Alias that clients ask for", placeholder="prod", elem_id="canary-alias"
                 )
@@ -40,17 +41,24 @@ class Rollout:
             with gr.Row():
                 decide = gr.Checkbox(label="Users' scores decide")
                 margin = gr.Number(0.05, label="By so much it may be worse", minimum=0, maximum=0.99)
-            with gr.Row(elem_classes="actions"):
-                point = gr.Button("Point the alias", elem_id="canary-do")
-                back = gr.Button("Roll back", elem_id="canary-back")
+            with gr.Row(elem_classes="doing"):
+                point = gr.Button("Point the alias", elem_id="canary-do", size="sm")
+                back = gr.Button("Roll back", elem_id="canary-back", size="sm")
             canary_command, aliases = command_line("The same with curl"), gr.HTML(elem_id="canary-told")
         place = [server, key]
 
-        def offer(chosen: str | None) -> Any:
-            urls = [one.url for one in served(studio.jobs) if one.url]
-            return gr.update(choices=urls, value=chosen or next(iter(urls), None))
+        known = gr.State([])
 
-        gr.on([studio.page.load, gr.Timer(LOOK_AGAIN_S).tick], offer, server, server, **QUIET)
+        def offer(chosen: str | None, before: list[str]) -> Any:
+            """A menu is left alone while what it offers is the same: somebody may be choosing."""
+            urls = [one.url for one in served(studio.jobs) if one.url]
+            if urls == before:
+                return gr.skip(), before
+            kept = chosen if chosen and (chosen in urls or chosen not in before) else next(iter(urls), None)
+            return gr.update(choices=urls, value=kept), urls
+
+        offered = ([server, known], [server, known])
+        gr.on([studio.page.load, gr.Timer(LOOK_AGAIN_S).tick], offer, *offered, **QUIET)
         add.click(self._add, [run, *place, name], [added, add_command], **QUIET)
         pointed = [*place, alias, now, canary, share, decide, margin]
         point.click(self._point, pointed, [aliases, canary_command], **QUIET)

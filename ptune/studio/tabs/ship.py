@@ -9,6 +9,7 @@ import gradio as gr
 from ptune.errors import PtuneError
 from ptune.formats.hop_log import Followed
 from ptune.studio import proof
+from ptune.studio.finished import finished_runs
 from ptune.studio.jobs import Job
 from ptune.studio.proof import last_error
 from ptune.studio.sheet import error, note
@@ -16,8 +17,10 @@ from ptune.studio.shipped import (
     Export,
     downloads,
     export_command,
+    has_gguf,
     places,
     profiles,
+    profiles_for,
     push_command,
     speed_command,
 )
@@ -37,40 +40,42 @@ class Ship:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         with gr.Tab("Ship", id="ship") as self.tab:
-            with gr.Row(elem_classes="pick"):
+            with gr.Row():
                 self.run = gr.Dropdown([], label="Run", elem_id="ship-run", interactive=True, scale=3)
-                form = gr.Radio([BUNDLE, GGUF], value=BUNDLE, label="Export to", elem_id="ship-form", scale=3)
+                form_menu = gr.Radio([BUNDLE, GGUF], value=BUNDLE, label="Export to", elem_id="ship-form", scale=3)
             with gr.Row():
                 wanted = gr.CheckboxGroup(
-                    PROFILES, value=["fp32"], label="Profiles", elem_id="ship-profiles",
+                    ["fp32"], value=["fp32"], label="Profiles", elem_id="ship-profiles",
                     info="int8 and int4 are smaller and faster, and held to fp32's answers; auto takes the fastest here",
                 )  # fmt: skip
                 kind = gr.Dropdown(GGUF_TYPES, value="auto", label="Type of the weights", visible=False)
+            with gr.Row():
                 cache = gr.Checkbox(label="Keys and values in int8, too")
                 merge = gr.Checkbox(label="Merge the adapter into the weights")
                 anyway = gr.Checkbox(label="Even if no better than a baseline")
-            with gr.Row(elem_classes="actions"):
-                export = gr.Button("Export and prove", variant="primary", elem_id="ship-export")
-                stop = gr.Button("Stop", elem_id="ship-stop", visible=False)
+            with gr.Row(elem_classes="doing"):
+                export = gr.Button("Export and prove", variant="primary", elem_id="ship-export", size="sm")
+                stop = gr.Button("Stop", elem_id="ship-stop", size="sm", visible=False)
             command = command_line()
             state = gr.HTML(elem_id="ship-state")
             table = gr.HTML(elem_id="ship-proof")
             sizes = gr.HTML(elem_id="ship-sizes")
-            measure = gr.Button("Measure the speed here", elem_id="ship-measure", visible=False)
+            with gr.Row(elem_classes="doing"):
+                measure = gr.Button("Measure the speed here", elem_id="ship-measure", size="sm", visible=False)
             speed_state = gr.HTML(elem_id="ship-speed")
             files = gr.HTML(elem_id="ship-downloads")
             self.server = StartServer(studio, self.run)
             self.rollout = Rollout(studio, self.run)
             with gr.Accordion("Push to a model hub", open=False, elem_id="ship-push"):
                 self._push()
-        asked = [self.run, form, wanted, kind, cache, merge, anyway]
+        asked = [self.run, form_menu, wanted, kind, cache, merge, anyway]
         known = gr.State(None)
         again = gr.Timer(LOOK_AGAIN_S)
-        shown = [self.run, export, stop, state, table, sizes, measure, speed_state, files, known]
+        shown = [self.run, form_menu, wanted, kind, cache, export, stop, state, table, sizes, measure, speed_state, files, known]
 
         def look(chosen: str | None, form: str, before: tuple[Any, ...] | None) -> Any:
             """Reads the files again, and updates the page only if they have changed."""
-            names = studio.workspace.run_names()
+            names = finished_runs(studio.workspace)
             run = chosen if chosen in names else next(iter(names), None)
             job = None if run is None else self._job(run, form)
             so_far = Followed() if job is None else proof.followed(job, studio.workspace.folder)
@@ -91,6 +96,7 @@ class Ship:
             busy = job is not None and job.state in ("waiting", "running")
             return {
                 self.run: gr.update(choices=names, value=run),
+                **self._offered(run, before, form_menu, wanted, kind, cache),
                 export: gr.update(interactive=run is not None and not busy),
                 stop: gr.update(visible=busy),
                 state: self._state(run, job, so_far),
@@ -102,20 +108,21 @@ class Ship:
                 known: now,
             }
 
-        looked = ([self.run, form, known], shown)
+        looked = ([self.run, form_menu, known], shown)
         gr.on(
-            [studio.page.load, again.tick, self.tab.select, self.run.input, form.input],
+            [studio.page.load, again.tick, self.tab.select, self.run.input, form_menu.input],
             look,
             *looked,
             **QUIET,
         )
-        form.input(
+        form_menu.input(
             lambda form: [gr.update(visible=form == BUNDLE), gr.update(visible=form == GGUF), gr.update(visible=form == BUNDLE)],
-            form, [wanted, kind, cache], **QUIET,
+            form_menu, [wanted, kind, cache], **QUIET,
         )  # fmt: skip
         gr.on([one.change for one in asked], self._command, asked, command, **QUIET)
+        known.change(self._command, asked, command, **QUIET)  # what is there is replaced by --force
         export.click(self._export, asked, state, **QUIET).then(look, *looked, **QUIET)
-        stop.click(self._stop, [self.run, form], state, **QUIET)
+        stop.click(self._stop, [self.run, form_menu], state, **QUIET)
         measure.click(self._measure, self.run, speed_state, **QUIET)
 
     def _push(self) -> None:
@@ -130,13 +137,14 @@ class Ship:
                 "The token is what `hf auth login` or HF_TOKEN says. Without a push nothing leaves this machine."
             )
         )
-        push = gr.Button("Push", elem_id="push-do")
+        with gr.Row(elem_classes="doing"):
+            push = gr.Button("Push", elem_id="push-do", size="sm")
         command, told = command_line(), gr.HTML(elem_id="push-told")
         asked = [self.run, what, repository, public, dry]
 
         def words(run: str | None, what: str, repository: str, public: bool, dry: bool) -> tuple[str, ...]:
             return push_command(
-                self._studio.workspace, what, run or "", repository, public=public, dry_run=dry
+                self._studio.workspace, what, run or "", repository or "", public=public, dry_run=dry
             )
 
         def show(*arguments: Any) -> Any:
@@ -166,6 +174,23 @@ class Ship:
         push.click(start, asked, told, **QUIET)
         gr.Timer(LOOK_AGAIN_S).tick(look, self.run, told, **QUIET)
 
+    def _offered(
+        self, run: str | None, before: tuple[Any, ...] | None, form_menu: Any, wanted: Any, kind: Any, cache: Any
+    ) -> dict[Any, Any]:
+        """What a run's kind of model can be exported to, where another run is looked at than before."""
+        if run is None or (before is not None and before[1] == run):
+            return {}
+        try:
+            offered, gguf = profiles_for(self._studio.workspace, run), has_gguf(self._studio.workspace, run)
+        except PtuneError:
+            return {}
+        return {
+            form_menu: gr.update(choices=[BUNDLE, *([GGUF] if gguf else [])], value=BUNDLE),
+            wanted: gr.update(choices=list(offered), value=["fp32"], visible=True),
+            kind: gr.update(visible=False),
+            cache: gr.update(visible=gguf),
+        }
+
     def _job(self, run: str, form: str) -> Job | None:
         """The newest export of a run to this form."""
         found = [job for job in self._studio.jobs.all() if (job.kind, job.name) == ("export", run)]
@@ -174,7 +199,7 @@ class Ship:
     def _words(
         self, run: str, form: str, wanted: list[str], kind: str, cache: bool, merge: bool, anyway: bool
     ) -> tuple[str, ...]:
-        chosen = tuple(name for name in PROFILES if name in wanted)
+        chosen = ("auto",) if "auto" in wanted else tuple(name for name in PROFILES if name in wanted)
         asked = Export(chosen, cache, merge, anyway, gguf=form == GGUF, gguf_type=kind)
         return export_command(self._studio.workspace, run, asked)
 

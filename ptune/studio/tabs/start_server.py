@@ -23,24 +23,26 @@ class StartServer:
     def __init__(self, studio: Studio, run: gr.Dropdown) -> None:
         self._studio = studio
         with gr.Accordion("Serve", open=True, elem_id="ship-serve"):
-            with gr.Row(elem_classes="pick"):
+            with gr.Row():
                 bundle = gr.Dropdown([], label="Bundle", elem_id="serve-bundle", interactive=True)
                 profile = gr.Dropdown([DEFAULT], value=DEFAULT, label="Profile", interactive=True)
                 port = gr.Number(0, label="Port (0: a free one)", precision=0, minimum=0, maximum=65535)
                 keys = gr.Textbox(label="File of API keys (none: this machine alone)", elem_id="serve-keys")
                 page = gr.Checkbox(True, label="With its chat page")
-            start = gr.Button("Serve", variant="primary", elem_id="serve-start", interactive=False)
+            with gr.Row(elem_classes="doing"):
+                start = gr.Button("Serve", variant="primary", elem_id="serve-start", size="sm", interactive=False)
             command, told = command_line(), gr.HTML(elem_id="serve-told")
         asked = [bundle, profile, port, keys, page]
 
-        def offer(run: str | None, bundle: str | None) -> Any:
+        def offer(run: str | None, bundle: str | None, before: tuple[list[str], str]) -> Any:
+            """What is the same is left alone: somebody may be choosing, or reading an error."""
             names = studio.workspace.bundle_names()
             chosen = bundle if bundle in names else run if run in names else next(iter(names), None)
-            return (
-                gr.update(choices=names, value=chosen),
-                gr.update(interactive=chosen is not None),
-                self._told(chosen),
-            )
+            said = self._told(chosen)
+            same = names == before[0] and chosen == bundle
+            menu = gr.skip() if same else gr.update(choices=names, value=chosen)
+            now = gr.skip() if said == before[1] else said
+            return menu, gr.update(interactive=chosen is not None), now, (names, said)
 
         def follow(run: str | None) -> Any:
             return gr.update(value=run) if run in studio.workspace.bundle_names() else gr.skip()
@@ -52,7 +54,8 @@ class StartServer:
                 graphs = {}
             return gr.update(choices=[DEFAULT, *graphs], value=DEFAULT)
 
-        offered = ([run, bundle], [bundle, start, told])
+        known = gr.State(([], ""))
+        offered = ([run, bundle, known], [bundle, start, told, known])
         gr.on([studio.page.load, gr.Timer(LOOK_AGAIN_S).tick], offer, *offered, **QUIET)
         run.change(follow, run, bundle, **QUIET)
         bundle.change(of_bundle, bundle, profile, **QUIET)
