@@ -22,6 +22,8 @@ from ptune.studio.looks import CSS as OWN_CSS
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 from ptune.studio.tabs.data import Data
 from ptune.studio.tabs.judge import Judge
+from ptune.studio.tabs.recipe import Recipe
+from ptune.studio.tabs.run import Runs
 from ptune.studio.tabs.serve import Serve
 from ptune.studio.tabs.ship import Ship
 from ptune.studio.workspace import Workspace
@@ -31,8 +33,8 @@ from ptune_serve.ui.security_policy import SecurityPolicy
 from ptune_serve.ui.style import CSS
 from ptune_serve.ui.theme import theme
 
-TABS: tuple[type[Any], ...] = (Data, Judge, Ship, Serve)
-"""The tabs, from left to right; each is made with the `Studio`."""
+AFTER_TRAINING: tuple[type[Any], ...] = (Judge, Ship, Serve)
+"""The tabs behind Data, Recipe and Run, from left to right; each is made with the `Studio`."""
 UPLOAD_LIMIT = "2gb"
 
 
@@ -108,11 +110,14 @@ def create_page(
 def build(workspace: Workspace) -> gr.Blocks:
     """The page's components."""
     with gr.Blocks(title="ptune studio", analytics_enabled=False, fill_width=True) as page:
-        studio = Studio(workspace, Jobs(workspace), page)
         head = gr.HTML(elem_id="heading")
-        with gr.Column(elem_id="page"), gr.Tabs(elem_id="tabs"):
-            for tab in TABS:
+        with gr.Column(elem_id="page"), gr.Tabs(elem_id="tabs") as tabs:
+            studio = Studio(workspace, Jobs(workspace), page, tabs)
+            data, recipe, runs = Data(studio), Recipe(studio), Runs(studio)
+            for tab in AFTER_TRAINING:
                 tab(studio)
+        leads(studio, data.chosen, data.ready, recipe)
+        leads(studio, recipe.training, recipe.ready, runs)
         again = gr.Timer(LOOK_AGAIN_S)
 
         def look() -> str:
@@ -121,6 +126,15 @@ def build(workspace: Workspace) -> gr.Blocks:
 
         gr.on([page.load, again.tick], look, None, head, **QUIET)
     return page
+
+
+def leads(studio: Studio, event: Any, ready: gr.State, tab: Any) -> None:
+    """After the event, if it went well, the page goes to a tab, which looks at what there is now."""
+
+    def go(went: bool) -> Any:
+        return gr.update(selected=tab.tab.id) if went else gr.skip()
+
+    event.then(go, ready, studio.tabs, **QUIET).then(tab.look, tab.looks_at, tab.looked, **QUIET)
 
 
 def heading(folder: Path, jobs: list[Job]) -> str:

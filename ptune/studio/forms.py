@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 import yaml
@@ -17,6 +19,7 @@ from ptune.spec import Spec
 
 PARTS = ("train", "method", "task", "data", "backbone", "evaluate", "plan")
 """The parts of a recipe, those first that are changed most."""
+_PLAIN = re.compile(r"[^\s,\[\]{}'\"](?:[^,\n\[\]{}'\"]*[^\s,\[\]{}'\"])?")  # a word of a list that needs no quotes
 
 
 @dataclass(frozen=True)
@@ -99,9 +102,10 @@ def as_text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ", ".join(map(as_text, value))
+        words = [as_text(one) for one in value]
+        return ", ".join(words) if all(_PLAIN.fullmatch(word) for word in words) else _flow([str(one) if isinstance(one, Path) else one for one in value])
     if isinstance(value, dict):
-        return "" if not value else yaml.safe_dump(value, default_flow_style=True, allow_unicode=True).strip()
+        return _flow(value) if value else ""
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
 
 
@@ -144,16 +148,34 @@ def _changed(spec: Spec, changes: Mapping[str, str], prefix: str) -> Spec:
 def _read(text: str, annotation: Any, name: str) -> Any:
     """What pydantic is to make the value of: text, or a list or mapping of texts."""
     plain = _members(annotation)
-    if text in _choices(annotation):
+    if any(get_origin(member) is Literal and text in get_args(member) for member in plain):
         return text
     if any(get_origin(member) is dict or member is dict for member in plain):
         try:
             return yaml.safe_load(text)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):
             raise RecipeError(f"{name}: {text!r} is not of the form {{name: value}}") from None
     if any(get_origin(member) is tuple for member in plain):
-        return tuple(word for part in text.strip("[]()").split(",") if (word := part.strip().strip("'\"")))
+        return tuple(_words(text, name))
     return text
+
+
+def _words(text: str, name: str) -> list[Any]:
+    """The items of a list: YAML in brackets, or words with commas between them. Raises: RecipeError."""
+    if not text.startswith("["):
+        return [word for part in text.split(",") if (word := part.strip())]
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError):
+        value = None
+    if not isinstance(value, list):
+        raise RecipeError(f"{name}: {text!r} is not of the form [one, another]")
+    return value
+
+
+def _flow(value: Any) -> str:
+    """YAML on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**31).strip()
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

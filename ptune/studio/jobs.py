@@ -220,11 +220,14 @@ def _optional(path: Path) -> dict[str, Any] | None:
 
 def _alive(folder: Path) -> bool:
     """Whether the job's command or its runner runs."""
-    for name in ("child.json", "runner.json"):
-        process = _optional(folder / name)
-        if process is not None and runs(process["pid"], process["began"]):
-            return True
-    return False
+    return any(_running(folder / f"{name}.json") is not None for name in ("child", "runner"))
+
+
+def _running(path: Path) -> int | None:
+    """The number of the process that a file names; None if it runs no more, or there is no such file."""
+    process = _optional(path) or {}
+    pid, since = process.get("pid"), process.get("began")
+    return pid if isinstance(pid, int) and runs(pid, since) else None
 
 
 def _last_sign(folder: Path) -> float | None:
@@ -235,7 +238,7 @@ def _last_sign(folder: Path) -> float | None:
 
 def _interrupt(folder: Path) -> None:
     """Sends SIGINT to the job's command and what it has started."""
-    child = _optional(folder / "child.json")
-    if child is not None and runs(child["pid"], child["began"]):
+    child = _running(folder / "child.json")
+    if child is not None:
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(child["pid"], signal.SIGINT)
+            os.killpg(child, signal.SIGINT)

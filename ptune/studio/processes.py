@@ -11,16 +11,22 @@ def began(pid: int) -> str | None:
     """When the process began, as the system tells it, and in which life of the machine; None if it runs no more."""
     if Path("/proc/self/stat").exists():
         return _in_proc(pid)
-    told = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True
-    ).stdout
+    told = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True).stdout
     state, _, since = told.strip().partition(" ")
     return None if not state or state.startswith("Z") else since.strip()
 
 
-def runs(pid: int, since: str) -> bool:
-    """Whether the process that had this number and began then still runs."""
-    return began(pid) == since
+def runs(pid: int, since: str | None) -> bool:
+    """Whether the process that had this number and began then still runs. since: None of one that had ended at once."""
+    return since is not None and began(pid) == since
+
+
+def nice(by: int) -> None:
+    """Lowers this process's priority, where the system lets it."""
+    try:
+        os.nice(by)
+    except OSError:
+        return
 
 
 def _in_proc(pid: int) -> str | None:
@@ -39,11 +45,3 @@ def _boot() -> str:
         return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
-
-
-def nice(by: int) -> None:
-    """Lowers this process's priority, where the system lets it."""
-    try:
-        os.nice(by)
-    except OSError:
-        return

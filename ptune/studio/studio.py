@@ -22,8 +22,10 @@ class Studio:
     """The workspace, its jobs, and the page that is being built.
 
     page: `page.load` is where a tab reads the files for a page that was opened or loaded again.
+    tabs: whose `selected` leads to another tab.
     """
 
     workspace: Workspace
     jobs: Jobs
     page: gr.Blocks
+    tabs: gr.Tabs

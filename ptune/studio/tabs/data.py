@@ -20,6 +20,7 @@ from ptune.studio.tabs.command import command_line, shows
 from ptune_serve.ui.labels import problem, waiting
 
 _INVITATION = "Drop a file, or choose one that is here already."
+_UNCHOSEN = "Choose files, and what the model is to learn."
 
 
 class Data:
@@ -37,9 +38,10 @@ class Data:
                     self._render_meaning()
             with gr.Row(elem_classes="doing"):
                 self._examine = gr.Button("Examine the rows", size="sm", elem_id="examine")
-                self.next = gr.Button(
+                self._next = gr.Button(
                     "Make a recipe of it", variant="primary", size="sm", elem_id="to-recipe"
                 )
+            self.ready = gr.State(False)
             self._command = command_line()
             self._told = gr.HTML(elem_classes="data", elem_id="examined")
         self._connect(studio)
@@ -48,7 +50,8 @@ class Data:
         self._drop = gr.File(
             label="JSONL, CSV, Parquet, text …",
             file_count="multiple",
-            height=150, elem_classes="drop",
+            height=150,
+            elem_classes="drop",
         )
         self._files = gr.Dropdown(
             [], label="Files to train on", info="Or a path on this machine, a folder of images, or hub:OWNER/NAME",
@@ -83,6 +86,7 @@ class Data:
         for column in self._columns:
             column.input(self._keep, [self._files, *meaning], self._look, **QUIET)
         chosen = [self._files, *meaning]
+        self.chosen = self._next.click(self._is_ready, chosen, [self.ready, self._told], **QUIET)
         examining: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
         self._examine.click(self._say, chosen, [self._command, self._told], **QUIET).then(
             self._examined, chosen, self._told, **examining
@@ -139,10 +143,16 @@ class Data:
         }
         return Choice(tuple(files), task, columns)
 
+    def _is_ready(self, files: Sequence[str], task: Word | None, *named: str | None) -> tuple[bool, Any]:
+        if not files or task is None:
+            return False, problem(_UNCHOSEN)
+        save(self._workspace, self._choice(files, task, named))
+        return True, gr.skip()
+
     def _say(self, files: Sequence[str], task: Word | None, *named: str | None) -> tuple[Any, str]:
         """The command, before its answer is there."""
         if not files or task is None:
-            return shows(()), problem("Choose files, and what the model is to learn.")
+            return shows(()), problem(_UNCHOSEN)
         return shows(commands.doctor(self._choice(files, task, named))), waiting("Examining every row …")
 
     def _examined(self, files: Sequence[str], task: Word | None, *named: str | None) -> Any:
