@@ -1,197 +1,230 @@
-"""A new user's way in a real browser, without typing a command: a trained run is judged, exported, served and answers.
+"""A newcomer's whole way in a real browser, without typing a command: data, a recipe, a training, figures and votes, an
+export whose proof fills in, a server, and an answer through it. Of labelled texts, and of conversations.
 
-The studio is killed while the export runs, and started anew: nothing is lost.
+The studio is killed while an export runs, and started anew: nothing is lost.
 """
 
 from __future__ import annotations
 
+import csv
 import json
-import os
 import re
-import shutil
+import signal
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER
-from support.chat_run import trained
+from support.browsing import NEEDS_BROWSER
+from support.classified import encoder, reviews
 from support.fake_chat_model import wait_until
-from support.studio_process import StudioProcess, studio_on
-from support.tiny_models import build
+from support.studio_page import Opened, browser, opened, photographed
+from support.tiny_models import build, conversations, write_jsonl
 
 from ptune.formats.bundle import Bundle
 from ptune.studio.binomial import interval
 from ptune.studio.jobs import Jobs
 from ptune.studio.workspace import Workspace
 
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
-PICTURES = os.environ.get("PTUNE_STUDIO_PICTURES")
-"""A folder for screenshots of each tab; default: none are taken."""
-SHOTS = {"1280": (1280, "light"), "420": (420, "light"), "dark": (1280, "dark"), "420-dark": (420, "dark")}
+VOTES = ("left", "right", "left", "both", "neither")
 
 
 @pytest.fixture
-def studio(tmp_path: Path) -> Iterator[StudioProcess]:
-    build(tmp_path / "model", "llama")
-    (tmp_path / "runs").mkdir()
-    shutil.move(trained(tmp_path).folder, tmp_path / "runs" / "mine")
-    with studio_on(tmp_path) as started:
-        yield started
+def studio(tmp_path: Path) -> Iterator[Opened]:
+    folder = tmp_path / "studio"
+    encoder(folder / "models" / "bert")
+    build(folder / "models" / "llama", "llama")
+    with browser() as chromium, opened(folder, chromium) as page:
+        try:
+            yield page
+        finally:
+            jobs = Jobs(Workspace(folder))
+            for job in jobs.all():
+                jobs.stop(job.id)
+            wait_until(lambda: all(job.state not in ("waiting", "running") for job in jobs.all()))
 
 
-@pytest.fixture
-def page() -> Iterator[Page]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
-        opened = browser.new_page(viewport={"width": 1280, "height": 900}, accept_downloads=True)
-        opened.set_default_timeout(GIVE_UP_MS)
-        yield opened
-        browser.close()
-
-
-def test_from_a_run_to_an_answer(studio: StudioProcess, page: Page) -> None:
-    problems: list[str] = []
-    elsewhere: list[str] = []
-
-    def request_of(url: str) -> None:
-        if not re.match(r"(http://127\.0\.0\.1:\d+/|data:|blob:)", url):
-            elsewhere.append(url)
-
-    page.on("request", lambda request: request_of(request.url))
-    page.on("console", lambda said: problems.append(said.text) if "Security Policy" in said.text else None)
-    opens(page, studio, "Judge")
-    judged(page, studio)
-    picture(page, "judge")
-    exported(page, studio)
-    picture(page, "ship")
-    answered(page)
-    picture(page, "serve")
-    stopped(page, studio)
-    assert elsewhere == []
-    assert problems == []
+def test_from_labelled_texts_to_an_answer(studio: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "tweets.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, ["message", "mood"])
+        writer.writeheader()
+        writer.writerows({"message": row["text"], "mood": row["label"]} for row in reviews(120))
+    trained(studio, path, "tweets", "classify", "models/bert")
+    evaluated(studio, "tweets", "accuracy")
+    figures = studio.text("judge-figures")
+    assert "Slices" in figures
+    assert "rows are wrong" in figures or "No row is wrong" in figures
+    assert "only generated text is voted on" in studio.text("blind")
+    photographed(studio, "judge-labels")
+    exported(studio, "tweets")
+    served(studio, "tweets")
+    studio.box("ask-text").fill("this was a wonderful film")
+    studio.press("Ask")
+    labels = {row["label"] for row in reviews(120)}
+    wait_until(lambda: studio.page.locator("#ask-answer .answer").count() == 1)
+    assert all(re.search(rf"{label} [\d.]+%", studio.text("ask-answer")) for label in labels)
+    stopped(studio)
 
 
-def opens(page: Page, studio: StudioProcess, tab: str) -> None:
-    page.goto(studio.url)
-    page.get_by_role("tab", name=tab, exact=True).click()
+def test_from_conversations_to_an_answer_through_a_kill(studio: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "talk.jsonl"
+    write_jsonl(path, conversations(60))
+    trained(studio, path, "talk", "chat", "models/llama")
+    evaluated(studio, "talk", "loss a token")
+    voted(studio)
+    photographed(studio, "judge")
+    reported(studio)
+    exported(studio, "talk", killed=True)
+    photographed(studio, "ship")
+    measured(studio)
+    downloaded(studio)
+    served(studio, "talk")
+    answered(studio)
+    photographed(studio, "serve")
+    stopped(studio)
 
 
-def judged(page: Page, studio: StudioProcess) -> None:
-    """Evaluated, and voted on; a reload keeps the votes and the pair that is to be voted on."""
-    page.locator("#judge-evaluate").click()
-    figures = page.locator("#judge-figures")
-    figures.get_by_text("loss a token").wait_for()
-    evaluation = json.loads((studio.folder / "runs" / "mine" / "evaluation.json").read_text())
-    assert f"{evaluation['after']['loss']:.3f}" in figures.inner_text()
-    assert page.locator("#judge .command textarea").first.input_value() == "ptune evaluate runs/mine"
-    answers = {(one["base"], one["adapter"]) for one in evaluation["answers"] if one["base"] != one["adapter"]}
+def trained(studio: Opened, data: Path, name: str, task: str, model: str) -> None:
+    studio.open("Data")
+    studio.drop(data)
+    studio.says("look", f"likely for {task}")
+    studio.press("Make a recipe of it")
+    wait_until(lambda: studio.box("name").input_value() == name)
+    studio.choose("model", model)
+    studio.page.get_by_label("quick:").check()
+    studio.says("diff", "preset quick")
+    studio.press("All options")
+    studio.option("train.max_steps", "6")
+    studio.option("data.validation_share", "0.3")
+    studio.press("Train it")
+    studio.says("facts", "finished")
+
+
+def evaluated(studio: Opened, name: str, figure: str) -> None:
+    """By the job's own figures, to the last digit that is shown."""
+    studio.go("Judge")
+    wait_until(lambda: studio.box("judge-run").input_value() == name)
+    studio.press("Evaluate")
+    studio.says("judge-figures", figure)
+    line = studio.page.locator(".command:visible textarea").first.input_value()
+    assert line == f"ptune evaluate runs/{name}"
+    evaluation = evaluation_of(studio, name)
+    value = f"{evaluation['after']['loss']:.3f}" if "after" in evaluation else f"{evaluation['metrics']['accuracy']:.1%}"
+    assert value in studio.text("judge-figures")
+
+
+def evaluation_of(studio: Opened, name: str) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = json.loads((studio.folder / "runs" / name / "evaluation.json").read_text())
+    return found
+
+
+def voted(studio: Opened) -> None:
+    """Counted by whose answers were seen, which the page does not say; a reload keeps the votes and the pair that is next."""
+    pairs = [(one["base"], one["adapter"]) for one in evaluation_of(studio, "talk")["answers"]]  # type: ignore[index]
+    asked = sum(before != after for before, after in pairs)  # type: ignore[misc]
     mine = 0
-    for number, vote in enumerate(("left", "right", "left", "both", "neither"), 1):
-        left, right = (page.locator(f"#blind-{side} p").inner_text() for side in ("left", "right"))
-        prompt = page.locator("#blind-prompt").inner_text()
-        assert "base" not in prompt, "nobody says whose the answers are"
-        order = {one: at for at, one in enumerate(sides_of(studio, left, right))}
-        mine += order.get("mine") == {"left": 0, "right": 1}.get(vote, 2)
-        page.locator(f"#vote-{vote}").click()
-        page.get_by_text(f"{number} of {len(answers)} voted on").wait_for()
-    shown = page.locator("#blind-left p").inner_text()
-    opens(page, studio, "Judge")
-    page.get_by_text(f"5 of {len(answers)} voted on").wait_for()
-    assert page.locator("#blind-left p").inner_text() == shown
-    page.locator("#blind-result button").click()
+    for number, vote in enumerate(VOTES, 1):
+        before, after = whose(studio, pairs)
+        mine += (vote, after) in (("left", "left"), ("right", "right"))
+        assert {before, after} == {"left", "right"}
+        studio.press({"left": "Left is better", "right": "Right is better", "both": "Both are good"}.get(vote, "Neither is"))
+        studio.says("blind-told", f"{number} of {asked} voted on")
+    left = studio.text("blind-left")
+    studio.open("Judge")
+    studio.says("blind-told", f"{len(VOTES)} of {asked} voted on")
+    assert studio.text("blind-left") == left
+    lines = (studio.folder / "runs" / "talk" / "votes" / "base.jsonl").read_text().splitlines()
+    assert len(lines) == 1 + len(VOTES)
     low, high = interval(mine, 3)
-    page.get_by_text(f"mine wins {mine / 3:.0%} [{low:.0%}, {high:.0%}]").wait_for()
-    page.locator("#judge-report button").click()
-    report = page.frame_locator("iframe.report")
+    studio.page.locator("#blind-result button").first.click()
+    studio.says("blind-result", f"talk wins {mine / 3:.0%} [{low:.0%}, {high:.0%}]")
+
+
+def whose(studio: Opened, pairs: list[tuple[str, str]]) -> tuple[str, str]:
+    """On which side the answers before and after training stand, by the evaluation itself."""
+    shown = {side: letters(studio.page.locator(f"#blind-{side} p").inner_text()) for side in ("left", "right")}
+    for before, after in pairs:
+        if {letters(before), letters(after)} == {*shown.values()}:
+            sides = {text: side for side, text in shown.items()}
+            return sides[letters(before)], sides[letters(after)]
+    raise AssertionError(f"no such answers: {shown}")
+
+
+def letters(text: str) -> str:
+    """What a browser draws alike whatever the white space."""
+    return re.sub(r"[^\w]+", "", text)
+
+
+def reported(studio: Opened) -> None:
+    studio.page.locator("#judge-report button").first.click()
+    report = studio.page.frame_locator("iframe.report")
     report.get_by_role("heading", name="Before and after").wait_for()
 
 
-def sides_of(studio: StudioProcess, left: str, right: str) -> tuple[str, str]:
-    """Whose answers these are, by the evaluation itself. The browser may draw white space otherwise than it is written."""
-    evaluation = json.loads((studio.folder / "runs" / "mine" / "evaluation.json").read_text())
-    for one in evaluation["answers"]:
-        pair = plain(one["base"]), plain(one["adapter"])
-        if pair == (plain(left), plain(right)):
-            return "base", "mine"
-        if pair == (plain(right), plain(left)):
-            return "mine", "base"
-    raise AssertionError(f"no such answers: {left!r} and {right!r}")
-
-
-def plain(text: str) -> str:
-    return re.sub(r"[\s\x00-\x1f]+", "", text) or "(nothing)"
-
-
-def exported(page: Page, studio: StudioProcess) -> None:
-    """The table fills in; the studio dies meanwhile, and another shows the same export, its hops and its end."""
-    page.get_by_role("tab", name="Ship", exact=True).click()
-    page.locator("#ship-export").click()
-    rows = page.locator("#ship-proof tbody tr")
+def exported(studio: Opened, name: str, *, killed: bool = False) -> None:
+    """The table fills in; if the studio dies meanwhile, the next one shows the same export, its hops and its end."""
+    studio.go("Ship")
+    wait_until(lambda: studio.box("ship-run").input_value() == name)
+    studio.press("Export and prove")
+    rows = studio.page.locator("#ship-proof tbody tr")
     rows.first.wait_for()
     early = rows.count()
-    studio.kill()
-    studio.again()
-    opens(page, studio, "Ship")
-    page.locator("#ship-state .good").wait_for()
-    bundle = Bundle.open(studio.folder / "bundles" / "mine")
-    hops = [*bundle.manifest.hops, *bundle.adapter("mine").hops]
+    if killed:
+        studio.end(signal.SIGKILL)
+        studio.begin()
+        studio.open("Ship")
+    studio.says("ship-state", "none beyond its limit")
+    bundle = Bundle.open(studio.folder / "bundles" / name)
+    hops = [*bundle.manifest.hops, *bundle.adapter(name).hops]
     assert rows.count() == len(hops) > early
-    for hop in hops:
-        assert hop.name in page.locator("#ship-proof").inner_text()
+    assert all(hop.name in studio.text("ship-proof") for hop in hops)
     [job] = [job for job in Jobs(Workspace(studio.folder)).all() if job.kind == "export"]
     assert (job.state, job.returncode) == ("done", 0)
-    assert page.locator("#ship .command textarea").first.input_value().startswith("ptune export runs/mine --out")
-    assert "fp32" in page.locator("#ship-sizes").inner_text()
-    page.locator("#ship-measure").click()
-    page.locator("#ship-sizes").get_by_text("tokens/s").wait_for()
-    with page.expect_download() as downloading:
-        page.get_by_role("link", name="Adapter in PEFT's format").click()
+    studio.says("ship-sizes", "fp32")
+
+
+def measured(studio: Opened) -> None:
+    studio.press("Measure the speed here")
+    studio.says("ship-sizes", "tokens/s")
+
+
+def downloaded(studio: Opened) -> None:
+    with studio.page.expect_download() as downloading:
+        studio.page.get_by_role("link", name="Adapter in PEFT's format").click()
     with zipfile.ZipFile(downloading.value.path()) as archive:
-        weights = archive.read("mine-adapter/adapter_model.safetensors")
-    assert weights == (studio.folder / "runs" / "mine" / "adapter" / "adapter_model.safetensors").read_bytes()
+        weights = archive.read("talk-adapter/adapter_model.safetensors")
+    assert weights == (studio.folder / "runs" / "talk" / "adapter" / "adapter_model.safetensors").read_bytes()
 
 
-def answered(page: Page) -> None:
-    """Served beside the queue, asked on the page, counted by the server; its own chat page answers, too."""
-    page.locator("#serve-start").click()
-    page.locator("#serve-told .good").wait_for()
-    page.get_by_role("tab", name="Serve", exact=True).click()
-    row = page.locator("#serve-models tbody tr").filter(has_text="mine@")
-    row.wait_for()
-    page.locator("#ask-text textarea").fill("Define: Patience")
-    page.locator("#ask-do").click()
-    page.locator("#ask-answer .answer").wait_for()
-    wait_until(lambda: row.locator("td").nth(1).inner_text() == "1")
-    with page.context.expect_page() as opening:
-        page.get_by_role("link", name="its chat page").click()
-    chat = opening.value
-    chat.locator(".box textarea:visible").fill("Define: Mercy")
-    chat.locator(".box textarea:visible").press("Enter")
-    wait_until(lambda: row.locator("td").nth(1).inner_text() == "2")
-    chat.close()
+def served(studio: Opened, name: str) -> None:
+    studio.go("Ship")
+    studio.page.locator("#serve-start").click()
+    studio.says("serve-told", "Serves at http://127.0.0.1:")
+    studio.go("Serve")
+    studio.says("serve-models", f"{name}@")
+    wait_until(lambda: studio.box("ask-model").input_value() == name)
 
 
-def stopped(page: Page, studio: StudioProcess) -> None:
-    page.locator("#serve-stop").click()
-    page.get_by_text("No server runs here").wait_for()
+def answered(studio: Opened) -> None:
+    """Asked on the page, and on the server's own, to which a link leads; the server counts both."""
+    studio.box("ask-text").fill("Define: Patience")
+    studio.press("Ask")
+    counted = studio.page.locator("#serve-models tbody tr").filter(has_text="talk@").locator("td").nth(1)
+    wait_until(lambda: counted.inner_text() == "1")
+    assert studio.page.locator("#ask-answer .answer").count() == 1
+    with studio.page.context.expect_page() as opening:
+        studio.page.get_by_role("link", name="its chat page").click()
+    box = opening.value.locator(".box textarea:visible")
+    box.fill("Define: Mercy")
+    box.press("Enter")
+    wait_until(lambda: counted.inner_text() == "2")
+    opening.value.close()
+
+
+def stopped(studio: Opened) -> None:
+    studio.press("Stop the server")
+    studio.says("serve-state", "No server runs here")
     [job] = [job for job in Jobs(Workspace(studio.folder)).all() if job.kind == "serve"]
     assert job.state == "stopped"
-
-
-def picture(page: Page, name: str) -> None:
-    """The tab fits every width; with `PTUNE_STUDIO_PICTURES`, screenshots of it."""
-    for label, (width, scheme) in SHOTS.items():
-        page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
-        page.set_viewport_size({"width": width, "height": 900})
-        page.wait_for_function(FITS)
-        if PICTURES is not None:
-            page.screenshot(path=Path(PICTURES) / f"studio-{name}-{label}.png", full_page=True)
-    page.emulate_media(color_scheme="light")
-    page.set_viewport_size({"width": 1280, "height": 900})
