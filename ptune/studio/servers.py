@@ -56,9 +56,8 @@ def serve_command(
     Raises: UsageError for a name that is none.
     """
     workspace = jobs.workspace
-    number = 1 + sum(job.kind == "serve" for job in jobs.all())
+    number = 1 + max((int(job.id) for job in jobs.all()), default=0)
     ready = workspace.own / "servers" / f"{number:05d}.url"
-    ready.parent.mkdir(parents=True, exist_ok=True)
     return (
         "ptune", "serve", workspace.shown(workspace.bundle(bundle)), "--port", str(port), "--adapters-api",
         *(("--profile", profile) if profile else ()),

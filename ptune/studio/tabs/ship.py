@@ -25,6 +25,7 @@ from ptune.studio.shipped import (
     speed_command,
 )
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.tabs.add_to_bundle import AddToBundle
 from ptune.studio.tabs.command import command_line, shows
 from ptune.studio.tabs.rollout import Rollout
 from ptune.studio.tabs.start_server import StartServer
@@ -65,6 +66,7 @@ class Ship:
             speed_state = gr.HTML(elem_id="ship-speed")
             files = gr.HTML(elem_id="ship-downloads")
             self.server = StartServer(studio, self.run)
+            self.beside = AddToBundle(studio, self.run)
             self.rollout = Rollout(studio, self.run)
             with gr.Accordion("Push to a model hub", open=False, elem_id="ship-push"):
                 self._push()
@@ -160,10 +162,10 @@ class Ship:
                 return error(str(problem))
             return note("Pushing …")
 
-        def look(run: str | None) -> str:
+        def look(run: str | None) -> Any:
             job = None if run is None else self._studio.jobs.newest("push", run)
             if job is None:
-                return ""
+                return gr.skip()
             log = self._studio.jobs.log(job.id)
             if job.state == "failed":
                 return note(last_error(log), "bad")
