@@ -59,7 +59,9 @@ def evaluate(
         threads: Threads of onnxruntime; default: all cores.
         columns: Of --task.columns.
     """
-    asked = EvaluationOptions(data, columns or {}, bundle, adapter, parsed(require), reward_model, answers=answers, threads=threads)
+    asked = EvaluationOptions(
+        data, columns or {}, bundle, adapter, parsed(require), reward_model, answers=answers, threads=threads
+    )
     return _closed(*measured(source, asked, out))
 
 
@@ -119,7 +121,9 @@ def _of_bundle(source: Path, asked: EvaluationOptions, out: Path | None) -> tupl
 def _check_answers(answers: int | None, source: Path, task: str) -> None:
     """Raises: UsageError where no answers are kept, or not so many."""
     if answers is not None and task != CHAT:
-        raise UsageError(f"--answers is for chat runs, whose answers are shown side by side; {source} is none")
+        raise UsageError(
+            f"--answers is for chat runs, whose answers are shown side by side; {source} is none"
+        )
     if answers is not None and answers < 0:
         raise UsageError(f"--answers {answers}: take 0 or more")
 

@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from ptune.errors import UsageError
 from ptune.formats.whole_write import write_text
 from ptune.studio import sheet
-from ptune.studio.doors import AskForKey, KnownHosts
+from ptune.studio.doors import AskForKey, KnownHosts, SameOrigin
 from ptune.studio.downloads import routes
 from ptune.studio.jobs import Job, Jobs
 from ptune.studio.looks import CSS as OWN_CSS
@@ -86,6 +86,7 @@ def create_page(
     """The page as an app. keys: one of which visitors need. hosts: by which names alone it answers; empty: any."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(SecurityPolicy)
+    app.add_middleware(SameOrigin)
     if keys:
         app.add_middleware(AskForKey, keys=keys)
     if hosts:

@@ -24,13 +24,29 @@ class KnownHosts:
         self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1")).lower()
-            if host not in self._names:
-                message = f"the studio is not called {host[:80]!r}, but {', '.join(sorted(self._names))}"
-                await PlainTextResponse(message, 403)(scope, receive, send)
-                return
+        host = re.sub(r":\d*$", "", _header(scope, b"host")).lower()
+        if scope["type"] == "http" and host not in self._names:
+            message = f"the studio is not called {host[:80]!r}, but {', '.join(sorted(self._names))}"
+            await PlainTextResponse(message, 403)(scope, receive, send)
+            return
+        await self._app(scope, receive, send)
+
+
+class SameOrigin:
+    """ASGI middleware: refuses what another page asks for, even where the browser would send a login along."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        origin = _header(scope, b"origin")
+        if (
+            scope["type"] == "http"
+            and origin
+            and origin.partition("://")[2].lower() != _header(scope, b"host").lower()
+        ):
+            await PlainTextResponse("the studio answers its own page alone", 403)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -41,7 +57,7 @@ class AskForKey:
         self._app, self._keys = app, keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "lifespan" and not self._opens(dict(scope["headers"])):
+        if scope["type"] != "lifespan" and not self._opens(_header(scope, b"authorization")):
             answer = PlainTextResponse(
                 "The studio needs an API key of scope admin as the password.", 401, _LOGIN
             )
@@ -49,8 +65,8 @@ class AskForKey:
             return
         await self._app(scope, receive, send)
 
-    def _opens(self, headers: dict[bytes, bytes]) -> bool:
-        key = key_in(headers.get(b"authorization", b"").decode("latin-1"))
+    def _opens(self, authorization: str) -> bool:
+        key = key_in(authorization)
         if key is None:
             return False
         try:
@@ -58,3 +74,9 @@ class AskForKey:
         except RequestError:
             return False
         return True
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """A header of a request; empty if there is none."""
+    value: bytes = dict(scope.get("headers", ())).get(name, b"")
+    return value.decode("latin-1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,7 +15,7 @@ from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, UsageError
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 from ptune.studio.choice import Choice
-from ptune.studio.forms import changed, with_method
+from ptune.studio.forms import changed, differences, with_method
 from ptune.studio.workspace import Workspace, checked
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)
@@ -81,9 +81,39 @@ def of_choice(workspace: Workspace, choice: Choice) -> Draft | None:
     if not choice.files or choice.task is None:
         return None
     stem = Path(choice.files[0].rstrip("/")).name.partition(".")[0]
-    plain = "".join(letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in stem)
+    plain = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "_-") else "-" for letter in stem
+    )
     name = free_name(workspace, plain.strip("-") or "mine")
     return Draft(name, choice.files, choice.task, choice.columns)
+
+
+def of_recipe(workspace: Workspace, name: str) -> Draft:
+    """A draft that means what a recipe of the workspace says, under a name that is free.
+
+    Raises: RecipeError if it cannot be read; UsageError for a task that the form does not begin with.
+    """
+    recipe = Recipe.load(workspace.recipe(name))
+    kinds = {word: type(read_recipe(start.recipe).task) for word, start in STARTS.items()}
+    task = next((word for word, kind in kinds.items() if kind is type(recipe.task)), None)
+    if task is None:
+        raise UsageError(
+            f"recipes/{name}.yaml is for {type(recipe.task).__name__}, which has no form: train it on the tab Run, or edit the file."
+        )
+    draft = Draft(
+        free_name(workspace, name),
+        tuple(map(str, recipe.data.files)),
+        task,
+        recipe.task.columns.named,
+        recipe.backbone.model,
+        type(recipe.method).__name__,
+    )
+    changes = {
+        option: value
+        for option, _, value in differences(draft.preset_recipe(), recipe)
+        if option not in ("task.kind", "task.columns", "method.kind")
+    }
+    return replace(draft, changes=changes)
 
 
 def free_name(workspace: Workspace, name: str) -> str:
@@ -118,7 +148,8 @@ def _read(value: Mapping[str, Any]) -> Draft:
     if value["task"] not in STARTS or value["preset"] not in PRESETS:
         raise ValueError("not one of the words")
     texts = {
-        name: {str(key): str(text) for key, text in dict(value[name]).items()} for name in ("columns", "changes")
+        name: {str(key): str(text) for key, text in dict(value[name]).items()}
+        for name in ("columns", "changes")
     }
     return Draft(**{**value, "name": str(value["name"]), "files": tuple(map(str, value["files"])), **texts})
 

@@ -19,7 +19,9 @@ from ptune.spec import Spec
 
 PARTS = ("train", "method", "task", "data", "backbone", "evaluate", "plan")
 """The parts of a recipe, those first that are changed most."""
-_PLAIN = re.compile(r"[^\s,\[\]{}'\"](?:[^,\n\[\]{}'\"]*[^\s,\[\]{}'\"])?")  # a word of a list that needs no quotes
+_PLAIN = re.compile(
+    r"[^\s,\[\]{}'\"](?:[^,\n\[\]{}'\"]*[^\s,\[\]{}'\"])?"
+)  # a word of a list that needs no quotes
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,11 @@ def as_text(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, list | tuple):
         words = [as_text(one) for one in value]
-        return ", ".join(words) if all(_PLAIN.fullmatch(word) for word in words) else _flow([str(one) if isinstance(one, Path) else one for one in value])
+        return (
+            ", ".join(words)
+            if all(_PLAIN.fullmatch(word) for word in words)
+            else _flow([str(one) if isinstance(one, Path) else one for one in value])
+        )
     if isinstance(value, dict):
         return _flow(value) if value else ""
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)

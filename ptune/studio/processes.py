@@ -11,7 +11,9 @@ def began(pid: int) -> str | None:
     """When the process began, as the system tells it, and in which life of the machine; None if it runs no more."""
     if Path("/proc/self/stat").exists():
         return _in_proc(pid)
-    told = subprocess.run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True).stdout
+    told = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True
+    ).stdout
     state, _, since = told.strip().partition(" ")
     return None if not state or state.startswith("Z") else since.strip()
 

@@ -102,7 +102,9 @@ def address(url: str) -> str:
 class Client:
     """Asks one server. Every method raises NoServerError with a sentence where it refuses or does not answer."""
 
-    def __init__(self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self, url: str, key: str | None = None, transport: httpx.BaseTransport | None = None
+    ) -> None:
         self.url = address(url)
         plain = (key or "").strip()  # an empty field of the page is None
         headers = {"authorization": f"Bearer {plain}"} if plain else {}

@@ -179,3 +179,12 @@ def _range(name: str) -> str:
 
 def _size(split: Mapping[str, Any]) -> int:
     return max((value for key in ("rows", "examples") if isinstance(value := split.get(key), int)), default=0)
+
+
+def cleaned(made: Sequence[Mapping[str, Any]]) -> str:
+    """What became of the rows of each file that was copied."""
+    return "".join(
+        f"<p><b>{escape(one['copy'])}</b>: {one['kept']:,} rows; left out: {one['unusable']:,} that cannot be used,"
+        f" {one['copies']:,} copies of others. {escape(one['file'])} stays as it is.</p>"
+        for one in made
+    )

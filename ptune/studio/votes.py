@@ -31,11 +31,11 @@ Vote: TypeAlias = Literal["left", "right", "both", "neither"]
 VOTES: tuple[Vote, ...] = get_args(Vote)
 
 
-@dataclassclass NoAnswersError(FormatError):
+class NoAnswersError(FormatError):
     """An evaluation of a model that generates no text."""
 
 
-(frozen=True)
+@dataclass(frozen=True)
 class Pair:
     """A held-out prompt and what the two sides answer to it, in the order of the sides."""
 

@@ -26,7 +26,10 @@ def _csv(path: Path, rows: list[dict[str, Any]]) -> Path:
 
 
 def test_texts_and_labels_are_known_by_their_values(tmp_path: Path) -> None:
-    rows = [{"when": f"2024-01-{day:02}", "mood": MOODS[day % 2], "message": f"a message, number {day}"} for day in range(1, 29)]
+    rows = [
+        {"when": f"2024-01-{day:02}", "mood": MOODS[day % 2], "message": f"a message, number {day}"}
+        for day in range(1, 29)
+    ]
     found = look_at(_csv(tmp_path / "tweets.csv", rows))
     assert (found.task, found.named) == ("classify", {"text": "message", "label": "mood"})
     assert found.columns == ("when", "mood", "message")
@@ -47,7 +50,10 @@ def test_two_columns_of_labels_are_asked_about(tmp_path: Path) -> None:
 
 
 def test_a_large_file_is_not_read_to_its_end(tmp_path: Path) -> None:
-    path = _csv(tmp_path / "rows.csv", [{"text": f"number {at}", "label": MOODS[at % 2]} for at in range(LOOKED_AT + 5)])
+    path = _csv(
+        tmp_path / "rows.csv",
+        [{"text": f"number {at}", "label": MOODS[at % 2]} for at in range(LOOKED_AT + 5)],
+    )
     found = look_at(path)
     assert (len(found.rows), found.more) == (LOOKED_AT, True)
 
@@ -84,7 +90,14 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, name: str, text: str 
     assert name in str(raised.value)
 
 
-CELL = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=60) | st.lists(st.integers(), max_size=2)
+CELL = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=60)
+    | st.lists(st.integers(), max_size=2)
+)
 
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), CELL), min_size=1, max_size=30))

@@ -18,7 +18,9 @@ from ptune.config.recipe import Backbone, Data, Recipe
 ANSWERS = ("Grüße, 你好 🙂", "plain", "two\nlines")
 
 
-def _seen(recipe: Recipe, folder: Path, capsys: pytest.CaptureFixture[str], count: int = 3) -> list[dict[str, Any]]:
+def _seen(
+    recipe: Recipe, folder: Path, capsys: pytest.CaptureFixture[str], count: int = 3
+) -> list[dict[str, Any]]:
     recipe.save(folder / "recipe.yaml")
     main(["doctor", str(folder / "recipe.yaml"), "--json", "--rows", str(count)])
     rows: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["rows"]
@@ -38,7 +40,9 @@ def test_a_conversation_is_its_template_and_its_answers_are_marked(
     recipe = Recipe(backbone=Backbone(model=str(model)), data=Data(files=(data,), validation=(data,)))
     tokenizer = AutoTokenizer.from_pretrained(model)
     for row, talk in zip(_seen(recipe, tmp_path, capsys), talks, strict=False):
-        assert "".join(text for text, _ in row["tokens"]) == tokenizer.apply_chat_template(talk, tokenize=False)
+        assert "".join(text for text, _ in row["tokens"]) == tokenizer.apply_chat_template(
+            talk, tokenize=False
+        )
         learned = "".join(text for text, mark in row["tokens"] if mark)
         assert learned.startswith(talk[1]["content"])
         assert len(learned) - len(talk[1]["content"]) <= len("<|im_end|>"), "and the end of the turn"
@@ -51,7 +55,9 @@ def test_a_text_has_its_tokens_and_its_label(tmp_path: Path, capsys: pytest.Capt
     texts = reviews(30)
     data = write(tmp_path / "texts.jsonl", texts)
     recipe = Recipe(
-        task=TextClassification(), backbone=Backbone(model=str(model)), data=Data(files=(data,), validation=(data,))
+        task=TextClassification(),
+        backbone=Backbone(model=str(model)),
+        data=Data(files=(data,), validation=(data,)),
     )
     tokenizer = AutoTokenizer.from_pretrained(model)
     for row, text in zip(_seen(recipe, tmp_path, capsys), texts, strict=False):
@@ -65,7 +71,9 @@ def test_words_have_their_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = tagged(30)
     data = write(tmp_path / "words.jsonl", words)
     recipe = Recipe(
-        task=TokenClassification(), backbone=Backbone(model=str(model)), data=Data(files=(data,), validation=(data,))
+        task=TokenClassification(),
+        backbone=Backbone(model=str(model)),
+        data=Data(files=(data,), validation=(data,)),
     )
     for row, tagged_words in zip(_seen(recipe, tmp_path, capsys), words, strict=False):
         marks = [(text, mark) for text, mark in row["tokens"] if mark]

@@ -47,14 +47,21 @@ def test_it_answers_by_this_machines_names_alone(here: FastAPI) -> None:
         refused = client.get("/", headers={"host": "evil.example"})
         assert refused.status_code == 403
         assert "the studio is not called 'evil.example'" in refused.text
-        assert client.post("/gradio_api/queue/join", headers={"host": "evil.example"}, json={}).status_code == 403
+        assert (
+            client.post("/gradio_api/queue/join", headers={"host": "evil.example"}, json={}).status_code
+            == 403
+        )
 
 
-def test_another_pages_script_may_not_read_it(here: FastAPI) -> None:
+@pytest.mark.parametrize("origin", ["https://evil.example", "http://127.0.0.1:9999", "null"])
+def test_another_page_may_neither_read_nor_do_anything(here: FastAPI, origin: str) -> None:
     """Its requests come with the origin of that page."""
     with TestClient(here, base_url="http://127.0.0.1:7870") as client:
-        answer = client.get("/config", headers={"origin": "https://evil.example"})
-        assert answer.headers.get("access-control-allow-origin") not in ("*", "https://evil.example")
+        for path in ("/gradio_api/queue/join", "/gradio_api/upload"):
+            answer = client.post(path, headers={"origin": origin}, json={})
+            assert answer.status_code == 403
+            assert answer.text == "the studio answers its own page alone"
+        assert client.get("/config", headers={"origin": "http://127.0.0.1:7870"}).status_code == 200
 
 
 def test_nothing_may_be_loaded_from_elsewhere(here: FastAPI) -> None:
@@ -81,7 +88,10 @@ def test_a_studio_with_keys_asks_for_an_admins(locked: FastAPI, headers: dict[st
 
 def test_other_machines_need_a_key(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["studio", "--folder", str(tmp_path), "--host", "0.0.0.0", "--port", "0"]) == 2
-    assert "--host 0.0.0.0 lets other machines run commands here: say --api-key-file too" in capsys.readouterr().err
+    assert (
+        "--host 0.0.0.0 lets other machines run commands here: say --api-key-file too"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_file_without_keys_opens_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

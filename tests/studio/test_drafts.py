@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptune.begin.starts import STARTS, Word
+from ptune.config.read_recipe import read_recipe
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError, UsageError
 from ptune.methods.vera import Vera
 from ptune.studio import choice, drafts
 from ptune.studio.choice import Choice
 from ptune.studio.drafts import Draft
+from ptune.studio.forms import changed
 from ptune.studio.workspace import Workspace
 
 TWEETS = Choice(("data/tweets.csv",), "classify", {"text": "message", "label": "mood"})
@@ -39,12 +42,19 @@ def test_a_choice_is_remembered(workspace: Workspace) -> None:
     assert choice.load(workspace) == TWEETS
 
 
-@given(st.recursive(st.none() | st.integers() | st.text(), lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    )
+)
 def test_a_damaged_file_is_no_choice_and_no_draft(value: object) -> None:
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(Path(folder))
         for name in ("chosen.json", "draft.json"):
-            (workspace.own / name).write_text(json.dumps({"files": value, "task": value, "columns": value, "preset": value}))
+            (workspace.own / name).write_text(
+                json.dumps({"files": value, "task": value, "columns": value, "preset": value})
+            )
         assert isinstance(choice.load(workspace), Choice)
         drafts.kept(workspace, TWEETS)
 
@@ -75,17 +85,17 @@ def test_names_are_free_ones(workspace: Workspace) -> None:
 def test_what_others_wrote_is_not_replaced(workspace: Workspace) -> None:
     draft = _draft(workspace)
     draft.write(workspace)
-    changed = replace(draft, changes={"train.lr": "2e-3"})
-    changed.write(workspace)  # the page's own file
+    other = replace(draft, changes={"train.lr": "2e-3"})
+    other.write(workspace)  # the page's own file
     workspace.recipe("tweets").write_text("name: tweets\n# mine\n")
     with pytest.raises(UsageError, match="was written or changed by others: call this one tweets-2"):
         draft.write(workspace)
     workspace.recipe("tweets").unlink()
-    changed.write(workspace)
+    other.write(workspace)
     workspace.run("tweets").mkdir()
     with pytest.raises(UsageError, match="runs/tweets has another recipe: call this one tweets-2"):
         draft.write(workspace)
-    assert changed.write(workspace).is_file(), "the same recipe may be written again"
+    assert other.write(workspace).is_file(), "the same recipe may be written again"
 
 
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden"])
@@ -109,3 +119,22 @@ def test_a_draft_is_kept_for_its_data(workspace: Workspace) -> None:
     other = drafts.kept(workspace, replace(TWEETS, files=("data/other.csv",)))
     assert other is not None
     assert (other.name, other.changes) == ("other", {})
+
+
+@pytest.mark.parametrize("word", STARTS)
+def test_a_recipe_that_is_there_opens_as_it_is(workspace: Workspace, word: Word) -> None:
+    """Whoever wrote it: the form means the same recipe, under another name."""
+    recipe = changed(read_recipe(STARTS[word].recipe), {"train.lr": "1e-5", "data.limit": "7"})
+    recipe.save(workspace.recipe("theirs"))
+    draft = drafts.of_recipe(workspace, "theirs")
+    assert (draft.name, draft.task) == ("theirs-2", word)
+    assert draft.recipe() == recipe.model_copy(update={"name": "theirs-2"})
+
+
+def test_a_recipe_without_a_form_is_a_sentence(workspace: Workspace) -> None:
+    read_recipe("recommend_lora").save(workspace.recipe("items"))
+    with pytest.raises(UsageError, match="is for Recommendation, which has no form"):
+        drafts.of_recipe(workspace, "items")
+    workspace.recipe("bad").write_text("train: {lr: [")
+    with pytest.raises(RecipeError, match="cannot read the recipe"):
+        drafts.of_recipe(workspace, "bad")

@@ -39,14 +39,27 @@ def cells(html: str) -> list[str]:
 
 def test_before_and_after_of_a_chat(tmp_path: Path) -> None:
     found = cells(tables(CHAT, tmp_path))
-    for told in ("before", "before, 8 examples in the prompt", "after", "3.500", "3.100", "2.250 ✓", "52.0% ✓"):
+    for told in (
+        "before",
+        "before, 8 examples in the prompt",
+        "after",
+        "3.500",
+        "3.100",
+        "2.250 ✓",
+        "52.0% ✓",
+    ):
         assert told in found, told
     assert any("40 held-out rows (test)" in told for told in found)
     assert any("loss" in told and "2" in told for told in found), "the requirement that was missed"
 
 
 def test_intervals_of_preferences_and_rewards(tmp_path: Path) -> None:
-    pairs = {"pairs": 9, "base": {"likelier": MEAN}, "tuned": {"likelier": MEAN, "preferred": MEAN}, "by_length": {}}
+    pairs = {
+        "pairs": 9,
+        "base": {"likelier": MEAN},
+        "tuned": {"likelier": MEAN, "preferred": MEAN},
+        "by_length": {},
+    }
     rewards = {"base": {"reward": MEAN}, "tuned": {"reward": MEAN}, "gain": {"reward": MEAN}}
     won = {"adapter": "judge", "prompts": 12, "win_rate": MEAN, "base": 0.1, "tuned": 0.2, "bundle": "b"}
     found = cells(tables({**CHAT, "pairs": pairs, "rewards": rewards, "reward_model": won}, tmp_path))
@@ -64,7 +77,15 @@ def test_sides_slices_and_worst_errors_of_labels(tmp_path: Path) -> None:
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     html = tables(LABELS, tmp_path)
     found = cells(html)
-    for told in ("80.0% ✓", "70.0% to 90.0%", "commonest label", "0.400 ✓", "–", "&lt;bad&gt;", "10.0% to 50.0%"):
+    for told in (
+        "80.0% ✓",
+        "70.0% to 90.0%",
+        "commonest label",
+        "0.400 ✓",
+        "–",
+        "&lt;bad&gt;",
+        "10.0% to 50.0%",
+    ):
         assert told in found, told
     assert "Worst errors: 2 of 3 rows are wrong" in found
     assert html.index("a.csv:4") < html.index("a.csv:2"), "the surest error first"

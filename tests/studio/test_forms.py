@@ -95,7 +95,8 @@ def test_what_is_wrong_is_said_by_name(name: str, text: str, told: str) -> None:
 
 @given(
     name=st.sampled_from([option.name for option in options_of(RECIPE)]),
-    text=st.text(max_size=12) | st.sampled_from(["{", "[", "0", "1", "-1", "nan", "true", "a, b", "{a: 1}", "null"]),
+    text=st.text(max_size=12)
+    | st.sampled_from(["{", "[", "0", "1", "-1", "nan", "true", "a, b", "{a: 1}", "null"]),
 )
 def test_whatever_is_typed_is_a_value_or_a_sentence(name: str, text: str) -> None:
     try:

@@ -177,13 +177,19 @@ def test_only_what_has_ended_can_be_forgotten(jobs: Jobs) -> None:
 
 def test_children_are_nice(jobs: Jobs) -> None:
     job = jobs.add("train", "mine", SLEEPS)
-    assert os.getpriority(os.PRIO_PROCESS, _pid(jobs, job, "child")) >= min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+    assert os.getpriority(os.PRIO_PROCESS, _pid(jobs, job, "child")) >= min(
+        19, os.getpriority(os.PRIO_PROCESS, 0) + 10
+    )
     jobs.stop(job.id)
     wait_until(_is(jobs, job, "stopped"))
 
 
 LIVES = {"pid": os.getpid(), "began": began(os.getpid())}
-DEAD = ({"pid": os.getpid(), "began": "another life"}, {"pid": 2**22 + 1, "began": "1"}, {"pid": os.getpid(), "began": None})
+DEAD = (
+    {"pid": os.getpid(), "began": "another life"},
+    {"pid": 2**22 + 1, "began": "1"},
+    {"pid": os.getpid(), "began": None},
+)
 PROCESS = st.one_of(st.none(), st.just(LIVES), st.sampled_from(DEAD))
 
 

@@ -62,7 +62,10 @@ def test_what_cannot_be_read_is_a_sentence(studio: Opened, tmp_path: Path) -> No
 
 
 def test_chat_data_is_recognised(studio: Opened, tmp_path: Path) -> None:
-    rows = [{"messages": [{"role": "user", "content": f"{at}?"}, {"role": "assistant", "content": "!"}]} for at in range(9)]
+    rows = [
+        {"messages": [{"role": "user", "content": f"{at}?"}, {"role": "assistant", "content": "!"}]}
+        for at in range(9)
+    ]
     path = tmp_path / "talk.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     studio.open("Data")
@@ -87,7 +90,11 @@ def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
     line = dropped.page.locator(".command:visible textarea").last.input_value()
     assert line == "ptune train recipes/tweets.yaml --out runs/tweets"
     recipe = Recipe.load(dropped.folder / "recipes" / "tweets.yaml")
-    assert (recipe.train.lr, recipe.train.max_steps, recipe.data.files) == (2e-3, 20, (Path("data/tweets.csv"),))
+    assert (recipe.train.lr, recipe.train.max_steps, recipe.data.files) == (
+        2e-3,
+        20,
+        (Path("data/tweets.csv"),),
+    )
     dropped.page.reload()
     dropped.go("Recipe")
     dropped.says("diff", "train.lr", "0.002")

@@ -12,8 +12,12 @@ from ptune.formats.hop_log import Followed, hop_log, note_hops, note_stage
 from ptune.studio.jobs import Job
 from ptune.studio.proof import followed, hop_log_of, last_error, state, table
 
-GRAPH = Hop(name="torch → ONNX base", prompts=16, positions=16, max_abs_logprob=1.234e-5, limit="≤ 0.001", passed=True)
-DEAD = Hop(name="(adapter − base)", prompts=16, positions=16, limit="≤ 0.01", passed=False, note="it is <dead>")
+GRAPH = Hop(
+    name="torch → ONNX base", prompts=16, positions=16, max_abs_logprob=1.234e-5, limit="≤ 0.001", passed=True
+)
+DEAD = Hop(
+    name="(adapter − base)", prompts=16, positions=16, limit="≤ 0.01", passed=False, note="it is <dead>"
+)
 OWN = Hop(name="own", prompts=7, positions=7, top1=0.995, limit="≥ 99%", passed=False, form="attention")
 
 
@@ -43,7 +47,9 @@ def test_the_log_of_the_job_is_followed(tmp_path: Path) -> None:
         relative = log.relative_to(tmp_path)
         running = followed(job("running", relative), tmp_path)
         assert running == Followed(("the ONNX graph",), {"base": (GRAPH,)})
-        assert followed(job("waiting", relative), tmp_path) == Followed(), "what is there is of an export before"
+        assert followed(job("waiting", relative), tmp_path) == Followed(), (
+            "what is there is of an export before"
+        )
     assert followed(job("done"), tmp_path) == Followed()
     assert hop_log_of(tmp_path, "mine", gguf=True) != hop_log_of(tmp_path, "mine", gguf=False)
 
@@ -55,7 +61,11 @@ def test_the_log_of_the_job_is_followed(tmp_path: Path) -> None:
         ("running", "", "Now: the engine · 1 hop measured"),
         ("done", "", "1 hop measured, none beyond"),
         ("stopped", "", "Export again"),
-        ("failed", "  the engine\nerror: bundles/mine exists already: choose another --out\n", "exists already: choose"),
+        (
+            "failed",
+            "  the engine\nerror: bundles/mine exists already: choose another --out\n",
+            "exists already: choose",
+        ),
         ("failed", "", "killed"),
     ],
 )

@@ -103,7 +103,9 @@ def test_a_key_and_its_limits() -> None:
 
 def test_keys_of_a_file_are_shown_without_the_keys(tmp_path: Path) -> None:
     file = tmp_path / "keys.toml"
-    file.write_text('[[keys]]\nname = "alice"\nkey = "very-secret"\nadapters = ["sql"]\ntokens_per_minute = 1000\n')
+    file.write_text(
+        '[[keys]]\nname = "alice"\nkey = "very-secret"\nadapters = ["sql"]\ntokens_per_minute = 1000\n'
+    )
     file.chmod(0o600)
     html = keys(file)
     assert "very-secret" not in html

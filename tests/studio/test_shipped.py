@@ -66,12 +66,24 @@ def test_what_is_asked_of_an_export(workspace: Workspace) -> None:
     assert command[:3] == ("ptune", "export", "runs/mine")
     read = understood(export.export, command)
     assert (read["source"], read["out"], read["profiles"]) == ("runs/mine", Path("bundles/mine"), "fp32,int8")
-    assert (read["kv_cache_dtype"], read["merge"], read["force"], read["gguf"]) == ("int8", True, False, False)
+    assert (read["kv_cache_dtype"], read["merge"], read["force"], read["gguf"]) == (
+        "int8",
+        True,
+        False,
+        False,
+    )
     assert read["hop_log"] == Path(".studio/hops/mine.bundle.jsonl")
     workspace.bundle("mine").mkdir()
     assert understood(export.export, export_command(workspace, "mine", Export()))["force"]
-    read = understood(export.export, export_command(workspace, "mine", Export(gguf=True, gguf_type="Q8_0", anyway=True)))
-    assert (read["out"], read["gguf"], read["gguf_type"], read["anyway"]) == (Path("gguf/mine"), True, "Q8_0", True)
+    read = understood(
+        export.export, export_command(workspace, "mine", Export(gguf=True, gguf_type="Q8_0", anyway=True))
+    )
+    assert (read["out"], read["gguf"], read["gguf_type"], read["anyway"]) == (
+        Path("gguf/mine"),
+        True,
+        "Q8_0",
+        True,
+    )
     with pytest.raises(UsageError, match="no profile"):
         export_command(workspace, "mine", Export(()))
 
@@ -79,10 +91,17 @@ def test_what_is_asked_of_an_export(workspace: Workspace) -> None:
 def test_a_server_beside_the_queue(workspace: Workspace) -> None:
     command = serve_command(Jobs(workspace), "mine", profile="int8", port=0, keys=" keys.toml ", page=False)
     read = understood(Serve, command)
-    assert (read["bundle"], read["port"], read["ui"], read["adapters_api"]) == (Path("bundles/mine"), 0, False, True)
+    assert (read["bundle"], read["port"], read["ui"], read["adapters_api"]) == (
+        Path("bundles/mine"),
+        0,
+        False,
+        True,
+    )
     assert (read["api_key_file"], read["engine"].profile) == (Path("keys.toml"), "int8")
     assert read["ready_file"] == Path(".studio/servers/00001.url")
-    read = understood(Serve, serve_command(Jobs(workspace), "mine", profile=None, port=8000, keys="", page=True))
+    read = understood(
+        Serve, serve_command(Jobs(workspace), "mine", profile=None, port=8000, keys="", page=True)
+    )
     assert (read["port"], read["ui"], read["ui_port"], read["api_key_file"]) == (8000, True, 0, None)
 
 
@@ -90,13 +109,22 @@ def test_the_other_commands(workspace: Workspace) -> None:
     read = understood(speed.speed, speed_command(workspace, "mine"))
     assert (read["bundle"], read["out"]) == (Path("bundles/mine"), Path(".studio/speed/mine.json"))
     read = understood(add.add, add_command(workspace, "mine", "other", ""))
-    assert (read["bundle"], read["adapter"], read["name"]) == (Path("bundles/mine"), Path("runs/other"), "other")
+    assert (read["bundle"], read["adapter"], read["name"]) == (
+        Path("bundles/mine"),
+        Path("runs/other"),
+        "other",
+    )
     adapter = workspace.run("mine") / "adapter"
     adapter.mkdir(parents=True)
     (adapter / "adapter_config.json").write_text("{}")
     command = push_command(workspace, "adapter", "mine", " me/mine ", public=False, dry_run=True)
     read = understood(push.push, command)
-    assert (read["place"], read["repository"], read["public"], read["dry_run"]) == (Path("runs/mine"), "me/mine", False, True)
+    assert (read["place"], read["repository"], read["public"], read["dry_run"]) == (
+        Path("runs/mine"),
+        "me/mine",
+        False,
+        True,
+    )
 
 
 @pytest.mark.parametrize("repository", ["", "mine", "me/", "/mine", "a/b/c", "--public/x"])
@@ -177,4 +205,3 @@ def test_what_there_is_to_download(workspace: Workspace) -> None:
     for address in ("bundle/mine", "gguf/mine/base.gguf", "gguf/mine/adapter.gguf", "gguf/mine/Modelfile"):
         assert f'href="studio/download/{address}"' in html
     assert "4.2 MB" in html
-

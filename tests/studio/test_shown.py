@@ -44,7 +44,14 @@ def _safe(html: str) -> bool:
 
 
 EVIL = st.text(max_size=40) | st.sampled_from(
-    ["<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "' onmouseover='x", '" onmouseover="x', "a\nb", "</p>"]
+    [
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "' onmouseover='x",
+        '" onmouseover="x',
+        "a\nb",
+        "</p>",
+    ]
 )
 
 
@@ -52,9 +59,28 @@ EVIL = st.text(max_size=40) | st.sampled_from(
 def test_data_is_text_wherever_it_is_shown(one: str, two: str, three: str) -> None:
     looked = Look(Path("f"), one, (two,), ({two: three},), unreadable=(three,))
     document: dict[str, Any] = {
-        "findings": [{"rule": one, "severity": "error", "place": {"file": two, "line": 3}, "count": 2, "message": three}],
-        "splits": {one: {"rows": 3, "labels": {}}, "train": {"rows": 2, "labels": {two: 1}, "lengths": {"1-2": 3}}},
-        "rows": [{"place": {"file": one, "line": 1}, "tokens": [[two, True], [three, one]], "length": 2, "left_out": 0, "label": two}],
+        "findings": [
+            {
+                "rule": one,
+                "severity": "error",
+                "place": {"file": two, "line": 3},
+                "count": 2,
+                "message": three,
+            }
+        ],
+        "splits": {
+            one: {"rows": 3, "labels": {}},
+            "train": {"rows": 2, "labels": {two: 1}, "lengths": {"1-2": 3}},
+        },
+        "rows": [
+            {
+                "place": {"file": one, "line": 1},
+                "tokens": [[two, True], [three, one]],
+                "length": 2,
+                "left_out": 0,
+                "label": two,
+            }
+        ],
     }
     job = Job("00001", one, two, (three,), "failed", 1.0)
     course = Course(one, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], None, job, False)
@@ -69,10 +95,19 @@ def test_data_is_text_wherever_it_is_shown(one: str, two: str, three: str) -> No
 
 def test_what_was_learned_is_marked() -> None:
     html = shown_data.rows(
-        {"rows": [{"place": {"file": "a", "line": 1}, "tokens": [["Hi", False], ["there", True]], "length": 2, "left_out": 0}]}
+        {
+            "rows": [
+                {
+                    "place": {"file": "a", "line": 1},
+                    "tokens": [["Hi", False], ["there", True]],
+                    "length": 2,
+                    "left_out": 0,
+                }
+            ]
+        }
     )
     assert '<mark class="token learned" title="learned">there</mark>' in html
-    assert '<span class=token>Hi</span>' in html
+    assert "<span class=token>Hi</span>" in html
 
 
 def _record(**fields: Any) -> RunRecord:
@@ -109,7 +144,10 @@ def test_the_state_of_a_run() -> None:
 
 
 def test_several_runs_have_a_colour_each() -> None:
-    courses = [Course(name, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)], None, None, False) for name in "ab"]
+    courses = [
+        Course(name, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)], None, None, False)
+        for name in "ab"
+    ]
     html = plots.charts(courses)
     assert html.index("line-0") < html.index("line-1")
     assert '<span class="key line-1">b</span>' in html

@@ -111,12 +111,18 @@ def evaluated(studio: Opened, name: str, figure: str) -> None:
     line = studio.page.locator(".command:visible textarea").first.input_value()
     assert line == f"ptune evaluate runs/{name}"
     evaluation = evaluation_of(studio, name)
-    value = f"{evaluation['after']['loss']:.3f}" if "after" in evaluation else f"{evaluation['metrics']['accuracy']:.1%}"
+    value = (
+        f"{evaluation['after']['loss']:.3f}"
+        if "after" in evaluation
+        else f"{evaluation['metrics']['accuracy']:.1%}"
+    )
     assert value in studio.text("judge-figures")
 
 
 def evaluation_of(studio: Opened, name: str) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = json.loads((studio.folder / "runs" / name / "evaluation.json").read_text())
+    found: dict[str, dict[str, float]] = json.loads(
+        (studio.folder / "runs" / name / "evaluation.json").read_text()
+    )
     return found
 
 
@@ -129,7 +135,11 @@ def voted(studio: Opened) -> None:
         before, after = whose(studio, pairs)
         mine += (vote, after) in (("left", "left"), ("right", "right"))
         assert {before, after} == {"left", "right"}
-        studio.press({"left": "Left is better", "right": "Right is better", "both": "Both are good"}.get(vote, "Neither is"))
+        studio.press(
+            {"left": "Left is better", "right": "Right is better", "both": "Both are good"}.get(
+                vote, "Neither is"
+            )
+        )
         studio.says("blind-told", f"{number} of {asked} voted on")
     left = studio.text("blind-left")
     studio.open("Judge")
@@ -144,7 +154,9 @@ def voted(studio: Opened) -> None:
 
 def whose(studio: Opened, pairs: list[tuple[str, str]]) -> tuple[str, str]:
     """On which side the answers before and after training stand, by the evaluation itself."""
-    shown = {side: letters(studio.page.locator(f"#blind-{side} p").inner_text()) for side in ("left", "right")}
+    shown = {
+        side: letters(studio.page.locator(f"#blind-{side} p").inner_text()) for side in ("left", "right")
+    }
     for before, after in pairs:
         if {letters(before), letters(after)} == {*shown.values()}:
             sides = {text: side for side, text in shown.items()}

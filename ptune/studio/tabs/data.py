@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Data:
                     self._render_meaning()
             with gr.Row(elem_classes="doing"):
                 self._examine = gr.Button("Examine the rows", size="sm", elem_id="examine")
+                self._clean = gr.Button("Make a clean copy", size="sm", visible=False, elem_id="clean")
                 self._next = gr.Button(
                     "Make a recipe of it", variant="primary", size="sm", elem_id="to-recipe"
                 )
@@ -89,7 +91,15 @@ class Data:
         self.chosen = self._next.click(self._is_ready, chosen, [self.ready, self._told], **QUIET)
         examining: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
         self._examine.click(self._say, chosen, [self._command, self._told], **QUIET).then(
-            self._examined, chosen, self._told, **examining
+            self._examined, chosen, [self._told, self._clean], **examining
+        )
+        self._clean.click(
+            lambda: waiting("Copying the rows that can be used …"), None, self._told, **QUIET
+        ).then(
+            self._cleans,
+            chosen,
+            [self._files, self._look, self._command, self._told, self._clean],
+            **examining,
         )
 
     def _remembered(self) -> list[Any]:
@@ -155,19 +165,37 @@ class Data:
             return shows(()), problem(_UNCHOSEN)
         return shows(commands.doctor(self._choice(files, task, named))), waiting("Examining every row …")
 
-    def _examined(self, files: Sequence[str], task: Word | None, *named: str | None) -> Any:
+    def _examined(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
         if not files or task is None:
-            return gr.skip()
+            return [gr.skip(), gr.skip()]
         command = commands.doctor(self._choice(files, task, named))
         answer = ask(self._workspace, commands.as_json(command, "--rows", str(commands.ROWS)))
         if answer.document is None:
-            return problem(answer.problem)
+            return [problem(answer.problem), gr.update(visible=False)]
         parts: tuple[Callable[[Any], str], ...] = (
             shown_data.findings, shown_data.splits, shown_data.lengths, shown_data.rows
         )  # fmt: skip
         titles = ("What doctor found", "Splits", "", "As the model sees it")
         told = [(title, part(answer.document)) for title, part in zip(titles, parts, strict=True)]
-        return "".join(f"{f'<h2>{title}</h2>' if title else ''}{html}" for title, html in told if html)
+        page = "".join(f"{f'<h2>{title}</h2>' if title else ''}{html}" for title, html in told if html)
+        return [page, gr.update(visible=bool(answer.document.get("findings")))]
+
+    def _cleans(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
+        """Copies without the rows that cannot be used take the place of the files."""
+        if not files or task is None:
+            return [gr.skip(), gr.skip(), shows(()), problem(_UNCHOSEN), gr.skip()]
+        choice = self._choice(files, task, named)
+        command = (*commands.doctor(choice), "--clean", self._workspace.shown(self._workspace.data))
+        answer = ask(self._workspace, commands.as_json(command))
+        if answer.document is None:
+            return [gr.skip(), gr.skip(), shows(command), problem(answer.problem), gr.skip()]
+        made = answer.document["clean"]
+        choice = replace(choice, files=tuple(one["copy"] for one in made))
+        save(self._workspace, choice)
+        return [
+            gr.update(choices=own_data.names(self._workspace), value=list(choice.files)),
+            self._shown(self._looked(choice.files[0]), choice), shows(command), shown_data.cleaned(made), gr.update(visible=False),
+        ]  # fmt: skip
 
     def _looked(self, file: str) -> Look | str:
         """A look at a file, or what is wrong with it."""

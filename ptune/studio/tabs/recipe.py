@@ -19,6 +19,7 @@ from ptune.methods import METHODS
 from ptune.planning.hardware import GPUS
 from ptune.studio import choice, commands, drafts, forms, shown_recipe
 from ptune.studio.ask import ask
+from ptune.studio.choice import Choice
 from ptune.studio.drafts import PRESETS, Draft
 from ptune.studio.models_here import models_here
 from ptune.studio.studio import QUIET, Studio
@@ -50,12 +51,15 @@ class Recipe:
                     self._render_outcome()
         self.looks_at: list[Any] = []
         self.looked = [
-            self._draft, self._form, self._head, self._name, self._preset, self._model, self._method, self._diff, self._write_line,
-            self._train_line,
+            self._draft, self._form, self._head, self._begin, self._name, self._preset, self._model, self._method, self._diff,
+            self._write_line, self._train_line,
         ]  # fmt: skip
         self._connect(studio)
 
     def _render_choices(self) -> None:
+        self._begin = gr.Dropdown(
+            [], label="Begin from a recipe that is here", elem_id="begin-from", value=None
+        )
         self._name = gr.Textbox(
             label="Name",
             info="Names recipes/NAME.yaml, runs/NAME and bundles/NAME",
@@ -90,6 +94,7 @@ class Recipe:
         @gr.render(
             inputs=[self._draft, self._search, self._part],
             triggers=[self._form.change, self._search.input],
+            show_progress="hidden",
         )
         def options(draft: Draft | None, words: str | None, part: str) -> None:
             self._options(draft, words or "", part)
@@ -113,6 +118,7 @@ class Recipe:
     def _connect(self, studio: Studio) -> None:
         studio.page.load(self.look, None, self.looked, **QUIET)
         self.tab.select(self._again, self._draft, self.looked, **QUIET)
+        self._begin.input(self._begins, self._begin, self.looked, **QUIET)
         changing = [self._draft, self._form, self._head, self._diff]
         for component, field in (
             (self._preset, "preset"), (self._model, "model"), (self._method, "method")
@@ -141,20 +147,34 @@ class Recipe:
 
     def look(self) -> list[Any]:
         """The draft for the data that is chosen now."""
-        draft = drafts.kept(self._workspace, choice.load(self._workspace))
-        models = models_here(self._workspace)
+        return self._shown(drafts.kept(self._workspace, choice.load(self._workspace)))
+
+    def _begins(self, name: str | None) -> list[Any]:
+        """Another recipe, under a name of its own; its data is what is chosen now."""
+        if not name:
+            return [gr.skip() for _ in self.looked]
+        try:
+            draft = drafts.of_recipe(self._workspace, name)
+        except PtuneError as error:
+            return [gr.skip() if one is not self._head else problem(str(error)) for one in self.looked]
+        choice.save(self._workspace, Choice(draft.files, draft.task, draft.columns))
+        return self._shown(draft)
+
+    def _shown(self, draft: Draft | None) -> list[Any]:
+        """Values for all that shows a draft, which is kept."""
+        recipes = gr.update(choices=self._workspace.recipe_names(), value=None)
         if draft is None:
             empty = [gr.skip()] * 4
-            return [None, 0, waiting(_NO_DATA), *empty, "", "", *[shows(())]]
+            return [None, 0, waiting(_NO_DATA), recipes, *empty, "", "", shows(())]
         drafts.keep(self._workspace, draft)
         try:
             shown = draft.preset_recipe()
             model, method = shown.backbone.model, type(shown.method).__name__
         except PtuneError:
             model, method = draft.model or "", draft.method or "Lora"
+        models = gr.update(choices=list(dict.fromkeys([model, *models_here(self._workspace)])), value=model)
         return [
-            draft, _next(), self._told(draft), draft.name, draft.preset,
-            gr.update(choices=list(dict.fromkeys([model, *models])), value=model), method, self._differs(draft), "", shows(()),
+            draft, _next(), self._told(draft), recipes, draft.name, draft.preset, models, method, self._differs(draft), "", shows(()),
         ]  # fmt: skip
 
     def _again(self, draft: Draft | None) -> list[Any]:
@@ -303,9 +323,6 @@ class Recipe:
             return problem(str(error))
         answer = ask(self._workspace, ("ptune", "doctor", "--model", model, "--json"))
         return problem(answer.problem) if answer.document is None else shown_recipe.model(answer.document)
-
-
-
 
 
 def _next() -> int:

@@ -80,12 +80,16 @@ class Serve:
             return {**update, last: now}
 
         again = [self._studio.page.load, gr.Timer(LOOK_AGAIN_S).tick, self.tab.select]
-        gr.on(
-            [*again, self.server.input, self.key.submit], look, [*place, self._model, last], shown, **QUIET
-        )
+        gr.on([*again, self.server.input, self.key.submit], look, [*place, self._model, last], shown, **QUIET)
         self._stop.click(self._end, self.server, self._state, **QUIET)
         asked = [*place, self._model, self._text]
-        gr.on([self._ask.click, self._text.submit], self._asked, asked, [self._answer, self._asked_with], **QUIET)
+        gr.on(
+            [self._ask.click, self._text.submit],
+            self._asked,
+            asked,
+            [self._answer, self._asked_with],
+            **QUIET,
+        )
 
     def _looked(
         self, chosen: str | None, key: str | None, named: str | None, before: Looked
@@ -115,7 +119,9 @@ class Serve:
             return update, Looked(urls, chosen)
         names = tuple(str(card["id"]) for card in cards)
         if names != before.models or named not in names:
-            update[self._model] = gr.update(choices=list(names), value=named if named in names else _first(cards))
+            update[self._model] = gr.update(
+                choices=list(names), value=named if named in names else _first(cards)
+            )
         earlier = before.scrape if before.url == chosen else None
         load = load_of(scrape, earlier)
         update |= {
@@ -132,7 +138,9 @@ class Serve:
                 return note("Stopping: running answers go on to their end.")
         return error("This server was not started here: stop it where it was.")
 
-    def _asked(self, url: str | None, key: str | None, model: str | None, text: str | None) -> tuple[str, Any]:
+    def _asked(
+        self, url: str | None, key: str | None, model: str | None, text: str | None
+    ) -> tuple[str, Any]:
         try:
             if not url or not model:
                 raise UsageError(NONE_YET)

@@ -43,7 +43,9 @@ class Ship:
         with gr.Tab("Ship", id="ship") as self.tab:
             with gr.Row():
                 self.run = gr.Dropdown([], label="Run", elem_id="ship-run", interactive=True, scale=3)
-                form_menu = gr.Radio([BUNDLE, GGUF], value=BUNDLE, label="Export to", elem_id="ship-form", scale=3)
+                form_menu = gr.Radio(
+                    [BUNDLE, GGUF], value=BUNDLE, label="Export to", elem_id="ship-form", scale=3
+                )
             with gr.Row():
                 wanted = gr.CheckboxGroup(
                     ["fp32"], value=["fp32"], label="Profiles", elem_id="ship-profiles",
@@ -62,7 +64,9 @@ class Ship:
             table = gr.HTML(elem_id="ship-proof")
             sizes = gr.HTML(elem_id="ship-sizes")
             with gr.Row(elem_classes="doing"):
-                measure = gr.Button("Measure the speed here", elem_id="ship-measure", size="sm", visible=False)
+                measure = gr.Button(
+                    "Measure the speed here", elem_id="ship-measure", size="sm", visible=False
+                )
             speed_state = gr.HTML(elem_id="ship-speed")
             files = gr.HTML(elem_id="ship-downloads")
             self.server = StartServer(studio, self.run)
@@ -73,7 +77,22 @@ class Ship:
         asked = [self.run, form_menu, wanted, kind, cache, merge, anyway]
         known = gr.State(None)
         again = gr.Timer(LOOK_AGAIN_S)
-        shown = [self.run, form_menu, wanted, kind, cache, export, stop, state, table, sizes, measure, speed_state, files, known]
+        shown = [
+            self.run,
+            form_menu,
+            wanted,
+            kind,
+            cache,
+            export,
+            stop,
+            state,
+            table,
+            sizes,
+            measure,
+            speed_state,
+            files,
+            known,
+        ]
 
         def look(chosen: str | None, form: str, before: tuple[Any, ...] | None) -> Any:
             """Reads the files again, and updates the page only if they have changed."""
@@ -177,7 +196,13 @@ class Ship:
         gr.Timer(LOOK_AGAIN_S).tick(look, self.run, told, **QUIET)
 
     def _offered(
-        self, run: str | None, before: tuple[Any, ...] | None, form_menu: Any, wanted: Any, kind: Any, cache: Any
+        self,
+        run: str | None,
+        before: tuple[Any, ...] | None,
+        form_menu: Any,
+        wanted: Any,
+        kind: Any,
+        cache: Any,
     ) -> dict[Any, Any]:
         """What a run's kind of model can be exported to, where another run is looked at than before."""
         if run is None or (before is not None and before[1] == run):

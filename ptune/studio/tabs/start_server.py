@@ -30,7 +30,9 @@ class StartServer:
                 keys = gr.Textbox(label="File of API keys (none: this machine alone)", elem_id="serve-keys")
                 page = gr.Checkbox(True, label="With its chat page")
             with gr.Row(elem_classes="doing"):
-                start = gr.Button("Serve", variant="primary", elem_id="serve-start", size="sm", interactive=False)
+                start = gr.Button(
+                    "Serve", variant="primary", elem_id="serve-start", size="sm", interactive=False
+                )
             command, told = command_line(), gr.HTML(elem_id="serve-told")
         asked = [bundle, profile, port, keys, page]
 
