@@ -258,7 +258,9 @@ def answers(run: Run) -> dict[str, tuple[str, str]]:
         )
     found = read_json(run.evaluation_path).get("answers") or []
     if not found:
-        raise NoAnswersError(f"the evaluation of {run.folder} holds no answers: only generated text is voted on")
+        raise NoAnswersError(
+            f"the evaluation of {run.folder} holds no answers: only generated text is voted on"
+        )
     return {str(one["prompt"]): (str(one["base"]), str(one["adapter"])) for one in found}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 
 import pytest
@@ -52,7 +53,7 @@ def test_a_quantile_lies_in_the_bucket_of_the_true_one(observed: list[float], sh
     found = scraped(registry).quantile("latency", share, adapter="mine")
     true = sorted(observed)[math.ceil(share * len(observed)) - 1]
     edges = (0.0, *BOUNDS, math.inf)
-    low, high = next((a, b) for a, b in zip(edges, edges[1:], strict=False) if true <= b)
+    low, high = next((a, b) for a, b in itertools.pairwise(edges) if true <= b)
     assert found is not None
     assert low <= found <= min(high, BOUNDS[-1])
 
