@@ -74,6 +74,6 @@ class Scrape:
             if counts[bound] >= wanted and counts[bound] > below:
                 if math.isinf(bound):
                     return low
-                return low + (bound - low) * (wanted - below) / (counts[bound] - below)
+                return min(bound, low + (bound - low) * (wanted - below) / (counts[bound] - below))
             low, below = (low if math.isinf(bound) else bound), counts[bound]
         return low

@@ -94,7 +94,7 @@ def address(url: str) -> str:
         parsed = httpx.URL(plain)
     except httpx.InvalidURL:
         parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if parsed.scheme not in ("http", "https") or not re.fullmatch(r"[\w.:%-]+", parsed.host):
         raise UsageError(f"{url!r} is no server's address: write http://HOST:PORT")
     return plain
 
@@ -107,6 +107,8 @@ class Client:
     ) -> None:
         self.url = address(url)
         plain = (key or "").strip()  # an empty field of the page is None
+        if not (plain.isascii() and plain.isprintable()):
+            raise UsageError("that is no API key: it has characters that no header may hold")
         headers = {"authorization": f"Bearer {plain}"} if plain else {}
         self._http = httpx.Client(
             base_url=self.url, headers=headers, timeout=TIMEOUT_S, trust_env=False, transport=transport
@@ -189,7 +191,7 @@ class Client:
     def _asked(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **request)
-        except httpx.HTTPError:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError):  # the last: a key or a host that no header holds
             raise NoServerError(f"the server at {self.url} does not answer") from None
         if response.is_error:
             raise NoServerError(_refusal(self.url, path, response))
@@ -199,15 +201,15 @@ class Client:
 def _refusal(url: str, path: str, response: httpx.Response) -> str:
     if response.status_code == 401:
         return f"{url} asks for an API key, and does not know this one, if there is one"
-    if response.status_code == 404 and path.startswith(("/v1/adapters", "/v1/aliases")):
-        try:
-            response.json()["error"]["code"]
-        except (ValueError, KeyError, TypeError):
-            return f"{url} takes no adapters over HTTP: start it with --adapters-api"
     try:
-        return str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
-        return f"{url} answered {path} with HTTP status {response.status_code}"
+        told = response.json()["error"]
+        message, code = str(told["message"]), told.get("code")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        message, code = f"{url} answered {path} with HTTP status {response.status_code}", None
+    no_such_path = response.status_code == 404 and code is None
+    if no_such_path and path.startswith(("/v1/adapters", "/v1/aliases")):
+        return f"{url} takes no adapters over HTTP: start it with --adapters-api"
+    return message
 
 
 def _part(name: str) -> str:

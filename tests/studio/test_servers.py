@@ -115,10 +115,16 @@ def test_keys_of_a_file_are_shown_without_the_keys(tmp_path: Path) -> None:
     assert "cannot read" in keys(tmp_path / "none")
 
 
-@pytest.mark.parametrize("url", ["", "ftp://x", "nothing", "http://", "http://[", "file:///etc/passwd"])
+@pytest.mark.parametrize("url", ["", "ftp://x", "nothing", "http://", "file:///etc/passwd"])
 def test_what_is_no_address_is_refused(url: str) -> None:
     with pytest.raises(UsageError, match="HOST:PORT"):
         Client(url)
+
+
+@pytest.mark.parametrize(("url", "key"), [("http://[", ""), ("http://127.0.0.1:99999", ""), ("http://127.0.0.1:9", "ключ\n")])
+def test_no_address_and_no_key_is_more_than_a_sentence(url: str, key: str) -> None:
+    with pytest.raises(PtuneError), Client(url, key) as client:
+        client.models()
 
 
 def test_a_server_that_is_away_is_told_in_a_sentence() -> None:
