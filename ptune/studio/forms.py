@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 import types
 from collections.abc import Mapping, Sequence
@@ -42,13 +44,10 @@ def options_of(recipe: Recipe) -> list[Option]:
 
 def found(options: Sequence[Option], words: str) -> list[Option]:
     """The options with all the words in their name or description; those with them in the name first."""
-    wanted = words.casefold().replace("--", "").split()
-
-    def matches(text: str) -> bool:
-        return all(word in text.casefold().replace("-", "_") or word in text.casefold() for word in wanted)
-
-    named = [option for option in options if matches(option.name)]
-    return named + [one for one in options if one not in named and matches(f"{one.name} {one.about}")]
+    wanted = _spelt(words).split()
+    named = [option for option in options if all(word in _spelt(option.name) for word in wanted)]
+    told = [one for one in options if all(word in _spelt(f"{one.name} {one.about}") for word in wanted)]
+    return named + [one for one in told if one not in named]
 
 
 def meant(options: Sequence[Option], words: str) -> str:
@@ -57,7 +56,7 @@ def meant(options: Sequence[Option], words: str) -> str:
     names = {option.name.rpartition(".")[2]: option.name for option in options}
     close = nearest(last, names)
     hint = close if "did you mean" in close else ""
-    return f"No option has {words.strip()!r} in its name or description{hint}."
+    return f"No option has {words.strip()!r} in its name or description{hint or '.'}"
 
 
 def changed(recipe: Recipe, changes: Mapping[str, str]) -> Recipe:
@@ -107,12 +106,21 @@ def as_text(value: Any) -> str:
         words = [as_text(one) for one in value]
         return (
             ", ".join(words)
+<<<<<<< HEAD
             if all(_PLAIN.fullmatch(word) for word in words)
+=======
+            if all(_PLAIN.fullmatch(word) and word.isprintable() for word in words)
+>>>>>>> studio
             else _flow([str(one) if isinstance(one, Path) else one for one in value])
         )
     if isinstance(value, dict):
         return _flow(value) if value else ""
     return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else str(value)
+
+
+def _spelt(text: str) -> str:
+    """A name as one searches for it: --train.batch-size is train.batch_size."""
+    return text.casefold().replace("--", "").replace("-", " ").replace("_", " ")
 
 
 def _options(spec: Spec, prefix: str) -> list[Option]:
@@ -157,10 +165,10 @@ def _read(text: str, annotation: Any, name: str) -> Any:
     if any(get_origin(member) is Literal and text in get_args(member) for member in plain):
         return text
     if any(get_origin(member) is dict or member is dict for member in plain):
-        try:
-            return yaml.safe_load(text)
-        except (yaml.YAMLError, ValueError):
-            raise RecipeError(f"{name}: {text!r} is not of the form {{name: value}}") from None
+        value = _loaded(text)
+        if not isinstance(value, dict):
+            raise RecipeError(f"{name}: {text!r} is not of the form {{name: value}}")
+        return value
     if any(get_origin(member) is tuple for member in plain):
         return tuple(_words(text, name))
     return text
@@ -170,18 +178,24 @@ def _words(text: str, name: str) -> list[Any]:
     """The items of a list: YAML in brackets, or words with commas between them. Raises: RecipeError."""
     if not text.startswith("["):
         return [word for part in text.split(",") if (word := part.strip())]
-    try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        value = None
+    value = _loaded(text)
     if not isinstance(value, list):
         raise RecipeError(f"{name}: {text!r} is not of the form [one, another]")
     return value
 
 
+def _loaded(text: str) -> Any:
+    """What YAML, and so JSON, says; None if it is neither."""
+    for load in (json.loads, yaml.safe_load):
+        with contextlib.suppress(yaml.YAMLError, ValueError, RecursionError):
+            return load(text)
+    return None
+
+
 def _flow(value: Any) -> str:
-    """YAML on one line."""
-    return yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=2**31).strip()
+    """A list or a mapping on one line: JSON, which is YAML."""
+    plain = json.dumps(value, ensure_ascii=False)
+    return plain if plain.isprintable() else json.dumps(value)
 
 
 def _members(annotation: Any) -> tuple[Any, ...]:

@@ -36,7 +36,14 @@ def _talk(question: object, answer: object) -> str:
 
 
 def test_conversations(tmp_path: Path) -> None:
-    lines = [_talk("a", "b"), "{not json", _talk("a", "c"), _talk("a", "b"), _talk(3, "b"), _talk("d", "é🙂")]
+    lines = [
+        _talk("a", "b"),
+        "{not json",
+        _talk("a", "c"),
+        _talk("a", "b"),
+        '{"messages": "none"}',
+        _talk("d", "é🙂"),
+    ]
     path = _write(tmp_path / "talks.jsonl", lines)
     cleaned = write_clean(path, Chat(), tmp_path / "out")
     assert cleaned.copy == str(tmp_path / "out" / "talks.clean.jsonl")
@@ -83,9 +90,9 @@ def test_words_and_pairs_of_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "text", "told"),
     [
-        (Chat(), "", "holds no rows"),
+        (Chat(), "", "the file is empty"),
         (Chat(), '{"other": 1}\n', "no known shape"),
-        (Chat(), _talk(1, 2) + "\n", "has no row that can be used"),
+        (Chat(), '{"messages": 3}\n', "has no row that can be used"),
         (TextClassification(), '{"text": "a"}\n', "label"),
         (ImageClassification(), "x", "a clean copy is for chat"),
     ],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
-import httpx
 import pytest
 
 pytest.importorskip("gradio")
@@ -80,7 +79,7 @@ def test_nothing_may_be_loaded_from_elsewhere(here: FastAPI) -> None:
 def test_a_studio_with_keys_asks_for_an_admins(locked: FastAPI, headers: dict[str, str], status: int) -> None:
     with TestClient(locked, base_url="http://studio.example") as client:
         for path in ("/", "/config", "/gradio_api/info"):
-            answer: httpx.Response = client.get(path, headers=headers)
+            answer = client.get(path, headers=headers)
             assert (answer.status_code == 401) == (status == 401)
         if status == 401:
             assert answer.headers["www-authenticate"].startswith("Basic ")

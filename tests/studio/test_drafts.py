@@ -106,7 +106,7 @@ def test_a_bad_name_is_a_sentence(workspace: Workspace, name: str) -> None:
 
 
 def test_a_wrong_value_writes_nothing(workspace: Workspace) -> None:
-    with pytest.raises(RecipeError, match="train.lr"):
+    with pytest.raises(RecipeError, match=r"train\.lr"):
         _draft(workspace, changes={"train.lr": "much"}).write(workspace)
     assert list(workspace.recipes.iterdir()) == []
 

@@ -48,8 +48,7 @@ def test_what_could_name_another_place_is_no_name(name: str) -> None:
 def test_a_name_is_refused_or_stays_below_its_folder(text: str) -> None:
     try:
         name = checked(text)
-    except UsageError as error:
-        assert str(error)
+    except UsageError:
         return
     assert os.path.basename(name) == name
     assert os.path.normpath(os.path.join("/runs", name)) == f"/runs/{name}"
