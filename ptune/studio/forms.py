@@ -106,11 +106,7 @@ def as_text(value: Any) -> str:
         words = [as_text(one) for one in value]
         return (
             ", ".join(words)
-<<<<<<< HEAD
-            if all(_PLAIN.fullmatch(word) for word in words)
-=======
             if all(_PLAIN.fullmatch(word) and word.isprintable() for word in words)
->>>>>>> studio
             else _flow([str(one) if isinstance(one, Path) else one for one in value])
         )
     if isinstance(value, dict):

@@ -95,7 +95,7 @@ def trained(studio: Opened, data: Path, name: str, task: str, model: str) -> Non
     studio.choose("model", model)
     studio.page.get_by_label("quick:").check()
     studio.says("diff", "preset quick")
-    studio.press("All options")
+    studio.page.get_by_role("button", name="All options").first.click()
     studio.option("train.max_steps", "6")
     studio.option("data.validation_share", "0.3")
     studio.press("Train it")
