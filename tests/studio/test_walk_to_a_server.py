@@ -70,7 +70,7 @@ def test_from_labelled_texts_to_an_answer(studio: Opened, tmp_path: Path) -> Non
 
 def test_from_conversations_to_an_answer_through_a_kill(studio: Opened, tmp_path: Path) -> None:
     path = tmp_path / "talk.jsonl"
-    write_jsonl(path, conversations(60))
+    write_jsonl(path, conversations(200))
     trained(studio, path, "talk", "chat", "models/llama")
     evaluated(studio, "talk", "loss a token")
     voted(studio)
@@ -95,9 +95,6 @@ def trained(studio: Opened, data: Path, name: str, task: str, model: str) -> Non
     studio.choose("model", model)
     studio.page.get_by_label("quick:").check()
     studio.says("diff", "preset quick")
-    studio.page.get_by_role("button", name="All options").first.click()
-    studio.option("train.max_steps", "6")
-    studio.option("data.validation_share", "0.3")
     studio.press("Train it")
     studio.says("facts", "finished")
 
