@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ptune.backbone.text_alone import text_alone
-from ptune.backbone.vision_language import sees_images, why_blind
+from ptune.backbone.vision_language import in_three_dimensions, sees_images, why_blind
 
 ATTENTION = ("full_attention", "sliding_attention")  # kinds of layers that GroupQueryAttention computes
 _RECURRENCES = (
@@ -49,7 +49,8 @@ def why_not_exportable(config: PretrainedConfig) -> str | None:
     if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and config.is_encoder_decoder:
         return None
     if sees_images(config) and why_blind(config) is None:
-        reason = why_not_exportable(config.get_text_config())
+        text = config.get_text_config()
+        reason = _layers(text) if in_three_dimensions(config) else why_not_exportable(text)
         return None if reason is None else f"{config.model_type}, its text model: {reason}"
     config = text_alone(config)
     for look in (_of_another_kind, _several_parts, _layers, _heads, _attention, _experts):
