@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": "one table of evaluated runs, and whether their differences are more than luck",
     "export": "export a run (or a pretrained model) to an ONNX bundle, or to GGUF, proved hop by hop",
     "verify": "prove a bundle again on this machine; or, with --url, anybody's server",
+    "speed": "measure how fast each profile of a bundle answers on this machine, beside its size",
     "add": "add a PEFT adapter to a bundle",
     "combine": "combine adapters of one base into one",
     "merge": "merge a run's adapter into its base: a plain transformers folder",

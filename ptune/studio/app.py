@@ -14,13 +14,18 @@ from fastapi import FastAPI
 
 from ptune.errors import UsageError
 from ptune.formats.whole_write import write_text
+from ptune.studio import sheet
 from ptune.studio.doors import AskForKey, KnownHosts, SameOrigin
+from ptune.studio.downloads import routes
 from ptune.studio.jobs import Job, Jobs
 from ptune.studio.looks import CSS as OWN_CSS
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 from ptune.studio.tabs.data import Data
+from ptune.studio.tabs.judge import Judge
 from ptune.studio.tabs.recipe import Recipe
 from ptune.studio.tabs.run import Runs
+from ptune.studio.tabs.serve import Serve
+from ptune.studio.tabs.ship import Ship
 from ptune.studio.workspace import Workspace
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.http.listen import Server, listen, local_names, url_of
@@ -28,7 +33,7 @@ from ptune_serve.ui.security_policy import SecurityPolicy
 from ptune_serve.ui.style import CSS
 from ptune_serve.ui.theme import theme
 
-AFTER_TRAINING: tuple[type[Any], ...] = ()
+AFTER_TRAINING: tuple[type[Any], ...] = (Judge, Ship, Serve)
 """The tabs behind Data, Recipe and Run, from left to right; each is made with the `Studio`."""
 UPLOAD_LIMIT = "2gb"
 
@@ -86,6 +91,7 @@ def create_page(
         app.add_middleware(AskForKey, keys=keys)
     if hosts:
         app.add_middleware(KnownHosts, names=hosts)
+    app.include_router(routes(workspace))
     page = build(workspace)
     page.queue(default_concurrency_limit=None, api_open=False)
     gr.mount_gradio_app(
@@ -93,7 +99,7 @@ def create_page(
         page,
         path="/",
         theme=theme(),
-        css=CSS + OWN_CSS,
+        css=CSS + OWN_CSS + sheet.CSS,
         footer_links=[],
         run_history=False,
         show_error=False,

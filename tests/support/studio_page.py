@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING
 
-from support.browsing import ARGUMENTS, CHROMIUM, GIVE_UP_MS
+from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS
 from support.fake_chat_model import wait_until
 
 if TYPE_CHECKING:
@@ -125,3 +126,21 @@ def opened(folder: Path, chromium: Browser) -> Iterator[Opened]:
         assert studio.process is not None
         studio.process.kill()
         studio.process.wait()
+
+
+SIZES = ((1280, False), (1280, True), (420, False), (420, True))  # width, dark
+
+
+def photographed(studio: Opened, name: str) -> None:
+    """Holds that the page fits wide and narrow windows; and makes pictures for the docs, where a folder for them is named."""
+    folder = os.environ.get("PTUNE_SCREENSHOTS")
+    for width, dark in SIZES:
+        studio.page.set_viewport_size({"width": width, "height": 900})
+        studio.page.evaluate("dark => document.body.classList.toggle('dark', dark)", dark)
+        studio.page.wait_for_function(FITS)
+        if folder is not None:
+            studio.page.wait_for_timeout(400)
+            picture = Path(folder) / f"studio-{name}-{width}{'-dark' if dark else ''}.png"
+            studio.page.screenshot(path=str(picture), full_page=True)
+    studio.page.evaluate("document.body.classList.remove('dark')")
+    studio.page.set_viewport_size({"width": 1280, "height": 900})
