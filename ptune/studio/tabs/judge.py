@@ -23,6 +23,7 @@ from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 from ptune.studio.tabs.blind import Blind
 from ptune.studio.tabs.command import command_line, shows
 
+AS_THE_RECIPE, ANSWERS = "as its recipe says", ("20", "50", "100", "200")
 NONE_YET = "No run has finished yet: train one in the tab Run."
 
 
@@ -34,9 +35,9 @@ class Judge:
         with gr.Tab("Judge", id="judge") as self.tab:
             with gr.Row():
                 self.run = gr.Dropdown([], label="Run", elem_id="judge-run", interactive=True, scale=3)
-                self.answers = gr.Number(
-                    None, label="Answers to vote on", info="empty: as its recipe says", precision=0, minimum=0,
-                    visible=False, elem_id="judge-answers", scale=1,
+                self.answers = gr.Dropdown(
+                    [AS_THE_RECIPE, *ANSWERS], value=AS_THE_RECIPE, label="Answers to vote on",
+                    visible=False, elem_id="judge-answers", interactive=True, scale=1,
                 )  # fmt: skip
             with gr.Row(elem_classes="doing"):
                 self.evaluate = gr.Button("Evaluate", variant="primary", size="sm", elem_id="judge-evaluate")
@@ -65,7 +66,7 @@ class Judge:
             self.run, others, self.answers, self.evaluate, self.stop, state, found, report, command, known, measured,
         ]  # fmt: skip
 
-        def look(chosen: str | None, answers: float | None, before: tuple[Any, ...] | None) -> Any:
+        def look(chosen: str | None, answers: str, before: tuple[Any, ...] | None) -> Any:
             """Reads the files again, and updates what has changed of the page."""
             names = tuple(finished_runs(studio.workspace))
             run = chosen if chosen in names else next(iter(names), None)
@@ -120,15 +121,15 @@ class Judge:
         lines = [line.strip() for line in self._studio.jobs.log(job.id).splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
-    def _command(self, run: str, answers: float | None) -> tuple[str, ...]:
+    def _command(self, run: str, answers: str) -> tuple[str, ...]:
         workspace = self._studio.workspace
-        asked = () if answers is None else ("--answers", str(int(answers)))
+        asked = ("--answers", answers) if answers in ANSWERS else ()
         return ("ptune", "evaluate", workspace.shown(workspace.run(run)), *asked)
 
-    def _shown_command(self, run: str | None, answers: float | None) -> Any:
+    def _shown_command(self, run: str | None, answers: str) -> Any:
         return shows(() if run is None else self._command(run, answers))
 
-    def _evaluate(self, run: str | None, answers: float | None) -> str:
+    def _evaluate(self, run: str | None, answers: str) -> str:
         if run is None:
             return error(NONE_YET)
         try:
