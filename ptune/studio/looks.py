@@ -20,7 +20,7 @@ CSS = """
 .panes { gap: 2rem; align-items: flex-start; }
 #page .file-preview-holder, #page button[aria-dropeffect] { min-height: 0; }
 .drop .wrap { padding-top: 1.6rem; }
-.doing { gap: 0.5rem; flex-wrap: wrap; }
+.doing { gap: 0.5rem; flex-wrap: wrap; align-items: flex-end; }
 .doing > button { flex: 0 0 auto; min-width: 0 !important; width: auto; }
 .doing > .block { flex: 1 1 12rem; }
 .data { display: block; }
@@ -63,7 +63,7 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 .chip.done, .chip.finished { background: color-mix(in srgb, var(--good) 20%, transparent); }
 .chip.failed { background: color-mix(in srgb, var(--bad) 20%, transparent); }
 .chip.waiting, .chip.stopped, .chip.interrupted { background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 0.6rem; margin: 0; }
+.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: 0.6rem; margin: 0; }
 .facts div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.5rem 0.75rem; }
 .facts dt { font-size: 0.78rem; color: var(--body-text-color-subdued); }
 .facts dd { margin: 0; font-size: 1.05rem; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -90,6 +90,6 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 .keys { margin: 0 0 0.6rem; } .keys .key:first-child { margin-left: 0; }
 .log textarea { font-family: var(--font-mono) !important; font-size: 0.78rem !important; line-height: 1.45; }
 .diff td:nth-child(2) { text-decoration: line-through; color: var(--body-text-color-subdued); }
-@media (max-width: 640px) { .panes { gap: 1rem; } .charts svg text { font-size: 16px; } }
+@media (max-width: 640px) { .panes { gap: 1rem; } .charts svg text { font-size: 14px; } }
 @media print { .doing, .tab-wrapper, button { display: none !important; } }
 """

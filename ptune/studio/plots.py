@@ -32,14 +32,12 @@ def charts(courses: Sequence[Course]) -> str:
 def _losses(courses: Sequence[Course]) -> str:
     series: list[Series] = []
     for at, course in enumerate(courses):
-        colour = f"line-{at % COLOURS}"
+        colour, whose = f"line-{at % COLOURS}", f"{course.name}: " if len(courses) > 1 else ""
         if len(course.points("loss")) > 1:
-            series.append(
-                Series(f"{course.name}: each step", f"{colour} faint", _thin(course.points("loss")))
-            )
-        series.append(Series(f"{course.name}: smoothed", colour, _thin(course.smoothed("loss"))))
+            series.append(Series(f"{whose}each step", f"{colour} faint", _thin(course.points("loss"))))
+        series.append(Series(f"{whose}smoothed", colour, _thin(course.smoothed("loss"))))
         held = course.points("validation_loss")
-        series.append(Series(f"{course.name}: validation", f"{colour} dashed", held, marks=True))
+        series.append(Series(f"{whose}validation", f"{colour} dashed", held, marks=True))
     return chart("Loss", "step", series, SIZE)
 
 

@@ -82,7 +82,7 @@ def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
     wait_until(lambda: dropped.box("name").input_value() == "tweets")
     dropped.page.get_by_label("quick:").check()
     dropped.says("diff", "preset quick")
-    dropped.press("All options")
+    dropped.unfold("all-options")
     dropped.option("train.lr", "2e-3")
     dropped.says("diff", "0.001", "0.002")
     dropped.press("Write the recipe")
@@ -103,7 +103,7 @@ def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
 def test_mistakes_are_sentences_on_the_page(dropped: Opened) -> None:
     dropped.press("Make a recipe of it")
     dropped.says("recipe-head", "data/tweets.csv")
-    dropped.press("All options")
+    dropped.unfold("all-options")
     dropped.option("train.lr", "fast")
     dropped.says("recipe-head", "train.lr: ", "'fast'")
     dropped.press("Train it")

@@ -56,6 +56,10 @@ class Opened:
     def press(self, name: str) -> None:
         self.page.get_by_role("button", name=name, exact=True).locator("visible=true").click()
 
+    def unfold(self, name: str) -> None:
+        """Opens what is folded: the element with this id."""
+        self.page.locator(f"#{name} > button").click()
+
     def drop(self, *files: Path) -> None:
         """Drops files on the tab Data."""
         self.page.locator("input[type=file]").first.set_input_files(list(files))

@@ -93,7 +93,7 @@ class Recipe:
 
         @gr.render(
             inputs=[self._draft, self._search, self._part],
-            triggers=[self._form.change, self._search.input],
+            triggers=[self._form.change, self._search.change],
             show_progress="hidden",
         )
         def options(draft: Draft | None, words: str | None, part: str) -> None:
@@ -126,7 +126,7 @@ class Recipe:
             component.input(
                 partial(self._chosen, field), [self._draft, self._form, component], changing, **QUIET
             )
-        self._name.input(
+        self._name.change(  # gradio's input knows nothing of what is pasted
             partial(self._chosen, "name"),
             [self._draft, self._form, self._name],
             changing,
@@ -229,7 +229,9 @@ class Recipe:
             component = gr.Textbox(
                 value, placeholder="not set" if not option.value else "", max_lines=3, **about
             )
-        component.input(
+        # gradio's input of a text knows nothing of what is pasted.
+        event = component.change if option.kind == "text" else component.input
+        event(
             partial(self._set, option.name, option.value), [self._draft, component], [self._draft, self._head, self._diff],
             trigger_mode="always_last", **QUIET,
         )  # fmt: skip
