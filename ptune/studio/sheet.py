@@ -90,5 +90,5 @@ div.answer { border: 1px solid var(--border-color-primary); border-radius: var(-
 iframe.report { width: 100%; height: 70vh; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); background: Canvas; }
 .downloads { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: 0.4rem 1.5rem; }
 .downloads a, .note a { color: var(--link-text-color); text-decoration: underline; }
-.note, p.problem { margin: 0.3rem 0; overflow-wrap: anywhere; }
+.note, p.problem { margin: 0.3rem 0; overflow-wrap: anywhere; white-space: pre-line; }
 """

@@ -13,6 +13,7 @@ import signal
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.browsing import NEEDS_BROWSER
@@ -116,17 +117,15 @@ def evaluated(studio: Opened, name: str, figure: str) -> None:
     assert value in studio.text("judge-figures")
 
 
-def evaluation_of(studio: Opened, name: str) -> dict[str, dict[str, float]]:
-    found: dict[str, dict[str, float]] = json.loads(
-        (studio.folder / "runs" / name / "evaluation.json").read_text()
-    )
+def evaluation_of(studio: Opened, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((studio.folder / "runs" / name / "evaluation.json").read_text())
     return found
 
 
 def voted(studio: Opened) -> None:
     """Counted by whose answers were seen, which the page does not say; a reload keeps the votes and the pair that is next."""
-    pairs = [(one["base"], one["adapter"]) for one in evaluation_of(studio, "talk")["answers"]]  # type: ignore[index]
-    asked = sum(before != after for before, after in pairs)  # type: ignore[misc]
+    pairs = [(one["base"], one["adapter"]) for one in evaluation_of(studio, "talk")["answers"]]
+    asked = sum(before != after for before, after in pairs)
     mine = 0
     for number, vote in enumerate(VOTES, 1):
         before, after = whose(studio, pairs)
