@@ -75,7 +75,7 @@ CSS = """
 .sheet caption { caption-side: top; text-align: left; padding: 0.6rem 0.9rem; font-weight: 600; }
 .sheet th, .sheet td { padding: 0.4rem 0.9rem; border: 0 !important; border-top: 1px solid var(--border-color-primary) !important; vertical-align: top; text-align: left;
   background: transparent; color: var(--body-text-color); }
-.sheet thead th { color: var(--body-text-color-subdued); font-weight: 500; white-space: nowrap; }
+.sheet thead th { color: var(--body-text-color-subdued); font-weight: 500; white-space: normal; min-width: 4rem; }
 .sheet tbody th { font-weight: 500; }
 .sheet .words { min-width: 8rem; overflow-wrap: anywhere; }
 .sheet .figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
