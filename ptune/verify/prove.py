@@ -130,7 +130,7 @@ def prove(
 
 def _seen_by_torch(bundle: Bundle, model: PreTrainedModel) -> Seen | None:
     vision = vision_of(bundle)
-    return None if vision is None else seen_images.by_torch(model, seen_images.load(bundle.folder), vision)
+    return None if vision is None else seen_images.by_torch(model, seen_images.load(bundle.folder, vision))
 
 
 def _seen_by_graph(bundle: Bundle, threads: int) -> Seen | None:
@@ -138,7 +138,7 @@ def _seen_by_graph(bundle: Bundle, threads: int) -> Seen | None:
     return (
         None
         if vision is None
-        else seen_images.by_graph(bundle, seen_images.load(bundle.folder), vision, threads)
+        else seen_images.by_graph(bundle, seen_images.load(bundle.folder, vision), threads)
     )
 
 
@@ -193,7 +193,11 @@ def _by_engine(
 
 def _run(graph: PlainGraph, what: Expected, seen: Seen | None) -> list[Array]:
     """The graph's side of it."""
-    ends = what.ends if seen is None else replace(what.ends, rows={**what.ends.rows, **seen.by_token})
+    ends = (
+        what.ends
+        if seen is None
+        else replace(what.ends, rows={**what.ends.rows, **seen.by_token}, grids=seen.grids)
+    )
     return [graph.logprobs(probe.ids, probe.wanted, what.factors, ends) for probe in what.probes]
 
 

@@ -80,9 +80,8 @@ class Served:
         vision = self.model.codec.vision
         assert vision is not None
         shown = [part for part in parts if isinstance(part, Image.Image)]
-        numbered = iter(range(1 << 30, 1 << 31, vision.rows))
         content = [
-            {"type": "image", "first_row": next(numbered)}
+            {"type": "image", "first_row": 1 << 30, "size": part.size}
             if isinstance(part, Image.Image)
             else {"type": "text", "text": part}
             for part in parts
