@@ -18,6 +18,7 @@ interval; a goal is met where the worse end of the interval meets it. The rows a
 
     --only ROW…    measures some; the others stay as they are in the file
     --shape 1b     a Llama of that shape with random weights, the same in a GGUF file; results/decode_1b.json
+    --machine amx  keeps the rows of another machine beside these: results/decode_amx.json
     --pairs 1 --new-tokens 4 --quality-tokens 300 --dry-run     tries whether everything works
 """
 
@@ -44,6 +45,7 @@ from benchmarks.decode_tables import (
     ADAPTERS,
     BANDWIDTH,
     FP32,
+    GENAI,
     GOALS_OF_LARGE,
     INT4,
     MEMORY,
@@ -58,6 +60,7 @@ from benchmarks.decode_tables import (
     Figure,
     Setting,
     asked,
+    genai_folder,
     sides,
     windows,
 )
@@ -71,7 +74,7 @@ from ptune.llama_cpp.library import system_info, wheel_library
 DATA = Path(__file__).parent / "data" / "chat.jsonl"
 PAIRS, NEW, TOKENS = 11, 64, 12_000
 LEAST_TOKENS = 10_000  # that quality is judged by
-LLAMA_QUALITY_TOKENS = 2500  # of llama.cpp's own quality, which has no goal
+PEER_QUALITY_TOKENS = 2500  # of a peer's quality, which has no goal
 PACKAGES = (
     "ptune",
     "onnxruntime",
@@ -176,16 +179,19 @@ def adapter_row(
 
 
 def quality_rows(setting: Setting) -> dict[str, Row]:
-    """KL and top-1 of the 8-bit profile and of int4 against fp32; llama.cpp's two beside them, without a goal."""
+    """KL and top-1 of the 8-bit profile and of int4 against fp32; the peers' beside them, without a goal."""
     ids = conversations(setting.data, setting.bundle, 2, setting.quality_tokens)
     files = {Q8: setting.q8, Q4: source_file(setting.model)}
-    suffixes = {setting.profile: "8bit", Q8: "llamacpp_q8", Q4: "llamacpp_q4"}
+    suffixes = {setting.profile: "8bit", Q8: "llamacpp_q8", Q4: "llamacpp_q4", GENAI: "genai_int4"}
     if "kl_int4" in setting.only:
         suffixes["int4"] = "int4"
-    profiles = [profile for profile in suffixes if profile not in files]
-    open_side = functools.partial(quality, setting.bundle, profiles, setting.library, files, setting.threads)
+    profiles = [profile for profile in suffixes if profile not in {*files, GENAI}]
+    genai = genai_folder(setting) if setting.has(GENAI) else None
+    open_side = functools.partial(
+        quality, setting.bundle, profiles, setting.library, files, genai, setting.threads
+    )
     with Workers({"quality": open_side}, threads=setting.threads) as workers:
-        work = {"ids": ids, "llama_tokens": min(LLAMA_QUALITY_TOKENS, setting.quality_tokens)}
+        work = {"ids": ids, "peer_tokens": min(PEER_QUALITY_TOKENS, setting.quality_tokens)}
         found = workers.ask(Piece("quality", work))["compared"]
     rows = {}
     for whose, suffix in suffixes.items():
@@ -289,6 +295,7 @@ def options() -> tuple[Setting, bool]:
     parser.add_argument("--bundle", type=Path, help="of that model; default: one is exported into --work")
     parser.add_argument("--profile", default="int8", help="the bundle's 8-bit profile")
     parser.add_argument("--data", type=Path, nargs="+", default=[DATA], help="held-out chats, JSONL")
+    parser.add_argument("--machine", default="", help="a name for this machine, for a file of its own")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--llama-library", type=Path, default=wheel_library())
     parser.add_argument("--only", nargs="+", default=list(NAMES), choices=NAMES, metavar="ROW")
@@ -313,7 +320,7 @@ def options() -> tuple[Setting, bool]:
         write_q8_0(source_file(model), chosen.work / "q8_0.gguf")
     setting = Setting(
         bundle, chosen.profile, chosen.work, chosen.data, chosen.threads, chosen.llama_library, chosen.pairs,
-        chosen.new_tokens, chosen.quality_tokens, only, model, chosen.shape or "",
+        chosen.new_tokens, chosen.quality_tokens, only, model, chosen.shape or "", chosen.machine,
     )  # fmt: skip
     return setting, chosen.dry_run
 

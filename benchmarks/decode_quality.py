@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,17 +51,29 @@ class Compared:
 
 
 def quality(
-    bundle: Path, profiles: Sequence[str], library: Path | None, files: Mapping[str, Path], threads: int
+    bundle: Path,
+    profiles: Sequence[str],
+    library: Path | None,
+    files: Mapping[str, Path],
+    genai: Path | None,
+    threads: int,
 ) -> Work:
-    """Compares profiles, and llama.cpp with some files on some of it, with fp32, one conversation after the other."""
-    from benchmarks.decode_sides import open_engine
+    """Compares profiles, and peers on some of it, with fp32, one conversation after the other.
+
+    files: of llama.cpp. genai: onnxruntime-genai's folder.
+    """
+    from benchmarks.decode_sides import genai_logits, open_engine
     from ptune.formats.bundle import BASE
     from ptune.llama_cpp.library import Llama
 
     engines = {profile: open_engine(bundle, profile, threads) for profile in ("fp32", *profiles)}
-    llamas = {name: Llama(library, file, threads, 1, LONGEST) for name, file in files.items() if library}
+    peers: dict[str, Callable[[Sequence[int]], Any]] = {
+        name: Llama(library, file, threads, 1, LONGEST).logits for name, file in files.items() if library
+    }
+    if genai is not None:
+        peers["genai"] = genai_logits(genai)
 
-    def work(ids: Sequence[Sequence[int]], llama_tokens: int) -> Measured:
+    def work(ids: Sequence[Sequence[int]], peer_tokens: int) -> Measured:
         found: dict[str, list[Any]] = {profile: [] for profile in profiles}
         seen = 0
         for sequence in ids:
@@ -69,9 +81,9 @@ def quality(
             for profile in profiles:
                 (logits,) = engines[profile].logits([sequence], [BASE])
                 found[profile].append(vars(compared(reference, logits)))
-            if seen < llama_tokens:
-                for name, llama in llamas.items():
-                    there = compared(reference, llama.logits(sequence))
+            if seen < peer_tokens:
+                for name, peer in peers.items():
+                    there = compared(reference, peer(sequence))
                     found.setdefault(name, []).append(vars(there))
                 seen += len(sequence)
         return {"compared": found}

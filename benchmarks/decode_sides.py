@@ -171,6 +171,23 @@ def genai(folder: Path, threads: int) -> Work:
     return work
 
 
+def genai_logits(folder: Path) -> Callable[[Sequence[int]], Any]:
+    """onnxruntime-genai's logits [tokens, vocabulary] of one sequence."""
+    import numpy as np
+    import onnxruntime_genai
+
+    model = onnxruntime_genai.Model(str(folder))
+
+    def logits(ids: Sequence[int]) -> Any:
+        parameters = onnxruntime_genai.GeneratorParams(model)
+        parameters.set_search_options(max_length=len(ids) + 1, do_sample=False, batch_size=1)
+        generator = onnxruntime_genai.Generator(model, parameters)
+        generator.append_tokens(np.array([ids], np.int32))
+        return np.asarray(generator.get_output("logits")[0], np.float32)
+
+    return logits
+
+
 def prepare_genai(model: str, folder: Path, threads: int) -> Path:
     """Builds genai's int4 model of the same float32 weights, once; its own quantisation, blocks of 32."""
     import json

@@ -133,11 +133,12 @@ class Setting:
     only: frozenset[str]
     model: str = MODEL  # as ptune names it; a GGUF file
     shape: str = ""  # of a random model; empty: MODEL
+    machine: str = ""  # whose rows are kept in a file of their own
 
     @property
     def results(self) -> str:
         """The file in results/."""
-        return f"decode_{self.shape}" if self.shape else "decode"
+        return "_".join(filter(None, ["decode", self.shape, self.machine]))
 
     @property
     def q8(self) -> Path:
@@ -199,11 +200,15 @@ def sides(setting: Setting) -> dict[str, Open]:
     if HF in wanted:
         found[HF] = functools.partial(decode_sides.transformers, setting.model, setting.threads)
     if GENAI in wanted:
-        folder = decode_sides.prepare_genai(setting.model, setting.work / "genai_int4", setting.threads)
-        found[GENAI] = functools.partial(decode_sides.genai, folder, setting.threads)
+        found[GENAI] = functools.partial(decode_sides.genai, genai_folder(setting), setting.threads)
     if MEMORY in wanted:
         found[MEMORY] = functools.partial(decode_sides.memory, setting.threads)
     return found
+
+
+def genai_folder(setting: Setting) -> Path:
+    """genai's model of the same weights; built where it is not there yet."""
+    return decode_sides.prepare_genai(setting.model, setting.work / "genai_int4", setting.threads)
 
 
 def asked(setting: Setting, table: str, prompts: Iterator[list[int]], new_tokens: int) -> dict[str, Piece]:

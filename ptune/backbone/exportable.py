@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from ptune.backbone.text_alone import text_alone
-from ptune.backbone.vision_language import sees_images, why_blind
+from ptune.backbone.vision_language import in_three_dimensions, sees_images, why_blind
 
 ATTENTION = ("full_attention", "sliding_attention")  # kinds of layers that GroupQueryAttention computes
 _RECURRENCES = (
@@ -49,7 +49,8 @@ def why_not_exportable(config: PretrainedConfig) -> str | None:
     if type(config) in MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING and config.is_encoder_decoder:
         return None
     if sees_images(config) and why_blind(config) is None:
-        reason = why_not_exportable(config.get_text_config())
+        text = config.get_text_config()
+        reason = _layers(text) if in_three_dimensions(config) else why_not_exportable(text)
         return None if reason is None else f"{config.model_type}, its text model: {reason}"
     config = text_alone(config)
     for look in (_of_another_kind, _several_parts, _layers, _heads, _attention, _experts):
@@ -92,8 +93,8 @@ def _layers(config: PretrainedConfig) -> str | None:
             f"has {count} of {len(kinds)} layers of kind {named}, and the exported graph computes full and sliding"
             f" attention, and of layers that keep a state only those whose recurrence it has; {INSTEAD}"
         )
-    if getattr(config, "num_mem_blocks", None):
-        return f"has attention in several places with the same weights, which the exported graph has one place for; {INSTEAD}"
+    if "mamba_selective_scan" in code and getattr(config, "n_mamba_heads", None):
+        return f"scans the heads of each layer that keeps a state one by one, and the exported graph has one scan a layer; {INSTEAD}"
     state = next((name for name in _STATE if getattr(config, name, None)), None)
     if state is not None and not kinds:
         return f"has layers that keep a state ({state} {getattr(config, state)}) instead of keys and values; {INSTEAD}"

@@ -43,6 +43,30 @@ def of_processor(processor: Any, size: int | None = None) -> Preprocessing:
     )
 
 
+def of_tiles(processor: Any) -> Preprocessing:
+    """The preprocessing of one tile, by a transformers image processor that cuts images into tiles. Raises: BackboneError."""
+    fields = processor.to_dict()
+    named = {"max_image_size": "longest_edge", "crop_size": "height", "size": "height"}
+    edges = (dict(fields.get(name) or {}).get(key) for name, key in named.items())
+    edge = next((int(edge) for edge in edges if edge), None)
+    if fields.get("merge_size"):  # in patches, some of which are merged into one row
+        edge = int(fields["patch_size"]) * int(fields["merge_size"])
+    if edge is None:
+        raise BackboneError(
+            f"the image processor {type(processor).__name__} does not say how large its tiles are"
+        )
+    mean, std = _normalisation(fields)
+    return Preprocessing.model_validate(
+        {
+            "size": (edge, edge),
+            "fit": "both",
+            "interpolation": _PIL_FILTERS[int(fields.get("resample") or 0)],
+            "mean": mean,
+            "std": std,
+        }
+    )
+
+
 def of_timm(config: dict[str, Any], size: int | None = None) -> Preprocessing:
     """The preprocessing of timm's evaluation transform. config: the result of `timm.data.resolve_data_config`."""
     channels, height, width = config["input_size"]

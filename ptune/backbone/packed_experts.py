@@ -1,4 +1,4 @@
-"""Experts of a mixture whose weights lie in few bytes: nf4, int8, or the 16 bits of a model that computes in float32.
+"""Experts of a mixture whose weights lie in few bytes: nf4, int8, MXFP4 as gpt-oss is published, or the 16 bits of a model that computes in float32.
 
 transformers holds all experts of a layer in two weights [experts, …]. Here such a weight is bytes [experts, bytes of one], with
 its scales as weights beside it: plain tensors that are saved, hashed, read back and moved like any other. The layer computes
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from ptune.backbone.nf4_bytes import BLOCK, NESTED_BLOCK, nf4_bytes
+from ptune.backbone.packed import mxfp4
 
-Packing = Literal["nf4", "int8", "bfloat16", "float16"]
+Packing = Literal["nf4", "int8", "mxfp4", "bfloat16", "float16"]
 
 WEIGHTS = ("gate_up_proj", "up_proj", "down_proj")
 SCALES, NESTED = "_scales", "_nested"  # endings of the weights beside them
@@ -72,6 +73,8 @@ class PackedExperts:
             one = packed.view(_FLOATS[self.packing]).to(dtype)
             return one.view(columns, rows).T if self.is_transposed else one.view(rows, columns)
         scales = getattr(self, f"{name}{SCALES}")[number]
+        if self.packing == "mxfp4":
+            return mxfp4.values(packed, scales).to(dtype)
         if self.packing == "int8":
             return _unpack_int8(packed, scales, dtype)
         return _unpack_nf4(packed, scales, getattr(self, f"{name}{NESTED}")[number], (rows, columns), dtype)
@@ -191,6 +194,12 @@ def _packed_sizes(
     packing: Packing, rows: int, columns: int
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and type of what an expert's weight [rows, columns] becomes."""
+    if packing == "mxfp4":
+        in_row = columns // mxfp4.BLOCK
+        return {
+            "": ((rows, in_row, mxfp4.BLOCK // 2), torch.uint8),
+            SCALES: ((rows, in_row), torch.uint8),
+        }
     if packing == "int8":
         return {"": ((rows, columns), torch.int8), SCALES: ((4 * rows,), torch.uint8)}
     blocks = -(-rows * columns // BLOCK)

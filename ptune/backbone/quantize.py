@@ -24,6 +24,7 @@ from ptune.backbone.layer_file import LayerFile, places_of
 from ptune.backbone.nf4_bytes import nf4_bytes
 from ptune.backbone.packed_experts import experts_of, pack_experts, prepare_packed, weights_of
 from ptune.errors import BackboneError
+from ptune.methods.text_part import text_part
 from ptune.progress import Progress
 
 Quantization = Literal["int8", "nf4"]
@@ -237,10 +238,12 @@ def read_in_turn() -> Iterator[None]:
 
 
 def _linears(model: PreTrainedModel, kind: Quantization) -> dict[str, nn.Linear]:
-    """The layers to quantise, by name. Raises: BackboneError where there are none."""
-    head = model.get_output_embeddings()
+    """The layers to quantise, by name: of a model that sees images its decoder's. Raises: BackboneError where there are none."""
+    head, decoder = model.get_output_embeddings(), text_part(model)
     linears = {
-        name: layer for name, layer in model.named_modules() if type(layer) is nn.Linear and layer is not head
+        name: layer
+        for name, layer in model.named_modules()
+        if type(layer) is nn.Linear and layer is not head and name.startswith(decoder)
     }
     if not linears:
         raise BackboneError(

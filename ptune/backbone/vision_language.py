@@ -10,8 +10,6 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
@@ -23,15 +21,11 @@ from transformers import (
     PreTrainedModel,
 )
 
-from ptune.backbone.image_processor import of_processor
-from ptune.codecs.image import Preprocessing
+from ptune.backbone.tiling import Asking
 from ptune.codecs.vision import Vision
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 from ptune.methods.text_part import text_part
-
-_SIZES = ((64, 48), (40, 200), (300, 300), (1000, 700))  # of pictures that the processor is asked about
-_CLOSE = 1.5 / 255  # of a pixel from 0 to 1, before normalisation
 
 
 def sees_images(config: PretrainedConfig) -> bool:
@@ -47,12 +41,13 @@ def auto_class(config: PretrainedConfig) -> Any:
 def why_blind(config: PretrainedConfig) -> str | None:
     """Why a model that sees images is not supported; None if it is, as far as its config says."""
     text = config.get_text_config()
-    if hasattr(MODEL_MAPPING[type(config)], "get_rope_index"):
-        return "gives the tokens of an image positions in two dimensions (M-RoPE)"
+    if in_three_dimensions(config) and hasattr(config.vision_config, "num_position_embeddings"):
+        return "adds what its tower sees to several layers (DeepStack), or stretches its tower's table of positions"
     others = sorted({*config.sub_configs} - {"text_config", "vision_config"})
     if others:
         return f"has a {others[0]} beside its vision_config"
-    if config.is_encoder_decoder or type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    alone = type(text) in MODEL_FOR_CAUSAL_LM_MAPPING or in_three_dimensions(config)
+    if config.is_encoder_decoder or not alone:
         return f"has a text model ({text.model_type}) that is no causal language model by itself"
     if getattr(config, "image_token_id", None) is None:
         return "has no token for images in its config"
@@ -73,7 +68,7 @@ def check_sees(spec: Backbone, config: PretrainedConfig) -> None:
             " LLaVA does, or the text model alone"
         )
     wanted = {
-        "quantize": spec.quantize != "none", "stream": spec.stream, "keep_layers": spec.keep_layers, "new_tokens": spec.new_tokens,
+        "quantize": spec.quantize not in ("none", "nf4", "int8"), "stream": spec.stream, "keep_layers": spec.keep_layers, "new_tokens": spec.new_tokens,
     }  # fmt: skip
     for name, value in wanted.items():
         if value:
@@ -82,8 +77,15 @@ def check_sees(spec: Backbone, config: PretrainedConfig) -> None:
             )
 
 
+def in_three_dimensions(config: PretrainedConfig) -> bool:
+    """Whether tokens of images have positions in three dimensions (M-RoPE)."""
+    return sees_images(config) and hasattr(MODEL_MAPPING[type(config)], "get_rope_index")
+
+
 def _both_ways(config: PretrainedConfig) -> bool:
-    """Whether the model's code has a mask for the tokens of an image."""
+    """Whether the model's code has a mask for the tokens of an image. For M-RoPE it also takes which they are, without one."""
+    if in_three_dimensions(config):
+        return False
     forward = inspect.signature(_class_of(config).forward).parameters
     return "token_type_ids" in forward or "mm_token_type_ids" in forward
 
@@ -95,50 +97,15 @@ def _class_of(config: PretrainedConfig) -> Any:
 
 def vision_of(spec: Backbone, path: str, config: PretrainedConfig, **where: Any) -> tuple[Vision, str | None]:
     """How prompts show images, and the chat template of the model's processor. Raises: BackboneError."""
-    processor = AutoProcessor.from_pretrained(path, **where)
-    preprocessing = of_processor(processor.image_processor)
-    token = int(config.image_token_id)
-    written, tiled = _asked(spec, processor, processor.tokenizer.convert_ids_to_tokens(token), preprocessing)
-    if token not in written:
-        raise BackboneError(f"{spec.model}: its processor writes no image token {token} for an image")
-    template = getattr(processor, "chat_template", None)
-    vision = Vision(preprocessing=preprocessing, token=token, written=written, tiled=tiled)
-    return vision, template if isinstance(template, str) else None
-
-
-def _asked(
-    spec: Backbone, processor: Any, token: str, preprocessing: Preprocessing
-) -> tuple[tuple[int, ...], bool]:
-    """What the processor writes for pictures of different shapes, and whether it gives them an axis of tiles.
-
-    Raises: BackboneError if that depends on the picture, or its pixels are not those of `preprocessing`.
-    """
-    from PIL import Image
-
-    found: set[tuple[tuple[int, ...], tuple[int, ...]]] = set()
-    same = True
-    random = np.random.default_rng(0)
-    for width, height in _SIZES:
-        small = random.integers(0, 256, (height // 8, width // 8, 3), np.uint8)
-        picture = Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
-        made = processor(text=[token], images=[picture], add_special_tokens=False, return_tensors="np")
-        pixels: NDArray[np.float32] = np.asarray(made["pixel_values"])
-        found.add((tuple(map(int, np.asarray(made["input_ids"])[0])), pixels.shape))
-        own = preprocessing(picture)
-        same = same and own.size == pixels.size and _close(own, pixels.reshape(own.shape), preprocessing)
-    (written, shape), *others = sorted(found)
-    if others or np.prod(shape[:-3]) != 1:
+    try:
+        processor = AutoProcessor.from_pretrained(path, **where)
+    except ImportError as error:
         raise BackboneError(
-            f"{spec.model} cuts an image into tiles by its shape, or writes another number of tokens for each shape, which"
-            " ptune does not do yet: switch that off in its processor's settings (such as do_image_splitting: false)"
-        )
-    if not same:
-        raise BackboneError(f"{spec.model}: what its image processor does cannot be reproduced without torch")
-    return written, len(shape) == 5
-
-
-def _close(own: NDArray[np.float32], theirs: NDArray[np.float32], preprocessing: Preprocessing) -> bool:
-    return float(np.abs(own - theirs).mean()) <= _CLOSE / min(preprocessing.std)
+            f"the processor of {spec.model} cannot be loaded: {' '.join(str(error).split())}"
+        ) from error
+    vision = Asking(spec.model, processor, int(config.image_token_id), config.vision_config).vision()
+    template = getattr(processor, "chat_template", None)
+    return vision, template if isinstance(template, str) else None
 
 
 def only_text(model: PreTrainedModel) -> PreTrainedModel:

@@ -22,7 +22,7 @@ from ptune.codecs.template import ChatTemplate, Message, Tools
 from ptune.codecs.template_request import NO_VARIABLES, Variables, render_open, require_variables
 from ptune.codecs.text_encoder import TextEncoder
 from ptune.codecs.tool_calls import ToolFormat, tool_format
-from ptune.codecs.vision import FIRST_ROW, Vision, first_rows
+from ptune.codecs.vision import FIRST_ROW, Vision, placed_in
 from ptune.codecs.vocabulary import Vocabulary
 from ptune.errors import FormatError, TemplateError
 from ptune.formats.bundle import parse
@@ -177,7 +177,7 @@ class ChatCodec:
                 chat.messages, tools=chat.tools, add_generation_prompt=asking, **chat.variables
             )
         ids = self._encoder.encode(text, chat.literals)
-        return ids if self.vision is None else self.vision.prompt(ids, first_rows(chat.messages))
+        return ids if self.vision is None else self.vision.prompt(ids, placed_in(chat.messages))
 
     def check_variables(self, variables: Variables) -> None:
         """Raises: RequestError that names a variable which the template may not be given, or does not read."""
@@ -221,7 +221,7 @@ class ChatCodec:
             examples.append(self._example(text, chat.literals, spans, open_ended=not last.ended))
         if self.vision is None:
             return examples
-        return self.vision.examples(examples, first_rows(chat.messages[: wanted[-1]]))
+        return self.vision.examples(examples, placed_in(chat.messages[: wanted[-1]]))
 
     def encode_example(
         self,

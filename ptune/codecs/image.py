@@ -55,9 +55,7 @@ class Preprocessing(BaseModel):
         width, height = self.scaled(image.width, image.height)
         if width * height > MAX_PIXELS:
             raise DataError(f"the image, {image.width} x {image.height} pixels, is too long and narrow")
-        if (width, height) != image.size:
-            image = image.resize((width, height), _filter(self.interpolation))
-        return np.asarray(self._middle(image))
+        return np.asarray(self._middle(rescaled(image, (width, height), self.interpolation)))
 
     def normalised(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """[..., height, width, 3] -> float32 [..., 3, height, width]."""
@@ -99,6 +97,11 @@ def _filter(name: str) -> Any:
     from PIL import Image
 
     return Image.Resampling[name.upper()]
+
+
+def rescaled(image: Image.Image, size: tuple[int, int], interpolation: str) -> Image.Image:
+    """An image of this width and height."""
+    return image if image.size == size else image.resize(size, _filter(interpolation))
 
 
 def resized(pixels: Pixels, box: tuple[int, int, int, int], interpolation: str) -> Pixels:

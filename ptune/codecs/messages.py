@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from ptune.codecs.vision import ROW, is_image
+from ptune.codecs.vision import ROW, SIZE, is_image
 from ptune.errors import TemplateError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -113,11 +113,11 @@ def _content(content: Any, path: str, seen: str | bool) -> str | list[dict[str, 
 
 
 def _image(part: Mapping[str, Any], path: str) -> dict[str, Any]:
-    if not isinstance(part.get(ROW), int):
+    if not isinstance(part.get(ROW), int) or SIZE not in part:
         raise TemplateError(
             f"{path} is an image, which only training of the task Chat and chats with a bundle read"
         )
-    return {"type": "image", ROW: part[ROW]}
+    return {"type": "image", ROW: part[ROW], SIZE: part[SIZE]}
 
 
 def _part(part: Any, path: str) -> str:

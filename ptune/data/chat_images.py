@@ -11,18 +11,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ptune.codecs.image import Pixels
+from ptune.codecs.album import Album
 from ptune.codecs.image_parts import image_of_part
-from ptune.codecs.vision import FIRST_ROW, Vision, has_images, is_image, with_rows
+from ptune.codecs.vision import FIRST_ROW, Placed, Vision, has_images, is_image, with_rows
 from ptune.data.conversations import Conversation, Convertible
 from ptune.errors import DataError
 
-FILE = "images"  # uint8 [images, height, width, 3]
+if TYPE_CHECKING:
+    from PIL import Image
+
+TILES = "images"  # uint8 [tiles of all images, height, width, 3]
+SIZES = "image_sizes"  # int64 [images, 2], width and height of the images themselves
 MOST_ROWS = FIRST_ROW  # of features in a data set: a token has 31 bits
 
 
@@ -31,8 +34,9 @@ class Pictures:
 
     def __init__(self, folder: Path, vision: Vision) -> None:
         self._vision = vision
-        self._file = (folder / FILE).open("wb")
-        self._places: dict[bytes, int] = {}  # by the hash of the pixels
+        self._tiles, self._sizes = (folder / TILES).open("wb"), (folder / SIZES).open("wb")
+        self._placed: dict[bytes, Placed] = {}  # by the hash of the pixels
+        self._rows = self._cut = 0  # of the images so far
         self._digest = hashlib.sha256()
 
     def __enter__(self) -> Pictures:
@@ -41,7 +45,8 @@ class Pictures:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._tiles.close()
+        self._sizes.close()
 
     def of(self, conversation: Convertible, folder: Path) -> Convertible:
         """The conversation with its images in place; of another kind as it is. folder: what its files are relative to.
@@ -52,39 +57,44 @@ class Pictures:
             return conversation
         named = iter(_named(conversation))
 
-        def place(part: Mapping[str, Any]) -> int:
+        def place(part: Mapping[str, Any]) -> Placed:
             path = next(named)
             try:
-                return self._add(self._vision.preprocessing.pixels(image_of_part(part, folder)))
+                return self._add(image_of_part(part, folder))
             except DataError as error:
                 raise DataError(f"{path}: {error}") from None
 
         return replace(conversation, messages=tuple(map(dict, with_rows(conversation.messages, place))))
 
-    def _add(self, pixels: Pixels) -> int:
-        """The first row of an image. Raises: DataError if there are too many."""
-        key = hashlib.sha256(pixels.tobytes()).digest()
-        if key not in self._places:
-            if (len(self._places) + 1) * self._vision.rows > MOST_ROWS:
+    def _add(self, image: Image.Image) -> Placed:
+        """An image of a conversation. Raises: DataError if it has too many tiles, or there are too many images."""
+        layout, tiles = self._vision.layout(image.size), self._vision.tiles(image)
+        key = hashlib.sha256(repr(image.size).encode() + tiles.tobytes()).digest()
+        if key not in self._placed:
+            if self._rows + layout.rows > MOST_ROWS:
                 raise DataError(
-                    f"more than {len(self._places):,} images do not fit into one data set: split it"
+                    f"more than {len(self._placed):,} images do not fit into one data set: split it"
                 )
-            self._places[key] = len(self._places)
-            self._file.write(pixels.tobytes())
+            self._placed[key] = Placed(FIRST_ROW + self._rows, image.size)
+            self._tiles.write(tiles.tobytes())
+            self._sizes.write(np.array(image.size, np.int64).tobytes())
             self._digest.update(key)
-        return FIRST_ROW + self._places[key] * self._vision.rows
+            self._rows, self._cut = self._rows + layout.rows, self._cut + layout.tiles
+        return self._placed[key]
 
     def described(self) -> dict[str, Any]:
-        """The images for data.json; `sha256` is over their pixels."""
-        return {"count": len(self._places), "rows": self._vision.rows, "sha256": self._digest.hexdigest()}
+        """The images for data.json; `sha256` is over their sizes and pixels."""
+        counts = {"count": len(self._placed), "tiles": self._cut, "rows": self._rows}
+        return {**counts, "sha256": self._digest.hexdigest()}
 
 
-def images_in(folder: Path, vision: Vision) -> NDArray[np.uint8]:
-    """The images in a folder, [images, height, width, 3]."""
+def images_in(folder: Path, vision: Vision) -> Album:
+    """The images in a folder."""
+    sizes = np.fromfile(folder / SIZES, np.int64).reshape(-1, 2)
     height, width = vision.preprocessing.size
-    size = (folder / FILE).stat().st_size // (height * width * 3)
-    shape = (size, height, width, 3)
-    return np.memmap(folder / FILE, np.uint8, "r", shape=shape) if size else np.zeros(shape, np.uint8)
+    shape = ((folder / TILES).stat().st_size // (height * width * 3), height, width, 3)
+    tiles = np.memmap(folder / TILES, np.uint8, "r", shape=shape) if len(sizes) else np.zeros(shape, np.uint8)
+    return Album(vision, sizes, tiles)
 
 
 def _named(conversation: Conversation) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.vision import Vision
 from ptune.config.chat import Chat
@@ -58,7 +59,7 @@ class Dataset:
     parts: tuple[int, ...]
     summary: dict[str, Any]
     labels: Mapping[str, NDArray[np.bool_]] = field(default_factory=dict)
-    images: NDArray[np.uint8] | None = None
+    images: Album | None = None
 
 
 def load(data: Data, task: Chat, codec: ChatCodec, seed: int, examiner: Examiner | None = None) -> Dataset:

@@ -153,7 +153,7 @@ def refuse_overlong(splits: list[Split]) -> None:
         choice = "drop" if whole else "truncate, drop or split"
         length, place = max((split.longest for split in splits), key=lambda found: found[0])
         vision = splits[0].encoding.codec.vision
-        images = "" if vision is None else f"; an image takes {len(vision.written)}"
+        images = "" if vision is None else f"; an image takes {vision.most_written}"
         raise DataError(
             f"{refused} of {sum(split.rows for split in splits)} examples are longer than {splits[0].encoding.limit} tokens"
             f" (longest {length}, {place}{images}); use --task.on-overlong {choice},"

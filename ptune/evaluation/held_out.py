@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
+from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
@@ -35,7 +33,7 @@ class HeldOut:
     codec: ChatCodec
     pairs: Sequence[Pair] = ()  # of a preference run, whose examples are their better sides
     judged: Sequence[JudgedExample] = ()  # all of them
-    images: NDArray[np.uint8] | None = None  # of a model that sees them: those of all splits
+    images: Album | None = None  # of a model that sees them: those of all splits
 
 
 def held_out(run: Run) -> HeldOut:

@@ -20,6 +20,7 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         return torch.zeros(shape, dtype=dtype)
 
     long, short = torch.int64, torch.int32
+    axes = () if signature.axes == 1 else (signature.axes,)
     past = [
         zeros(batch, layer.kv_heads, capacity, dim)
         for layer in signature.cache
@@ -31,25 +32,10 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         for socket in signature.sockets
         for shape in ((socket.in_features, rank), (rank, socket.out_features))
     ]
-    of_ends, end_axes = [], []
-    if (ends := signature.ends) is not None and ends.own_columns is not None:
-        of_ends.append(zeros(groups, ends.width, 7))
-        end_axes.append({0: DYNAMIC, 2: DYNAMIC})
-    for size in signature.gain_sizes().values():
-        of_ends.append(zeros(groups, 1, size))
-        end_axes.append({0: DYNAMIC})
-    if ends is not None and ends.step_inputs:
-        of_ends += [zeros(groups, tokens, 1, dtype=torch.bool), zeros(groups, tokens, ends.width)]
-        end_axes += [{0: DYNAMIC, 1: DYNAMIC}] * 2
-    if ends is not None and ends.has_biases:
-        of_ends.append(zeros(groups, tokens, rank))
-        end_axes.append({0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC})
-    if ends is not None and ends.has_gains:
-        of_ends.append(zeros(groups, tokens, 1))
-        end_axes.append({0: DYNAMIC, 1: DYNAMIC})
+    of_ends, end_axes = _of_ends(signature, groups, tokens, rank)
     arguments = (
         zeros(groups, tokens, dtype=long),  # input_ids
-        zeros(groups, tokens, dtype=long),  # position_ids
+        zeros(*axes, groups, tokens, dtype=long),  # position_ids
         zeros(batch, seq, dtype=long),  # pad_indices
         zeros(groups * tokens, dtype=long),  # unpad_indices
         zeros(batch, dtype=short),  # seqlens_k
@@ -63,7 +49,8 @@ def example(signature: Signature) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
         of_ends,
     )
     two, one = {0: DYNAMIC, 1: DYNAMIC}, {0: DYNAMIC}
-    dynamic = (two, two, two, one, one, one, None, one, {**two, 2: DYNAMIC})
+    placed = {at + len(axes): axis for at, axis in two.items()}
+    dynamic = (two, placed, two, one, one, one, None, one, {**two, 2: DYNAMIC})
     factor_axes = [{0: DYNAMIC, axis: DYNAMIC} for _ in signature.sockets for axis in (2, 1)]
     return arguments, (*dynamic, state_axes, [{0: DYNAMIC, 2: DYNAMIC}] * len(past), factor_axes, end_axes)
 
@@ -78,3 +65,27 @@ def _states(
     inputs = [torch.zeros(size, dtype=torch.int64) for size in sizes]
     states = [torch.zeros(batch, *state.shape) for state in signature.states]
     return [*inputs, *states], [{0: DYNAMIC, 1: DYNAMIC}, *[{0: DYNAMIC}] * (2 + len(states))]
+
+
+def _of_ends(
+    signature: Signature, groups: int, tokens: int, rank: int
+) -> tuple[list[Tensor], list[dict[int, Any]]]:
+    """The inputs of `Ends`, with their dynamic axes."""
+    of_ends: list[Tensor] = []
+    end_axes: list[dict[int, Any]] = []
+    if (ends := signature.ends) is not None and ends.own_columns is not None:
+        of_ends.append(torch.zeros(groups, ends.width, 7))
+        end_axes.append({0: DYNAMIC, 2: DYNAMIC})
+    for size in signature.gain_sizes().values():
+        of_ends.append(torch.zeros(groups, 1, size))
+        end_axes.append({0: DYNAMIC})
+    if ends is not None and ends.step_inputs:
+        of_ends += [torch.zeros(groups, tokens, 1, dtype=torch.bool), torch.zeros(groups, tokens, ends.width)]
+        end_axes += [{0: DYNAMIC, 1: DYNAMIC}] * 2
+    if ends is not None and ends.has_biases:
+        of_ends.append(torch.zeros(groups, tokens, rank))
+        end_axes.append({0: DYNAMIC, 1: DYNAMIC, 2: DYNAMIC})
+    if ends is not None and ends.has_gains:
+        of_ends.append(torch.zeros(groups, tokens, 1))
+        end_axes.append({0: DYNAMIC, 1: DYNAMIC})
+    return of_ends, end_axes

@@ -78,8 +78,9 @@ def grouped_experts(
     out = product(between, "down_proj")
     if self.has_post_expert_norm:
         out = self.post_expert_norm(out)
-    of_tokens = _rows(place, out).reshape(tokens, chosen, -1)
-    return (of_tokens * top_k_weights.unsqueeze(-1)).sum(dim=1).to(hidden_states.dtype)
+    # First choices first: along the first axis onnxruntime adds up in one order, along the second one in an order by their number.
+    by_choice = _rows(place.reshape(tokens, chosen).t().reshape(-1), out).reshape(chosen, tokens, -1)
+    return (by_choice * top_k_weights.t().unsqueeze(-1)).sum(dim=0).to(hidden_states.dtype)
 
 
 def _rows(numbers: Tensor, of: Tensor) -> Tensor:
@@ -199,6 +200,7 @@ def _grouped(split: onnx_ir.Node) -> Grouped | None:
     return Grouped(split, tuple(products), join) if join.op_type == "Concat" else None
 
 
+_CHOICES = ("TopK", "ArgMax")  # of several experts, or of one after another, as in Phi's mixtures
 _OTHERS = (
     "MatMul",
     "Gemm",
@@ -212,7 +214,7 @@ def chooses_experts(product: onnx_ir.Node) -> bool:
     seen, queue = set[onnx_ir.Node](), [product]
     while queue:
         for after in queue.pop().successors():
-            if after.op_type == "TopK":
+            if after.op_type in _CHOICES:
                 return True
             if after.op_type not in _OTHERS and after not in seen:
                 seen.add(after)

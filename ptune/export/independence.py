@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 import onnx_ir
 
 from ptune.errors import BackboneError
+from ptune.export.rewrite import integers
 from ptune.formats.signature import STATE_INPUTS
 
 KEEP_APART = (
@@ -26,7 +27,6 @@ ALONG_ROWS = ("CausalConvWithState", "LinearAttention", "GatedDeltaNet")
 _BY_LENGTH_OF_DATA = ("NonZero", "Unique", "Compress", "If", "Loop", "Scan")
 _OVER_ONE_AXIS = ("ArgMax", "ArgMin", "TopK", "CumSum", "Softmax", "LogSoftmax", "Hardmax")
 _CONVOLUTIONS = ("Conv", "ConvTranspose", "MaxPool", "AveragePool")
-_SAME_VALUES = ("Identity", "Reshape", "Unsqueeze", "Squeeze", "Cast")
 _ALL = 1 << 31  # end of a slice that takes everything
 
 
@@ -118,24 +118,7 @@ def _scanned(node: onnx_ir.Node) -> Iterator[object]:
 
 def _constants(node: onnx_ir.Node, place: int) -> list[int] | None:
     """An input's values, if constant."""
-    value = node.inputs[place] if len(node.inputs) > place else None
-    return None if value is None else _values(value)
-
-
-def _values(value: onnx_ir.Value) -> list[int] | None:
-    producer = value.producer()
-    if value.const_value is not None:
-        return [int(one) for one in value.const_value.numpy().reshape(-1)]
-    if producer is None:
-        return None
-    if producer.op_type in _SAME_VALUES and producer.inputs[0] is not None:
-        return _values(producer.inputs[0])
-    if producer.op_type != "Constant":
-        return None
-    (attribute,) = producer.attributes.values()
-    if attribute.type == onnx_ir.AttributeType.TENSOR:
-        return [int(one) for one in attribute.as_tensor().numpy().reshape(-1)]
-    return [*attribute.as_ints()] if attribute.type == onnx_ir.AttributeType.INTS else [attribute.as_int()]
+    return integers(node.inputs[place]) if len(node.inputs) > place else None
 
 
 def _is_of_tokens(dim: object, symbols: frozenset[str]) -> bool:

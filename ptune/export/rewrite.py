@@ -10,6 +10,7 @@ import onnx_ir
 from numpy.typing import NDArray
 
 MICROSOFT = "com.microsoft"
+_SAME_VALUES = ("Identity", "Reshape", "Unsqueeze", "Squeeze", "Cast")
 
 
 def made_by(value: onnx_ir.Value | None, kind: str, domain: str = "") -> onnx_ir.Node | None:
@@ -23,6 +24,25 @@ def constant_of(value: onnx_ir.Value | None) -> NDArray[np.generic] | None:
     if value is None or value.const_value is None or value.const_value.size > 64:
         return None
     return value.const_value.numpy()
+
+
+def integers(value: onnx_ir.Value | None) -> list[int] | None:
+    """The integers of a constant, such as axes, also where the exporter still makes them by an operator."""
+    if value is None:
+        return None
+    if value.const_value is not None:
+        return [int(one) for one in value.const_value.numpy().reshape(-1)]
+    producer = value.producer()
+    if producer is None:
+        return None
+    if producer.op_type in _SAME_VALUES:
+        return integers(producer.inputs[0])
+    if producer.op_type != "Constant":
+        return None
+    (attribute,) = producer.attributes.values()
+    if attribute.type == onnx_ir.AttributeType.TENSOR:
+        return [int(one) for one in attribute.as_tensor().numpy().reshape(-1)]
+    return [*attribute.as_ints()] if attribute.type == onnx_ir.AttributeType.INTS else [attribute.as_int()]
 
 
 def is_scalar(value: onnx_ir.Value | None, expected: float) -> bool:

@@ -24,9 +24,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.rope import drop_choice_by_length, with_fixed_rope
-from ptune.backbone.vision_language import auto_class, only_text, text_config
+from ptune.backbone.vision_language import auto_class, in_three_dimensions, only_text, text_config
+from ptune.codecs.positions import AXES
 from ptune.errors import BackboneError, PtuneError
-from ptune.export import attention, experts, softplus
+from ptune.export import attention, experts, short_sums, softplus
 from ptune.export.cache_geometry import Caches, observed
 from ptune.export.end_sockets import EmbeddingSocket, HeadSocket, describe_ends, install_ends
 from ptune.export.example import DYNAMIC as DYNAMIC
@@ -174,6 +175,7 @@ def trace(
         sockets=describe(sockets),
         ends=described,
         states=states,
+        axes=AXES if in_three_dimensions(config) else 1,
     )
     step = Step(model, sockets, signature, caches, embedding).eval()
     with mode:
@@ -237,6 +239,7 @@ def onnx_of(
         )
     check_independent(program.model, named, along)
     softplus.spell_out(program.model.graph)
+    short_sums.pad(program.model.graph)
     strip(program.model)
     return program.model
 

@@ -5,7 +5,8 @@ undone by `unpad_indices`, so a prefill chunk beside decode rows costs no padded
 
 Inputs                      type   shape                       meaning
 input_ids                   int64  [groups, tokens]              flat tokens
-position_ids                int64  [groups, tokens]              position of each token in its own sequence
+position_ids                int64  [groups, tokens]              position of each token in its own sequence; [3, groups, tokens] of a model in
+                                                                 which rows of images have one in time, height and width (`Signature.axes`)
 pad_indices                 int64  [batch, seq]                  flat index of each cell; cells beyond a sequence's new tokens repeat its first one's (0 if idle)
 unpad_indices               int64  [groups * tokens]             cell (row-major in [batch, seq]) of each flat token
 seqlens_k                   int32  [batch]                       cached + new tokens of each sequence, minus 1
@@ -173,6 +174,7 @@ class Signature(BaseModel):
     shared: tuple[
         int, ...
     ] = ()  # the cache of each layer that attends to the keys and values of an earlier one
+    axes: int = 1  # dimensions of a token's position: 3 where rows of images have one by their place (M-RoPE)
 
     @property
     def step_inputs(self) -> tuple[str, ...]:

@@ -124,9 +124,7 @@ def _exporting(
 def _kept_in_files(recipe: Recipe, sizes: Sizes) -> bool:
     """Whether the packed weights are kept (`ptune.backbone.packed_cache`): of models published in two bytes a weight."""
     backbone = recipe.backbone
-    if (
-        backbone.quantize in get_args(Stored) and backbone.quantize != "mxfp4"
-    ):  # they are mapped from the published files
+    if backbone.quantize in get_args(Stored):  # they are mapped from the published files
         return True
     return backbone.quantize != "none" and backbone.cache and 2 * sizes.parameters >= WORTH_BYTES
 

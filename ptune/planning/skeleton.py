@@ -24,7 +24,7 @@ from ptune.backbone.nf4_bytes import BLOCK, NESTED_BLOCK
 from ptune.backbone.packed.described import packing_of
 from ptune.backbone.packed.formats import BY_METHOD
 from ptune.backbone.packed.linear import PackedLinear
-from ptune.backbone.packed_experts import counts_of_packed, experts_of, prepare_packed
+from ptune.backbone.packed_experts import PackedExperts, counts_of_packed, experts_of, prepare_packed
 from ptune.backbone.quantize import Int8Linear, Nf4Linear
 from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import RecipeError
@@ -51,7 +51,10 @@ class Skeleton:
 
     @property
     def largest_quantised(self) -> int:
-        """Number of weights in the largest quantised layer; 0 where there is none."""
+        """Number of weights in the largest quantised layer; 0 where there is none. Experts that are stored in MXFP4 are mapped as they are:
+        beside them it is that of the largest other weight."""
+        if any(isinstance(one, PackedExperts) and one.packing == "mxfp4" for one in self.backbone.modules()):
+            return max(one.numel() for one in self.backbone.parameters() if one.is_floating_point())
         kinds = Nf4Linear | Int8Linear | PackedLinear
         layers = [one for one in self.backbone.modules() if isinstance(one, kinds)]
         experts = counts_of_packed(self.backbone).values()
@@ -99,8 +102,9 @@ def _quantize(model: PreTrainedModel, spec: Backbone) -> None:
             model.set_submodule(name, _nf4(layer) if kind == "nf4" else _int8(layer))
         elif packing.keeps(name):
             model.set_submodule(name, packing.without_values(name, layer))
-    for _, experts in list(experts_of(model)) if kind in ("nf4", "int8") else ():
-        prepare_packed(experts, "nf4" if kind == "nf4" else "int8")
+    for _, experts in list(experts_of(model)):
+        if kind in ("nf4", "int8", "mxfp4"):
+            prepare_packed(experts, kind)
     model.is_loaded_in_4bit, model.is_loaded_in_8bit = kind == "nf4", kind == "int8"
 
 

@@ -10,11 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ptune.backbone.float32 import SMALL_BYTES, held_bytes
 from ptune.backbone.load import Loaded
+from ptune.codecs.album import Album
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.fold.fold import Limits
 from ptune.engine.adapters.folder import install
@@ -86,7 +84,7 @@ class Decoder(Publishable):
     ends: tuple[EndKind, ...] = ()  # what adapters may bring at the base's ends
     turn_group: int = TURN_GROUP  # of turns among that
     opened: Loaded | None = None  # the reference while it is in memory
-    images: NDArray[np.uint8] | None = None  # that the probes show, where the model sees any
+    images: Album | None = None  # that the probes show, where the model sees any
 
     @classmethod
     def of_run(cls, run: FinishedRun, name: str, *, merge: bool, profiles: Sequence[str]) -> Decoder:
@@ -363,8 +361,8 @@ class Decoder(Publishable):
 
 
 def _with_images(
-    probes: list[Probe], images: NDArray[np.uint8] | None, loaded: Loaded
-) -> tuple[list[Probe], NDArray[np.uint8] | None]:
+    probes: list[Probe], images: Album | None, loaded: Loaded
+) -> tuple[list[Probe], Album | None]:
     """The probes and the images that they show, if the model sees any."""
     if loaded.codec.vision is None:
         return probes, None

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PeftConfig, PeftModel
 from safetensors import safe_open
 from transformers import PreTrainedModel
@@ -17,6 +15,7 @@ from ptune.backbone.float32 import in_float32
 from ptune.backbone.image_rows import show
 from ptune.backbone.load import Loaded, load
 from ptune.backbone.tokenizer import transformers_tokenizer
+from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.vision import FIRST_ROW, has_images
 from ptune.config.recipe import Backbone
@@ -51,7 +50,7 @@ class TrainedDecoder:
     held_out: Sequence[Example]
     probes: list[Probe]
     conversations: Sequence[Askable]  # behind the examples
-    images: NDArray[np.uint8] | None = None  # of the conversations, where the model sees any
+    images: Album | None = None  # of the conversations, where the model sees any
 
     @classmethod
     def open(cls, run: FinishedRun) -> TrainedDecoder:

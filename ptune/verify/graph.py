@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.codecs.positions import Placed
 from ptune.engine.decoder.kv_cache import read_scales, stored
 from ptune.engine.onnx_graph import open_graph
 from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE
@@ -53,6 +54,12 @@ class PlainGraph:
         )
         return {name: cache[0] for name, cache in zip(self.signature.past_names(), found, strict=True)}
 
+    def _positions(self, ids: Sequence[int], start: int, of_ends: PlainEnds) -> NDArray[np.int64]:
+        """[1, tokens], or [3, 1, tokens]."""
+        if self.signature.axes == 1:
+            return start + np.arange(len(ids), dtype=np.int64)[None]
+        return start + Placed.of(ids, of_ends.grids).table[:, None]
+
     def _feeds(
         self,
         ids: Sequence[int],
@@ -66,7 +73,7 @@ class PlainGraph:
         order = np.arange(tokens, dtype=np.int64)
         feeds: dict[str, NDArray[np.generic]] = {
             "input_ids": np.array([ids], np.int64),
-            "position_ids": start + before + order[None],
+            "position_ids": self._positions(ids, start + before, of_ends),
             "pad_indices": order[None],
             "unpad_indices": order,
             "seqlens_k": np.array([before + tokens - 1], np.int32),

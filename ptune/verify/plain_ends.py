@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.prompt_cache import prompt_cache
+from ptune.codecs.tiles import Grid
 from ptune.engine.adapters.lora import Adapter
 from ptune.formats.signature import LORA_GAINED, LORA_ONES, Ends, Signature
 from ptune.parity import Array
@@ -41,6 +42,9 @@ class PlainEnds:
         default_factory=dict
     )  # cache input -> [kv_heads, virtual tokens, dim]
     invocation: tuple[int, ...] = ()
+    grids: Mapping[int, Grid] = field(
+        default_factory=dict
+    )  # first row's token -> rows down and across (M-RoPE)
 
     @property
     def before(self) -> int:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
+from PIL import Image
 from transformers import PreTrainedModel
 
-from ptune.backbone.image_rows import features, see
+from ptune.backbone.image_rows import Table, rows_of, see
+from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.vision import FIRST_ROW, ROW, Vision
+from ptune.codecs.tiles import Grid
+from ptune.codecs.vision import FIRST_ROW, Vision, part_of
 from ptune.engine.decoder.images import Picture, Tower
 from ptune.errors import FormatError
 from ptune.formats.bundle import Bundle, Hop
@@ -21,29 +24,44 @@ from ptune.parity import Array
 from ptune.verify.limits import IMAGES
 from ptune.verify.torch_side import Probe
 
-FILE = "golden/images.npy"
-DRAWN = 4  # images of our own, for a model that is exported without data about images
+FILE = "golden/images.npz"
+DRAWN = ((1.0, 1.0), (1.7, 0.8), (0.6, 1.5), (2.6, 2.2))  # images of our own, in widths and heights of a tile
+WHOLE = 5  # times as large of a model whose tower looks at all tiles at once
 LEAST_TEXTS = 4  # probes without images
 QUESTIONS = ("What is to be seen?", "Describe the colours.", "Is it dark?", "Name two things in it.")
-
-Images = NDArray[np.uint8]  # [images, height, width, 3]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one side has made of the images: [images, rows, width]."""
+    """What one side has made of the images, under the numbers that the probes have."""
 
-    rows: Array
+    pictures: tuple[Picture, ...]
+
+    @classmethod
+    def of(cls, images: Album, rows: Array) -> Seen:
+        """rows: of all images, [rows, width]."""
+        starts = [start - FIRST_ROW for start in images.starts]
+        return cls(
+            tuple(
+                Picture(begin + FIRST_ROW, rows[begin:end], images.layout(at).places)
+                for at, (begin, end) in enumerate(pairwise(starts))
+            )
+        )
 
     @property
-    def pictures(self) -> tuple[Picture, ...]:
-        """The same for an engine, under the numbers that the probes have."""
-        return (Picture(FIRST_ROW, self.rows.reshape(-1, self.rows.shape[-1])),)
+    def rows(self) -> Array:
+        """The rows of all images, [rows, width]."""
+        return np.concatenate([picture.rows for picture in self.pictures])
 
     @property
     def by_token(self) -> dict[int, Array]:
         """The same for a graph: token -> its row [width]."""
-        return dict(enumerate(self.rows.reshape(-1, self.rows.shape[-1]), FIRST_ROW))
+        return dict(enumerate(self.rows, FIRST_ROW))
+
+    @property
+    def grids(self) -> dict[int, Grid]:
+        """The first row's token of each picture whose rows have positions by their place -> its rows down and across."""
+        return {one.first: one.places for one in self.pictures if one.places is not None}
 
 
 def vision_of(bundle: Bundle) -> Vision | None:
@@ -62,91 +80,79 @@ def words(ids: Sequence[int]) -> tuple[int, ...]:
 
 
 def numbered(
-    probes: Sequence[Probe], texts: Sequence[Probe], images: Images | None, codec: ChatCodec
-) -> tuple[list[Probe], Images]:
+    probes: Sequence[Probe], texts: Sequence[Probe], images: Album | None, codec: ChatCodec
+) -> tuple[list[Probe], Album]:
     """The probes with the images that they show numbered from 0 on, and those images. There are some about images of our own
     where they show none, and some of `texts` where all do."""
     vision = codec.vision
     assert vision is not None
-    used = sorted(
-        {(token - FIRST_ROW) // vision.rows for one in probes for token in one.ids if token >= FIRST_ROW}
-    )
-    probes = [replace(one, ids=_renumbered(one.ids, used, vision)) for one in probes]
-    if not used:
-        drawn = _drawn(vision)
-        return [*probes[: len(probes) - len(drawn)], *_about(len(drawn), codec)], drawn
+    if images is None or not any(sees(one.ids) for one in probes):
+        drawn = Album.of(vision, _drawn(vision))
+        return [*probes[: len(probes) - len(drawn)], *_about(drawn, codec)], drawn
+    used = sorted({images.holding(token) for one in probes for token in one.ids if token >= FIRST_ROW})
+    kept = images.only(used)
+    moved = {image: start - images.starts[image] for image, start in zip(used, kept.starts, strict=False)}
+    probes = [
+        replace(one, ids=tuple(token + moved.get(images.holding(token), 0) for token in one.ids))
+        for one in probes
+    ]
     if sum(not sees(one.ids) for one in probes) < LEAST_TEXTS:
         probes = [*probes[: len(probes) - LEAST_TEXTS], *texts[:LEAST_TEXTS]]
-    assert images is not None
-    return probes, np.ascontiguousarray(images[used])
+    return probes, kept
 
 
-def _renumbered(ids: Sequence[int], used: Sequence[int], vision: Vision) -> tuple[int, ...]:
-    place = {image: at for at, image in enumerate(used)}
-
-    def renumbered(token: int) -> int:
-        if token < FIRST_ROW:
-            return token
-        image, row = divmod(token - FIRST_ROW, vision.rows)
-        return FIRST_ROW + place[image] * vision.rows + row
-
-    return tuple(map(renumbered, ids))
-
-
-def _drawn(vision: Vision) -> Images:
-    """Smooth pictures with some noise."""
-    height, width = vision.preprocessing.size
-    random = np.random.default_rng(0)
-    down, across = np.mgrid[0:height, 0:width] / max(height, width)
-    waves = [
-        np.stack(
-            [np.sin(6 * across * (at + one) + one) + np.cos(5 * down * (at + 1)) for one in range(3)], -1
-        )
-        for at in range(DRAWN)
-    ]
-    noisy = 127 + 50 * np.stack(waves) + random.normal(0, 12, (DRAWN, height, width, 3))
-    return noisy.clip(0, 255).astype(np.uint8)
+def _drawn(vision: Vision) -> list[Image.Image]:
+    """Smooth pictures with some noise, of several shapes."""
+    edge, random = max(vision.preprocessing.size), np.random.default_rng(0)
+    edge *= WHOLE if vision.axes > 1 else 1
+    pictures = []
+    for at, (wide, high) in enumerate(DRAWN):
+        width, height = round(wide * edge), round(high * edge)
+        down, across = np.mgrid[0:height, 0:width] / max(height, width)
+        waves = [np.sin(6 * across * (at + one) + one) + np.cos(5 * down * (at + 1)) for one in range(3)]
+        noisy = 127 + 50 * np.stack(waves, -1) + random.normal(0, 12, (height, width, 3))
+        pictures.append(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)))
+    return pictures
 
 
-def _about(count: int, codec: ChatCodec) -> list[Probe]:
-    assert codec.vision is not None
+def _about(images: Album, codec: ChatCodec) -> list[Probe]:
     probes = []
-    for at in range(count):
-        image = {"type": "image", ROW: FIRST_ROW + at * codec.vision.rows}
+    for at in range(len(images)):
         asked = {"type": "text", "text": QUESTIONS[at % len(QUESTIONS)]}
-        ids = codec.encode_prompt([{"role": "user", "content": [image, asked]}])
+        ids = codec.encode_prompt([{"role": "user", "content": [part_of(images.placed(at)), asked]}])
         probes.append(Probe(tuple(ids), tuple(range(len(ids)))[-8:], len(ids)))
     return probes
 
 
-def save(images: Images, bundle: Path) -> None:
+def save(images: Album, bundle: Path) -> None:
     """Writes the images into a bundle."""
     (bundle / FILE).parent.mkdir(exist_ok=True)
-    np.save(bundle / FILE, images, allow_pickle=False)
+    np.savez(bundle / FILE, sizes=images.sizes, tiles=images.tiles)
 
 
-def load(bundle: Path) -> Images:
+def load(bundle: Path, vision: Vision) -> Album:
     """Reads a bundle's images. Raises: FormatError."""
     try:
-        images: Images = np.load(bundle / FILE, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        with np.load(bundle / FILE, allow_pickle=False) as file:
+            return Album(vision, file["sizes"], file["tiles"])
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise FormatError(f"{bundle / FILE} is damaged or gone: {error}") from None
-    return images
 
 
-def by_torch(model: PreTrainedModel, images: Images, vision: Vision) -> Seen:
+def by_torch(model: PreTrainedModel, images: Album) -> Seen:
     """What the model makes of images; from now on its embedding gives that for their tokens."""
-    pixels = torch.from_numpy(vision.preprocessing.normalised(images))
-    rows = torch.cat([features(model, one[None], vision) for one in pixels]).float().numpy()
-    see(model, rows.reshape(-1, rows.shape[-1]))
-    return Seen(rows)
+    rows = rows_of(model, images, "")
+    see(model, Table(rows, images.grids))
+    return Seen.of(images, rows)
 
 
-def by_graph(bundle: Bundle, images: Images, vision: Vision, threads: int) -> Seen:
+def by_graph(bundle: Bundle, images: Album, threads: int) -> Seen:
     """What a bundle's vision graph makes of images, as an engine runs it."""
     tower = Tower.of(bundle, threads)
     assert tower is not None
-    return Seen(np.stack([tower.see(one).rows for one in vision.preprocessing.normalised(images)]))
+    normalised = images.vision.preprocessing.normalised
+    rows = [tower.see(normalised(tiles), layout).rows for layout, tiles in images]
+    return Seen.of(images, np.concatenate(rows))
 
 
 def hop(there: Seen, here: Seen) -> Hop:
@@ -154,8 +160,8 @@ def hop(there: Seen, here: Seen) -> Hop:
     error = float(np.linalg.norm(here.rows - there.rows) / max(float(np.linalg.norm(there.rows)), 1e-30))
     return Hop(
         name="torch → ONNX, features of images",
-        prompts=len(there.rows),
-        positions=int(np.prod(there.rows.shape[:2])),
+        prompts=len(there.pictures),
+        positions=len(there.rows),
         liveness=error,
         limit=f"relative L2 ≤ {IMAGES:g}",
         passed=bool(error <= IMAGES),

@@ -33,10 +33,7 @@ REFUSED: dict[str, tuple[Callable[[], PretrainedConfig], str]] = {
         ),
         "layers of kind 'linear_attention'",
     ),
-    "zamba2": (
-        lambda: transformers.Zamba2Config(**TINY, layers_block_type=["linear_attention", "hybrid"]),
-        "attention in several places with the same weights",
-    ),
+    "zamba": (lambda: transformers.ZambaConfig(), "scans the heads of each layer"),
     "llama4_text": (lambda: transformers.Llama4TextConfig(), "of kind 'chunked_attention'"),
     "gemma4": (lambda: transformers.Gemma4Config(), "reads images and sound beside text"),
     "gemma3": (

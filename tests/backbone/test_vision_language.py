@@ -14,19 +14,18 @@ from support.tiny_images import picture
 from support.tiny_vision import ROWS, build
 
 from ptune.backbone.exportable import why_not_exportable
-from ptune.backbone.image_rows import check_seen, features, see, shown
+from ptune.backbone.image_rows import Table, check_seen, rows_of, see, shown
 from ptune.backbone.load import load, load_codec
 from ptune.backbone.vision_language import only_text, sees_images, why_blind
-from ptune.codecs.vision import FIRST_ROW
+from ptune.codecs.album import Album
+from ptune.codecs.vision import part_of
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
 from ptune.methods.text_part import text_part
 from ptune.planning.model_check import check_model
 
 REFUSED = {
-    "qwen2_vl": (transformers.Qwen2VLConfig, "M-RoPE"),
-    "qwen2_5_vl": (transformers.Qwen2_5_VLConfig, "M-RoPE"),
-    "qwen3_vl": (transformers.Qwen3VLConfig, "M-RoPE"),
+    "qwen3_vl": (transformers.Qwen3VLConfig, "DeepStack"),
     "gemma3": (transformers.Gemma3Config, "bidirectional attention"),
     "paligemma": (transformers.PaliGemmaConfig, "bidirectional attention"),
     "mllama": (transformers.MllamaConfig, "no causal language model by itself"),
@@ -50,17 +49,17 @@ def test_any_decoder_and_tower_in_llavas_way(text: str, tower: str, tmp_path: Pa
     loaded = load(Backbone(model=str(tmp_path / "model"), dtype="float32"))
     model, vision = loaded.model, loaded.codec.vision
     assert vision is not None
-    assert vision.rows == ROWS
+    assert vision.layout((50, 40)).rows == ROWS
     assert why_not_exportable(model.config) is None
     check_seen(model, vision)
     images = [picture(50, 40, seed=1), picture(30, 60, seed=2)]
     pixels = torch.from_numpy(np.stack([vision.preprocessing(one) for one in images]))
-    rows = features(model, pixels, vision)
-    see(model, rows.reshape(-1, rows.shape[-1]).numpy())
+    album = Album.of(vision, images)
+    see(model, Table(rows_of(model, album, "")))
     content: list[dict[str, Any]] = [
-        {"type": "image", "first_row": FIRST_ROW + ROWS},
+        part_of(album.placed(1)),
         {"type": "text", "text": "beside"},
-        {"type": "image", "first_row": FIRST_ROW},
+        part_of(album.placed(0)),
     ]
     ids = loaded.codec.encode_prompt([{"role": "user", "content": content}])
     with torch.no_grad():
@@ -84,19 +83,18 @@ def test_a_model_that_does_more_with_an_image_is_refused(tmp_path: Path) -> None
     assert loaded.codec.vision is not None
     with pytest.raises(BackboneError, match="does more with an image"):
         check_seen(model, loaded.codec.vision)
-    rows = shown(model)
-    assert rows is not None
-    assert len(rows) == 0
+    table = shown(model)
+    assert table is not None
+    assert len(table.rows) == 0
 
 
-def test_a_processor_that_writes_by_the_images_shape_is_refused(tmp_path: Path) -> None:
-    """As those do that cut an image into tiles: here it keeps the image's own size."""
+def test_a_processor_that_keeps_the_images_own_size_is_refused(tmp_path: Path) -> None:
     build(tmp_path / "model")
     file = tmp_path / "model" / "processor_config.json"
     settings = json.loads(file.read_text())
     settings["image_processor"] |= {"do_center_crop": False}
     file.write_text(json.dumps(settings))
-    with pytest.raises(BackboneError, match="by its shape"):
+    with pytest.raises(BackboneError, match="cannot be done without torch"):
         load_codec(Backbone(model=str(tmp_path / "model")))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.bundles import peft_folder, tiny_bundle, with_peft
-from support.tiny_models import ALL, EXPERTS, VOCAB
+from support.tiny_models import ALL, VOCAB, adapted
 
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
@@ -22,6 +22,9 @@ LIMIT = 5e-4
 NOTHING_OF_THEIR_OWN = ("stablelm", "starcoder2", "deepseek_v2")
 # Mixers of state spaces that add nothing to those of the others.
 ALIKE = (
+    "zamba2",
+    "bailing_hybrid",
+    "qwen3_5_moe_text",
     "olmo_hybrid",
     "bamba",
     "nemotron_h",
@@ -32,14 +35,6 @@ ALIKE = (
     "granitemoehybrid_experts",
     "qwen3_next",
 )
-# Layers that adapters go beside where not all linear ones can be adapted: peft refuses some of Mamba's, experts are none.
-ATTENTION = ["q_proj", "v_proj", "o_proj"]
-ADAPTED = {
-    "qwen3_next": ["in_proj_qkvz", "in_proj_ba", "out_proj", *ATTENTION],
-    "granitemoehybrid_experts": ["in_proj", "out_proj", *ATTENTION], "falcon_h1": ["in_proj", "down_proj", *ATTENTION],
-    "nemotron_h": ["in_proj", "up_proj", *ATTENTION], "mamba2": ["in_proj"], "mamba": ["in_proj", "x_proj"],
-    "falcon_mamba": ["in_proj", "x_proj"], "jamba": ["in_proj", "x_proj", "out_proj", *ATTENTION],
-}  # fmt: skip
 LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 10
 
 
@@ -52,8 +47,7 @@ LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 
 )
 def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> None:
     base, _loaded, bundle = tiny_bundle(tmp_path, family)
-    targets = ADAPTED.get(family, ATTENTION if family in EXPERTS else "all-linear")
-    where = {"target_modules": targets}
+    where = {"target_modules": adapted(family)}
     adapters = {
         "four": peft_folder(base, tmp_path / "four", r=4, seed=1, spread=0.2, **where),
         "two": peft_folder(base, tmp_path / "two", r=2, lora_alpha=3, seed=2, spread=0.2, **where),

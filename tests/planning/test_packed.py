@@ -21,7 +21,12 @@ from ptune.training.segments import packing
 
 from .test_prediction import LENGTHS, real_peak
 
-NAMES = ["gptq", "awq", "fp8", "compressed int4", "compressed int8 with zeros"]
+MXFP4 = "mxfp4"
+NAMES = ["gptq", "awq", "fp8", "compressed int4", "compressed int8 with zeros", MXFP4]
+
+
+def stored_in(folder: Path, name: str) -> Path:
+    return made.gpt_oss(folder) if name == MXFP4 else made.build(folder, made.FORMATS[name])[0]
 
 
 def recipe_for(folder: Path) -> Recipe:
@@ -34,7 +39,7 @@ def recipe_for(folder: Path) -> Recipe:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_weights_are_counted_as_they_are_stored(tmp_path: Path, name: str) -> None:
-    recipe = recipe_for(made.build(tmp_path / "model", made.FORMATS[name])[0])
+    recipe = recipe_for(stored_in(tmp_path / "model", name))
     model = load(recipe.backbone, device="cpu").model
     ledger = predict(recipe, LENGTHS, device="cpu")
     stored = sum(one.nbytes for one in [*model.parameters(), *model.buffers()])
@@ -45,7 +50,7 @@ def test_the_weights_are_counted_as_they_are_stored(tmp_path: Path, name: str) -
 @pytest.mark.parametrize("name", NAMES)
 def test_a_followed_step_holds_what_a_real_one_holds(tmp_path: Path, name: str) -> None:
     """One layer's values at a time, among all else."""
-    recipe = recipe_for(made.build(tmp_path / "model", made.FORMATS[name])[0])
+    recipe = recipe_for(stored_in(tmp_path / "model", name))
     loaded = load(recipe.backbone, device="cpu")
     model = applied(recipe, loaded.model)
     with packing(loaded.model) as packed:

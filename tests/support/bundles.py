@@ -19,10 +19,18 @@ from ptune.formats.signature import TURN_GROUP, EndKind
 from support.tiny_models import build
 
 
-def peft_folder(base: Path, folder: Path, *, seed: int = 0, spread: float = 1.0, **options: Any) -> Path:
-    """A LoRA on every linear layer with random, non-zero factors, saved by peft itself."""
+def peft_folder(
+    base: Path,
+    folder: Path,
+    *,
+    seed: int = 0,
+    spread: float = 1.0,
+    kind: Any = AutoModelForCausalLM,
+    **options: Any,
+) -> Path:
+    """A LoRA on every linear layer with random, non-zero factors, saved by peft itself. kind: the class that opens the model."""
     torch.manual_seed(seed)
-    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = kind.from_pretrained(base, dtype=torch.float32)
     options = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | options
     wrapped = get_peft_model(model, LoraConfig(init_lora_weights=False, **options))
     with torch.no_grad():

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -246,6 +247,33 @@ def mxfp4(name: str, weight: Tensor) -> tuple[Tensors, Tensor]:
     packed = (code[..., 0::2] + 16 * code[..., 1::2]).to(torch.uint8)
     scales = (exponent + 127).to(torch.uint8)
     return {f"{name}_blocks": packed, f"{name}_scales": scales}, values.reshape(turned.shape).transpose(1, 2)
+
+
+def gpt_oss(folder: Path) -> Path:
+    """A tiny gpt-oss whose experts are in MXFP4, as it is published."""
+    tiny_models.build(folder, "gpt_oss")
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.endswith(("gate_up_proj", "down_proj"))]:
+        packed, _ = mxfp4(name, tensors.pop(name))
+        tensors |= packed
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    kept = ["model.layers.*.self_attn", "lm_head"]
+    set_settings(folder, {"quant_method": "mxfp4", "modules_to_not_convert": kept})
+    return folder
+
+
+def in_eight_bits(folder: Path) -> Path:
+    """A tiny Llama in bitsandbytes' int8, as transformers saves it; its original is beside it."""
+    original = tiny_models.build(folder.parent / "original")
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        original,
+        dtype=torch.float32,
+        quantization_config=transformers.BitsAndBytesConfig(load_in_8bit=True),
+        device_map={"": "cpu"},
+    )
+    model.save_pretrained(folder)
+    tiny_models.tokenizer().save_pretrained(folder)
+    return folder
 
 
 def build(

@@ -50,6 +50,12 @@ _SPACE: dict[str, Any] = {  # of state spaces, Mamba 2
     **_TINY, "mamba_d_state": 16, "mamba_n_heads": 4, "mamba_d_head": 32, "mamba_n_groups": 2, "mamba_expand": 2,
     "mamba_chunk_size": 8,
 }  # fmt: skip
+_KIMI: dict[str, Any] = {  # Kimi's delta attention beside latent attention, and experts
+    **_OLD, **_MIXED, "num_key_value_heads": 4, "linear_head_dim": 16, "linear_num_heads": 4, "num_experts": 4,
+    "num_experts_per_token": 2, "num_expert_group": 1, "topk_group": 1, "moe_intermediate_size": 32,
+    "mlp_layer_types": ["dense", "sparse"], "q_lora_rank": 32, "kv_lora_rank": 16, "qk_nope_head_dim": 16, "qk_rope_head_dim": 8,
+    "v_head_dim": 12,
+}  # fmt: skip
 _MAMBA: dict[str, Any] = {**_TOKENS, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 16}
 
 FAMILIES: dict[str, Callable[..., PretrainedConfig]] = {
@@ -112,6 +118,13 @@ HYBRIDS: dict[str, Callable[..., PretrainedConfig]] = {  # some of whose layers 
         transformers.JambaConfig, **_TINY, attn_layer_period=2, attn_layer_offset=1, num_experts=1, num_experts_per_tok=1,
         mamba_d_state=16, mamba_dt_rank=4,
     ),
+    "zamba2": functools.partial(  # attention of two blocks in turn, each with factors of its own in each place
+        transformers.Zamba2Config, **{**_TINY, "num_hidden_layers": 4, "num_key_value_heads": 4}, mamba_d_state=16, n_mamba_heads=4,
+        mamba_ngroups=2, chunk_size=8, num_mem_blocks=2, use_mem_rope=True, use_shared_attention_adapter=True, adapter_rank=4,
+        layers_block_type=["linear_attention", "hybrid", "hybrid", "hybrid"],
+    ),
+    "kimi_linear": functools.partial(transformers.KimiLinearConfig, **_KIMI),
+    "bailing_hybrid": functools.partial(transformers.BailingHybridConfig, **_KIMI, head_dim=16),
 }  # fmt: skip
 
 MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these take adapters in attention alone
@@ -138,6 +151,13 @@ MIXTURES: dict[str, Callable[..., PretrainedConfig]] = {  # of experts: these ta
         transformers.GraniteMoeHybridConfig, **{**_SPACE, "intermediate_size": 32}, **_MIXED, num_local_experts=4,
         num_experts_per_tok=2, shared_intermediate_size=32, position_embedding_type="rope",
     ),
+    "phimoe": functools.partial(  # its routers choose one expert after another
+        transformers.PhimoeConfig, **_TINY, num_local_experts=4, num_experts_per_tok=2, attention_bias=True, lm_head_bias=True,
+    ),
+    "qwen3_5_moe_text": functools.partial(
+        transformers.Qwen3_5MoeTextConfig, **{key: value for key, value in _DELTA.items() if key != "intermediate_size"},
+        moe_intermediate_size=32, shared_expert_intermediate_size=32, num_experts=4, num_experts_per_tok=2,
+    ),
 }  # fmt: skip
 
 ATTENTIONS: dict[str, Callable[..., PretrainedConfig]] = {  # with something of their own
@@ -160,7 +180,21 @@ ATTENTIONS: dict[str, Callable[..., PretrainedConfig]] = {  # with something of 
     ),
 }  # fmt: skip
 ALL = {**FAMILIES, **MIXTURES, **HYBRIDS, **ATTENTIONS}
-EXPERTS = (*MIXTURES, "gpt_oss", "deepseek_v2")  # decoders that take adapters in attention alone
+EXPERTS = (
+    *MIXTURES,
+    "gpt_oss",
+    "deepseek_v2",
+    "kimi_linear",
+    "bailing_hybrid",
+)  # decoders that take adapters in attention alone
+# Layers that adapters go beside where not all linear ones can be adapted: peft refuses some of Mamba's, experts are none.
+_ATTENTION = ["q_proj", "v_proj", "o_proj"]
+_ADAPTED = {
+    "qwen3_next": ["in_proj_qkvz", "in_proj_ba", "out_proj", *_ATTENTION],
+    "granitemoehybrid_experts": ["in_proj", "out_proj", *_ATTENTION], "falcon_h1": ["in_proj", "down_proj", *_ATTENTION],
+    "nemotron_h": ["in_proj", "up_proj", *_ATTENTION], "mamba2": ["in_proj"], "mamba": ["in_proj", "x_proj"],
+    "falcon_mamba": ["in_proj", "x_proj"], "jamba": ["in_proj", "x_proj", "out_proj", *_ATTENTION],
+}  # fmt: skip
 
 _ENCODER: dict[str, Any] = {
     "vocab_size": VOCAB, "pad_token_id": 0, "initializer_range": _SPREAD, "hidden_size": 64, "intermediate_size": 128,
@@ -197,6 +231,11 @@ def model(architecture: str = "llama", *, seed: int = 0, **changes: Any) -> tran
         return transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     finally:
         torch.set_rng_state(state)
+
+
+def adapted(architecture: str) -> str | list[str]:
+    """The `target_modules` of an adapter on all that it can be on."""
+    return _ADAPTED.get(architecture, _ATTENTION if architecture in EXPERTS else "all-linear")
 
 
 def in_four_bits(folder: Path) -> Path:

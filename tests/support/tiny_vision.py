@@ -6,6 +6,8 @@ folder = build(tmp_path / "llava")      # config.json, model.safetensors, tokeni
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -117,3 +119,11 @@ def write_rows(file: Path, rows: list[list[dict[str, Any]]]) -> Path:
 def picture_of(folder: Path, part: dict[str, Any]) -> Image.Image:
     """The picture that a part names."""
     return Image.open(folder / part["path"]).convert("RGB")
+
+
+def data_uri(image: Image.Image) -> dict[str, Any]:
+    """A picture as a part of a message in OpenAI's shape."""
+    written = io.BytesIO()
+    image.save(written, "PNG")
+    url = f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}

@@ -15,8 +15,9 @@ from support.tiny_images import picture
 from support.tiny_vision import ROWS, TEMPLATE, build, picture_of, seen_conversations, write_rows
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from ptune.backbone.image_rows import rows_of, see
+from ptune.backbone.image_rows import Table, rows_of, see
 from ptune.backbone.load import load, load_codec
+from ptune.backbone.quantize import Int8Linear, Nf4Linear
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.vision import FIRST_ROW
 from ptune.config.chat import Chat
@@ -68,7 +69,6 @@ def test_tokens_are_those_of_the_models_own_processor(folder: Path) -> None:
     processor = AutoProcessor.from_pretrained(folder / "model")
     codec, data = data_of(folder)
     assert codec.vision is not None
-    assert codec.vision.rows == ROWS
     rows = [json.loads(line)["messages"] for line in (folder / "test.jsonl").read_text().splitlines()]
     shown = 0
     for row, example in zip(rows, data.test, strict=True):
@@ -99,7 +99,7 @@ def test_the_loss_of_packed_rows_is_transformers_own(folder: Path) -> None:
     expected = 0.0
     for example in data.train:
         first = [token for token in example.ids if token >= FIRST_ROW and (token - FIRST_ROW) % ROWS == 0]
-        images = data.images[[(token - FIRST_ROW) // ROWS for token in first]]
+        images = data.images.tiles[[(token - FIRST_ROW) // ROWS for token in first]]
         ids = torch.tensor([codec.vision.plain(example.ids)])
         seen = {}
         if first:
@@ -109,7 +109,7 @@ def test_the_loss_of_packed_rows_is_transformers_own(folder: Path) -> None:
         chosen = logits.log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
         expected -= float(chosen[torch.tensor(example.targets[1:])].sum())
     loaded = load(Backbone(model=str(folder / "model"), dtype="float32"))
-    see(loaded.model, rows_of(loaded.model, data.images, codec.vision, ""))
+    see(loaded.model, Table(rows_of(loaded.model, data.images, "")))
     with packing(loaded.model) as packed, torch.no_grad():
         assert packed
         objective = NextTokenObjective(True, 256, torch.device("cpu"))
@@ -124,13 +124,13 @@ def test_an_image_changes_what_is_said_about_it(folder: Path) -> None:
     assert codec.vision is not None
     assert data.images is not None
     model = load(Backbone(model=str(folder / "model"), dtype="float32")).model
-    rows = rows_of(model, data.images, codec.vision, "")
+    rows = rows_of(model, data.images, "")
     example = next(one for one in data.train if max(one.ids) >= FIRST_ROW)
     ids = torch.tensor([example.ids])
-    see(model, rows)
+    see(model, Table(rows))
     with torch.no_grad():
         before = model(input_ids=ids).logits[0, -1]
-        see(model, np.ascontiguousarray(rows[::-1]))
+        see(model, Table(np.ascontiguousarray(rows[::-1])))
         after = model(input_ids=ids).logits[0, -1]
     assert float((before - after).abs().max()) > 0.1
 
@@ -152,6 +152,27 @@ def test_a_run_learns_resumes_to_the_byte_and_is_evaluated(
     evaluation = evaluate(whole)
     assert evaluation["after"]["loss"] < evaluation["before"]["loss"]
     assert "[image]" in json.dumps(evaluation["answers"])
+
+
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_a_quantised_base_packs_the_decoder_alone(kind: str, folder: Path, tmp_path: Path) -> None:
+    """The tower is what it was, so that rows are those of the plain model's tower, bit for bit."""
+    _, data = data_of(folder)
+    assert data.images is not None
+    spec = Backbone(model=str(folder / "model"), dtype="float32")
+    plain, packed = load(spec), load(spec.model_copy(update={"quantize": kind}))
+    np.testing.assert_array_equal(
+        rows_of(packed.model, data.images, ""), rows_of(plain.model, data.images, "")
+    )
+    there = {
+        name for name, layer in packed.model.named_modules() if isinstance(layer, Nf4Linear | Int8Linear)
+    }
+    assert there
+    assert all("language_model" in name for name in there)
+    run = train(recipe(folder, backbone=spec.model_copy(update={"quantize": kind})), tmp_path / "run")
+    assert run.record().hops[0].passed
+    evaluation = evaluate(run)
+    assert evaluation["after"]["loss"] < evaluation["before"]["loss"]
 
 
 def _trained(adapter: Path) -> list[str]:
@@ -233,7 +254,7 @@ def test_what_is_not_trained_beside_images_is_refused(folder: Path, tmp_path: Pa
     ):
         with pytest.raises(RecipeError, match=told):
             train(recipe(folder, **changes), tmp_path / "run")
-    for options in ({"quantize": "nf4"}, {"keep_layers": (0,)}, {"new_tokens": ("<x>",)}):
+    for options in ({"keep_layers": (0,)}, {"new_tokens": ("<x>",)}):
         with pytest.raises(BackboneError, match="sees images: leave it out"):
             load_codec(Backbone(model=str(folder / "model"), **options))
 

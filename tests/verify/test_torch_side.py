@@ -8,6 +8,10 @@ from support.tiny_models import ALL, model
 
 from ptune.verify.torch_side import batch_logits_at
 
+NEAR = {
+    "zamba2": 1e-4
+}  # its graph differs from torch by as much, too: its layers come after one another four times over
+
 
 @pytest.mark.parametrize("family", ALL)
 @torch.no_grad()
@@ -19,4 +23,4 @@ def test_logits_at_once_are_those_alone(family: str) -> None:
     together = batch_logits_at(one, sequences, positions)
     for rows, ids, wanted in zip(together, sequences, positions, strict=True):
         alone = one(input_ids=torch.tensor([ids]), use_cache=False).logits[0, wanted]
-        torch.testing.assert_close(rows, alone, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(rows, alone, rtol=1e-5, atol=NEAR.get(family, 1e-5))

@@ -43,11 +43,15 @@ class Mxfp4:
         return parts
 
     def unpack(self, parts: Parts, shape: Shape) -> Tensor:
-        blocks, exponent = parts["blocks"], parts["scales"].to(torch.int32) - _MIDDLE
-        values = torch.tensor(VALUES, device=blocks.device)
-        pairs = torch.stack([values[(blocks & 15).long()], values[(blocks >> 4).long()]], -1)
-        whole = torch.ldexp(pairs.flatten(-2), exponent[..., None])
-        return whole.flatten(-2).transpose(1, 2).contiguous()
+        return values(parts["blocks"], parts["scales"]).transpose(1, 2).contiguous()
+
+
+def values(blocks: Tensor, scales: Tensor) -> Tensor:
+    """[..., out, in / 32, 16] and [..., out, in / 32] -> float32 [..., out, in]"""
+    known = torch.tensor(VALUES, device=blocks.device)
+    pairs = torch.stack([known[(blocks & 15).long()], known[(blocks >> 4).long()]], -1)
+    exponent = scales.to(torch.int32) - _MIDDLE
+    return torch.ldexp(pairs.flatten(-2), exponent[..., None]).flatten(-2)
 
 
 def layouts(settings: Mapping[str, Any]) -> Callable[[str], Layout]:

@@ -1,14 +1,15 @@
 """Has `from_pretrained` keep a ready-made checkpoint's weights packed.
 
-Linear layers keep them as they are in the file, whose pages the system takes back when it needs them. Every other packed
-weight (a head, an embedding, the experts of a mixture, layers that transformers puts together otherwise) is unpacked in
-float32 when it is asked for, one at a time, and cast as any weight.
+Linear layers, and experts in MXFP4, keep them as they are in the file, whose pages the system takes back when it needs them.
+Every other packed weight (a head, an embedding, experts that a file has one by one, layers that transformers puts together
+otherwise) is unpacked in float32 when it is asked for, one at a time, and cast as any weight.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,14 @@ from transformers.pytorch_utils import Conv1D
 from ptune.backbone.packed.formats import Format, Layouts
 from ptune.backbone.packed.layout import Layout, Parts, Shape, check
 from ptune.backbone.packed.linear import PackedLinear
+from ptune.backbone.packed.mxfp4 import Mxfp4
+from ptune.backbone.packed_experts import (
+    SCALES,
+    PackedExperts,
+    experts_of,
+    prepare_packed,
+    weights_of,
+)
 from ptune.backbone.quantize import read_in_turn
 from ptune.errors import BackboneError
 from ptune.progress import say
@@ -92,11 +101,17 @@ def _state_of(
     """What transformers is to load, after the model's layers became packed ones; in place."""
     places = _Places(model, mapping)
     kept, unpacked = 0, dict[str, Any]()
-    for layer in list(form.layers(tensors)):
+    layers = list(form.layers(tensors))
+    experts = places.experts([form.target.format(layer) for layer in layers])
+    for layer in layers:
         names = {part: name.format(layer) for part, name in form.tensors.items()}
         found = {part: tensors.pop(name) for part, name in names.items() if name in tensors}
         layout, target = layouts(layer), form.target.format(layer)
         parts, shape = check(layout, found, layer)
+        if isinstance(layout, Mxfp4) and target in experts:
+            unpacked |= _kept_experts(experts[target], parts, shape, target)
+            kept += 1
+            continue
         place = places.linear(target)
         if place is None:
             unpacked[target] = Unpacked(layout, parts, shape)
@@ -114,7 +129,9 @@ def _state_of(
         name: tensor for name, tensor in tensors.items() if name.rpartition(".")[2] not in _OF_ACTIVATIONS
     }
     _check_others(others, form)
-    say(f"{kept} layers stay as they are stored: {form.name}")
+    say(
+        f"{kept} {'layers' if form.of_linears else 'weights of experts'} stay as they are stored: {form.name}"
+    )
     return others | unpacked
 
 
@@ -125,6 +142,11 @@ class _Places:
         self._renamings = [one for one in mapping if isinstance(one, WeightRenaming)]
         self._converters = [one for one in mapping if isinstance(one, WeightConverter)]
         self._prefix, self._state = model.base_model_prefix, model.state_dict()
+        self._experts = {
+            f"{name}.{weight}": (module, weight)
+            for name, module in experts_of(model)
+            for weight in weights_of(module)
+        }
         self._linears = {
             f"{name}.weight": name
             for name, layer in model.named_modules()
@@ -136,14 +158,47 @@ class _Places:
 
     def linear(self, name: str) -> str | None:
         """The linear layer whose weight this name of a file means; None for any other weight."""
+        found, converted = self._found(name)
+        if found in self._turned:
+            raise BackboneError(f"{name} is the weight of a Conv1D, whose packed form ptune does not read")
+        return None if converted else self._linears.get(found)
+
+    def experts(self, names: Iterable[str]) -> dict[str, tuple[Any, str]]:
+        """Of these names of a file those that mean experts' weights, with their modules, where they are all of a module's weights."""
+        found = {name: self._found(name) for name in names}
+        held = {
+            name: self._experts[one]
+            for name, (one, converted) in found.items()
+            if one in self._experts and not converted
+        }
+        there = Counter(id(module) for module, _ in held.values())
+        return {
+            name: (module, weight)
+            for name, (module, weight) in held.items()
+            if there[id(module)] == len(weights_of(module))
+        }
+
+    def _found(self, name: str) -> tuple[str, bool]:
+        """The model's name for a weight of a file, and whether transformers converts it."""
         found, converter = rename_source_key(
             name, self._renamings, self._converters, self._prefix, self._state
         )
         if found not in self._state and name in self._state:
-            found, converter = name, None
-        if found in self._turned:
-            raise BackboneError(f"{name} is the weight of a Conv1D, whose packed form ptune does not read")
-        return None if converter is not None else self._linears.get(found)
+            return name, False
+        return found, converter is not None
+
+
+def _kept_experts(held: tuple[Any, str], parts: Parts, shape: Shape, name: str) -> dict[str, Tensor]:
+    """What transformers is to load of experts that stay in MXFP4, after their module became one of packed experts; in place."""
+    module, weight = held
+    if not isinstance(module, PackedExperts):
+        prepare_packed(module, "mxfp4")
+    experts, out, inner = module.shapes[weight]
+    if shape != (experts, inner, out):
+        raise BackboneError(
+            f"{name} stands for a weight of {list(shape)}, where the model's config asks for {[experts, inner, out]}"
+        )
+    return {name: parts["blocks"], f"{name}{SCALES}": parts["scales"]}
 
 
 def _check_linear(linear: Any, shape: Shape, layer: str) -> None:

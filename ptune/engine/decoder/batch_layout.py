@@ -32,6 +32,7 @@ class Demands:
     room: int  # of a slot, in tokens
     states: bool = False  # whether layers keep some
     keys: int = 1  # that a sequence must have, where slots have room for more
+    axes: int = 1  # of a token's position
 
     @property
     def least_keys(self) -> int:
@@ -51,6 +52,7 @@ class BatchLayout:
         lacking = keys_lacking(chunks, demands.least_keys)
         self._least_queries = np.maximum(demands.least_queries, lacking)
         self._heads, self._room = None if max(lacking) else demands.heads, demands.room
+        self._axes = demands.axes
         self._states = state_inputs(self.tokens) if demands.states else {}
         wanted_cells = [indices[chunk.wanted.start :] for chunk, indices in zip(chunks, flat, strict=True)]
         wanted = np.unique(np.concatenate([[], *wanted_cells]).astype(np.int64) % width)
@@ -81,12 +83,11 @@ class BatchLayout:
         Cells without a token hold token 0, whose output is ignored.
         """
         start = np.array([chunk.start for chunk in chunks])
-        ids, positions = np.zeros((2, self.tokens.cells), np.int64)
+        ids = np.zeros(self.tokens.cells, np.int64)
         ids[self.tokens.cell] = [token for chunk in chunks for token in chunk.tokens]
-        positions[self.tokens.cell] = self.tokens.positions(start)
         inputs: dict[str, Array] = {
             "input_ids": ids.reshape(self._shape),
-            "position_ids": positions.reshape(self._shape),
+            "position_ids": self._positions(chunks, start),
             "logits_indices": self.wanted,
             **self._lora,
             **self._states,
@@ -94,6 +95,19 @@ class BatchLayout:
         if self._grouped is not None and self._grouped.fits(start, self._room):
             return {**inputs, **self._grouped.at(start)}, True
         return {**inputs, **self._padded.at(start)}, False
+
+    def _positions(self, chunks: Sequence[Chunk], start: Indices) -> Array:
+        """The position of each cell's token in its sequence: [groups, width], or [axes, groups, width]."""
+        positions = np.zeros((self._axes, self.tokens.cells), np.int64)
+        positions[:, self.tokens.cell] = self.tokens.positions(start)
+        if self._axes == 1:
+            return positions.reshape(self._shape)
+        ends = np.cumsum(self.tokens.size)
+        for chunk, end in zip(chunks, ends.tolist(), strict=True):
+            if (placed := chunk.sequence.placed) is not None:
+                mine = self.tokens.cell[end - len(chunk) : end]
+                positions[:, mine] = placed.between(chunk.start, chunk.start + len(chunk))
+        return positions.reshape(self._axes, *self._shape)
 
     def written(self, inputs: Mapping[str, Array]) -> tuple[Indices, Indices]:
         """Returns the slots that a step with these inputs writes to, and how many positions each has then."""

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ptune.codecs.vision import FIRST_ROW
+from ptune.codecs.tiles import Grid
+from ptune.codecs.vision import FIRST_ROW, Layout
 from ptune.engine.onnx_graph import open_graph
 from ptune.formats.bundle import Bundle
 
@@ -34,6 +35,7 @@ class Picture:
 
     first: int  # the token of the first row
     rows: Rows  # [rows, width]
+    places: Grid | None = None  # rows down and across, where each has a position by its place (M-RoPE)
 
     @property
     def tokens(self) -> range:
@@ -74,20 +76,30 @@ class Tower:
         bundle.check_files(bundle.manifest.vision)
         return cls(bundle.vision_path, threads)
 
-    def see(self, pixels: Rows) -> Picture:
-        """The rows of a normalised image [3, height, width]; the same picture for the same pixels, while they are remembered."""
-        key = hashlib.sha256(np.ascontiguousarray(pixels).data).digest()
+    def see(self, tiles: Rows, layout: Layout) -> Picture:
+        """The rows of an image's normalised tiles [tiles, 3, height, width]; the same picture for the same pixels and layout,
+        while they are remembered."""
+        key = hashlib.sha256(np.ascontiguousarray(tiles).data)
+        key.update(repr(layout.grid).encode())
+        key.update(b"" if layout.order is None else layout.order.tobytes())
         with self._lock:
-            if (known := self._recent.get(key)) is not None:
-                self._recent.move_to_end(key)
+            if (known := self._recent.get(key.digest())) is not None:
+                self._recent.move_to_end(key.digest())
                 return known
-            (rows,) = self._session.run(["rows"], {"pixel_values": pixels[None]})
-            picture = Picture(self._next, rows[0])
+            picture = Picture(self._next, layout.arranged(self._computed(tiles, layout)), layout.places)
             self._next += len(picture.rows)
             self.computed += 1
-            self._recent[key] = picture
+            self._recent[key.digest()] = picture
             self._forget()
             return picture
+
+    def _computed(self, tiles: Rows, layout: Layout) -> Rows:
+        """The rows of all tiles, one after the other: [tiles * tile_rows, width]."""
+        if layout.told is not None:
+            (rows,) = self._session.run(["rows"], {"pixel_values": tiles, **layout.told})
+            return np.concatenate([*rows])
+        made = [self._session.run(["rows"], {"pixel_values": tile[None]})[0][0] for tile in tiles]
+        return np.concatenate(made)
 
     def _forget(self) -> None:
         """Forgets what was not asked for the longest time; requests under way keep theirs."""

@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ptune.codecs.vision import FIRST_ROW
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ptune.codecs.positions import Placed
     from ptune.engine.adapters.lora import Adapter
     from ptune.engine.decoder.images import Picture
     from ptune.engine.job import Finish
@@ -66,6 +68,14 @@ class TokenSequence:
     def text(self) -> list[int]:
         """Its tokens without the virtual ones."""
         return self.tokens[self.virtual :]
+
+    @cached_property
+    def placed(self) -> Placed | None:
+        """The positions of its first tokens, if it has images whose rows have some by their place; tokens of text follow."""
+        from ptune.codecs.positions import Placed
+
+        grids = {one.first: one.places for one in self.pictures if one.places is not None}
+        return Placed.of(self.tokens, grids) if grids else None
 
     @property
     def acts_from(self) -> int:

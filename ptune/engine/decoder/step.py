@@ -44,6 +44,7 @@ class Step:
             cache.room,
             self._keeps_states,
             graphs.least_keys,
+            signature.axes,
         )
         self._layouts = BatchLayoutCache(self._demands)
         ends = signature.ends

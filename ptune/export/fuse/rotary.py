@@ -153,11 +153,11 @@ def _order(graph: onnx_ir.Graph) -> onnx_ir.Value:
     lines = next((node.outputs[0] for node in graph if node.outputs[0].name == name), None)
     if lines is not None:
         return lines
-    positions = next(value for value in graph.inputs if value.name == "position_ids")
+    tokens = next(value for value in graph.inputs if value.name == "input_ids")
     zero, one = constant(graph, "rotary.zero", np.int64(0)), constant(graph, "rotary.one", np.int64(1))
-    size = onnx_ir.node("Size", [positions])
+    size = onnx_ir.node("Size", [tokens])
     steps = onnx_ir.node("Range", [zero, size.outputs[0], one])
-    shape = onnx_ir.node("Shape", [positions])
+    shape = onnx_ir.node("Shape", [tokens])
     order = onnx_ir.node("Reshape", [steps.outputs[0], shape.outputs[0]])
     order.outputs[0].name = name
     graph.insert_before(graph[0], [size, steps, shape, order])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.codecs.image import MAX_PIXELS
 from ptune.codecs.image_parts import image_of_part
-from ptune.codecs.vision import has_images, with_rows
+from ptune.codecs.vision import Placed, has_images, with_rows
 from ptune.engine.decoder.images import NO_PICTURES, Picture, Tower
 from ptune.errors import DataError, RequestError
 
@@ -54,24 +54,32 @@ def encoded(
     if tower is None or codec.vision is None:
         raise _refused("this model sees no images: send text alone")
     vision, pictures = codec.vision, dict[int, Picture]()
-    count = 0
+    count = taken = 0
 
-    def place(part: Mapping[str, Any]) -> int:
-        nonlocal count
+    def place(part: Mapping[str, Any]) -> Placed:
+        nonlocal count, taken
         count += 1
         if count > MAX_IMAGES:
             raise _refused(f"more than {MAX_IMAGES} images in one conversation: send fewer")
         try:
-            pixels = vision.preprocessing(open_image(part))
+            image = open_image(part)
+            tiles, layout = vision.tiles(image), vision.layout(image.size)
         except DataError as error:
             raise _refused(f"image {count}: {error}") from None
-        picture = tower.see(pixels)
+        taken += len(layout.written)
+        if codec.context is not None and taken >= codec.context:  # before they cost anything
+            raise _refused(
+                f"the images alone take {taken:,} tokens or more, and this model reads {codec.context:,}: send fewer, or smaller"
+                " ones",
+                "context_length_exceeded",
+            )
+        picture = tower.see(vision.preprocessing.normalised(tiles), layout)
         pictures[picture.first] = picture
-        return picture.first
+        return Placed(picture.first, image.size)
 
     tokens = codec.encode_prompt(with_rows(messages, place), **arguments)
     return Prompt(tokens, tuple(pictures.values()))
 
 
-def _refused(reason: str) -> RequestError:
-    return RequestError(f"messages: {reason}", param="messages", code="invalid_value")
+def _refused(reason: str, code: str = "invalid_value") -> RequestError:
+    return RequestError(f"messages: {reason}", param="messages", code=code)

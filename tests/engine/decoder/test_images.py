@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from ptune.codecs.vision import FIRST_ROW
+from ptune.codecs.tiles import Whole
+from ptune.codecs.vision import FIRST_ROW, Layout
 from ptune.engine.decoder.images import Picture, Tower, put_rows
 from ptune.engine.decoder.request import Request, require_tokens
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
@@ -20,7 +22,7 @@ from ptune.errors import RequestError
 
 @pytest.fixture(scope="module")
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Rows of an image [3, 2, 2] are its three colours, twice as bright."""
+    """Rows of a tile [3, 2, 2] are its three colours, twice as bright."""
     path = tmp_path_factory.mktemp("tower") / "features.onnx"
     nodes = [
         helper.make_node("Reshape", ["pixel_values", "shape"], ["flat"]),
@@ -38,13 +40,16 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def image(value: float) -> np.ndarray:
-    return np.full((3, 2, 2), value, np.float32)
+    return np.full((1, 3, 2, 2), value, np.float32)
+
+
+PLAIN = Layout(Whole(), (1, 1), 1, (), 3)
 
 
 def test_the_same_pixels_are_the_same_picture_and_others_are_not(graph: Path) -> None:
     tower = Tower(graph, 1)
-    one, other = tower.see(image(1)), tower.see(image(2))
-    assert tower.see(image(1)) is one
+    one, other = tower.see(image(1), PLAIN), tower.see(image(2), PLAIN)
+    assert tower.see(image(1), PLAIN) is one
     assert tower.computed == 2
     assert {*one.tokens}.isdisjoint(other.tokens)
     assert min(one.tokens) == FIRST_ROW
@@ -54,13 +59,24 @@ def test_the_same_pixels_are_the_same_picture_and_others_are_not(graph: Path) ->
 def test_a_forgotten_picture_comes_back_under_other_numbers(graph: Path) -> None:
     """Whoever still has it keeps it; nobody else's tokens can mean it."""
     tower = Tower(graph, 1, kept_bytes=100)  # two pictures
-    first = tower.see(image(1))
-    seen = [tower.see(image(value)) for value in (2, 3)]
-    again = tower.see(image(1))
+    first = tower.see(image(1), PLAIN)
+    seen = [tower.see(image(value), PLAIN) for value in (2, 3)]
+    again = tower.see(image(1), PLAIN)
     assert tower.computed == 4
     tokens = [token for picture in (first, *seen, again) for token in picture.tokens]
     assert len(tokens) == len({*tokens})
     np.testing.assert_array_equal(first.rows, again.rows)
+
+
+def test_rows_of_several_tiles_are_arranged(graph: Path) -> None:
+    """Each order is another picture; without one the rows stand as they come."""
+    tower, tiles = Tower(graph, 1), np.concatenate([image(1), image(3)])
+    ordered = replace(PLAIN, order=np.array([5, 0, 0, 4]))
+    as_they_come, arranged = tower.see(tiles, PLAIN), tower.see(tiles, ordered)
+    assert [*as_they_come.rows[:, 0]] == [2, 2, 2, 6, 6, 6]
+    assert [*arranged.rows[:, 0]] == [6, 2, 2, 6]
+    assert {*as_they_come.tokens}.isdisjoint(arranged.tokens)
+    assert tower.see(tiles, ordered) is arranged
 
 
 TWO = (
