@@ -49,6 +49,7 @@ def export(
     anyway: bool = False,
     gguf: bool = False,
     gguf_type: GgufType = "auto",
+    hop_log: Path | None = None,
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
@@ -77,8 +78,10 @@ def export(
         anyway: Export a RUN that its evaluation found no better than a baseline.
         gguf: Write what llama.cpp and Ollama read instead: a chat run's base and adapter (with --merge one model), and a Modelfile.
         gguf_type: Type of the GGUF's weights. `auto` keeps a base that came as GGUF as it is, and is F16 for all others.
+        hop_log: File that takes a JSON line for each stage and for each hop as it is measured; it stays where the export is refused.
     """
     from ptune.config.recipe import Backbone
+    from ptune.formats.hop_log import hop_log as noted
 
     asked, ends = listed(profiles), listed(sockets)
     name, threads = name or Path(source).resolve().name, threads or cores()
@@ -88,10 +91,12 @@ def export(
     if gguf or gguf_type != "auto":
         _check_gguf(gguf, gguf_type, asked, kv_cache_dtype, ends)
         out = out or Path("gguf") / name
-        return _to_gguf(backbone, name, out, gguf_type, merge, force, threads, anyway)
+        with noted(hop_log):
+            return _to_gguf(backbone, name, out, gguf_type, merge, force, threads, anyway)
     out = out or Path("bundles") / name
     common = Common(force=force, threads=threads, profiles=asked, sockets=ends, cache=kv_cache_dtype)
-    return _to_bundle(backbone, name, out, merge, anyway, common)
+    with noted(hop_log):
+        return _to_bundle(backbone, name, out, merge, anyway, common)
 
 
 def _to_bundle(backbone: Backbone, name: str, out: Path, merge: bool, anyway: bool, common: Common) -> int:

@@ -50,15 +50,20 @@ def evaluate(
     require: Sequence[Requirement] = (),
     reward_model: Path | None = None,
     threads: int | None = None,
+    kept: int | None = None,
 ) -> dict[str, Any]:
     """Compares base and tuned model on held-out data; writes evaluation.json, report.html and the model card.
 
+    kept: answers side by side; None: as many as the recipe says.
     reward_model: a bundle with a reward model that compares their answers, by `threads` threads.
 
     Raises: FormatError if the run is not finished; BackboneError if its base has changed; UsageError
     if a requirement names an unknown figure.
     """
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
+    if kept is not None:
+        asked = recipe.evaluate.model_copy(update={"answers": kept})
+        recipe = recipe.model_copy(update={"evaluate": asked})
     judge = None if reward_model is None else Judge.open(reward_model)
     won = ("win_rate",) if judge is not None else ()
     refuse_unknown(require, ("loss", "perplexity", "token_accuracy", *_of_answers(recipe), *won))
@@ -116,7 +121,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
             raise UsageError(
                 f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
             )
-    return evaluate(run, asked.require, asked.reward_model, asked.threads)
+    return evaluate(run, asked.require, asked.reward_model, asked.threads, asked.answers)
 
 
 def before_and_after(evaluation: dict[str, Any]) -> Table:

@@ -43,6 +43,7 @@ def targets_of(
     if not isinstance(targets, str):
         _check_names("target_modules", targets, names)
         refuse_experts(model, targets)
+        _refuse_routers(model, targets)
     of_experts, beyond = names_of_experts(model), _out_of_reach(model)
     left_out = bool(of_experts or beyond)
     if is_image_model(model):
@@ -82,7 +83,9 @@ def linear_layers(model: PreTrainedModel, head: Sequence[str] = ()) -> list[str]
 
 
 def _out_of_reach(model: PreTrainedModel) -> set[str]:
-    """Linear layers of state spaces that no adapter reaches: those that peft refuses, and dt_proj, whose weight Mamba reads itself."""
+    """Linear layers that no adapter reaches: of state spaces those that peft refuses, and dt_proj, whose weight Mamba reads itself; routers
+    that choose experts in their own `forward`.
+    """
     modules = dict(model.named_modules())
     read = {
         f"{name}.dt_proj"
@@ -91,7 +94,31 @@ def _out_of_reach(model: PreTrainedModel) -> set[str]:
     }
     kind = model.config.model_type
     refused = [leaf for leaf, kinds in _REFUSED.items() if kind in kinds]
-    return read | {name for name in modules if ends_with(name, refused)}
+    return read | _routers(model) | {name for name in modules if ends_with(name, refused)}
+
+
+def _routers(model: PreTrainedModel) -> set[str]:
+    """Linear layers of a family's own code that compute more than a product, such as Phi's routers: beside them peft would add to a tuple."""
+    from torch import nn
+
+    return {
+        name
+        for name, one in model.named_modules()
+        if isinstance(one, nn.Linear)
+        and type(one).forward is not nn.Linear.forward
+        and type(one).__module__.startswith(("transformers.models.", "transformers_modules."))
+    }
+
+
+def _refuse_routers(model: PreTrainedModel, targets: Sequence[str]) -> None:
+    """Raises: RecipeError for a target that computes more than a product."""
+    for router in sorted(_routers(model)):
+        for target in targets:
+            if ends_with(router, (target,)):
+                raise RecipeError(
+                    f"method.target_modules: {target!r} of {type(model).__name__} chooses experts beside its product, and no adapter fits"
+                    " beside that: leave it out"
+                )
 
 
 def _in_blocks(names: Sequence[str], layers: Sequence[int]) -> list[str]:

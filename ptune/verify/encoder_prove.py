@@ -13,6 +13,7 @@ from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import HEAD, NO_FACTORS, EncoderEngine
 from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.formats.hop_log import note_hops
 from ptune.parity import liveness
 from ptune.verify import limits
 from ptune.verify.encoder_compare import States, compare_hidden, compare_said, readable
@@ -80,12 +81,14 @@ def prove_encoder(
     if signature.sockets:  # a fully trained body may have none
         live = (bare, everywhere), (here, graph.hidden(inputs, random))
         base_hops.append(liveness("torch → ONNX, random factors in every socket", *live, limits.LIVENESS))
+    note_hops(BASE, base_hops)
     by_graph: dict[str, States] = {}
     hops: dict[str, list[Hop]] = {}
     for name, reference_outputs in expected.items():
         head = partial(run_head, bundle.adapter_path(name) / HEAD, modality=signature.modality)
         by_graph[name] = head(graph.hidden(inputs, reference_outputs.factors))
         hops[name] = _adapter_hops(reference_outputs, by_graph[name], head(here))
+        note_hops(name, hops[name])
     del graph
 
     report("the engine")
@@ -94,9 +97,11 @@ def prove_encoder(
         answers = engine.logits([Item(one, name) for one in inputs for name in names])
         server_questions = questions(bundle, engine, inputs, [*expected]) if server else []
     base_hops.append(compare_hidden("ONNX → engine", here, answers[:: len(names)], limits.SLACK))
+    note_hops(BASE, base_hops)
     for index, name in enumerate(expected, start=1):
         pair = by_graph[name], answers[index :: len(names)]
         hops[name].append(compare_said("ONNX → engine", expected[name].problem, *pair, limits.SLACK))
+        note_hops(name, hops[name])
     if server_questions:  # after the engine is closed, so that memory holds the graph once
         report("the server")
         for name, hop in served_hops(bundle, server_questions, threads).items():

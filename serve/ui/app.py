@@ -14,8 +14,6 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is importe
 
 import gradio as gr
 from fastapi import FastAPI
-from starlette.datastructures import MutableHeaders
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ptune.config.tasks import tasks_of
 from ptune.errors import PtuneError
@@ -27,8 +25,10 @@ from .conversation import Controls, Conversation
 from .keys import AskForKey, VisitorsKey
 from .process import ASK_VARIABLE
 from .retrieval import Ranking, Recommending
-from .style import CONTENT_SECURITY_POLICY, CSS, FONT, MONOSPACE
+from .security_policy import SecurityPolicy
+from .style import CSS
 from .text import heading
+from .theme import theme
 from .translate import Translating
 
 ASK_AGAIN_S = 5
@@ -75,14 +75,14 @@ def _first_look(client: Client) -> ServedModels | None:
 def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
     """The page as an app. served: what is served now, if known."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_SecurityPolicy)
+    app.add_middleware(SecurityPolicy)
     page = _page(client, served)
     page.queue(default_concurrency_limit=None, api_open=False)  # requests queue in the engine
     gr.mount_gradio_app(
         app,
         page,
         path="/",
-        theme=_theme(),
+        theme=theme(),
         css=CSS,
         footer_links=[],
         run_history=False,
@@ -90,37 +90,6 @@ def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
         max_file_size=UPLOAD_LIMIT,
     )
     return app
-
-
-def _theme() -> gr.themes.Base:
-    return gr.themes.Base(
-        primary_hue="indigo", neutral_hue="slate", font=FONT, font_mono=MONOSPACE, radius_size="lg"
-    ).set(
-        input_background_fill="*background_fill_primary",
-        input_background_fill_dark="*neutral_900",
-        input_border_width="1px",
-        block_border_color="*neutral_200",
-        block_label_text_color="*body_text_color",
-        button_secondary_background_fill="*background_fill_primary",
-        button_secondary_background_fill_hover="*background_fill_secondary",
-        button_secondary_border_color="*border_color_primary",
-        button_border_width="1px",
-    )
-
-
-class _SecurityPolicy:
-    """ASGI middleware: forbids the browser to load anything from other servers."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_guarded(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["content-security-policy"] = CONTENT_SECURITY_POLICY
-            await send(message)
-
-        await self._app(scope, receive, send_guarded)
 
 
 def _page(client: Client, served: ServedModels | None) -> gr.Blocks:

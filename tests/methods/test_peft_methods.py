@@ -224,6 +224,11 @@ def test_all_linear_layers_are_no_experts(family: str) -> None:
     assert not adapted.peft_config["default"].target_parameters
 
 
+def test_a_router_that_is_a_linear_layer_is_refused() -> None:
+    with pytest.raises(RecipeError, match="'router' of PhimoeForCausalLM chooses experts"):
+        Lora(target_modules=("q_proj", "router")).apply(tiny_models.model("phimoe"))
+
+
 def test_a_name_that_peft_takes_for_experts_is_refused() -> None:
     method = Lora(target_modules=("q_proj", "gate"))
     with pytest.raises(RecipeError, match="peft takes 'gate' for the experts of MixtralForCausalLM"):

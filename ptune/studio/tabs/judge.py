@@ -1,0 +1,190 @@
+"""The tab Judge: what a run has learnt, in figures, by blind votes on its answers, and beside other runs."""
+
+from __future__ import annotations
+
+import contextlib
+from html import escape
+from typing import Any
+from urllib.parse import quote
+
+import gradio as gr
+
+from ptune.errors import PtuneError
+from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json
+from ptune.studio.compared import comparison
+from ptune.studio.evaluated import tables
+from ptune.studio.finished import finished_runs
+from ptune.studio.jobs import Job
+from ptune.studio.proof import last_error
+from ptune.studio.sheet import error, note
+from ptune.studio.shipped import has_gguf
+from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.tabs.blind import Blind
+from ptune.studio.tabs.command import command_line, shows
+
+NONE_YET = "No run has finished yet: train one in the tab Run."
+
+
+class Judge:
+    """Renders the tab."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        with gr.Tab("Judge", id="judge") as self.tab:
+            with gr.Row():
+                self.run = gr.Dropdown([], label="Run", elem_id="judge-run", interactive=True, scale=3)
+                self.answers = gr.Number(
+                    None, label="Answers to vote on", info="empty: as its recipe says", precision=0, minimum=0,
+                    visible=False, elem_id="judge-answers", scale=1,
+                )  # fmt: skip
+            with gr.Row(elem_classes="doing"):
+                self.evaluate = gr.Button("Evaluate", variant="primary", size="sm", elem_id="judge-evaluate")
+                self.stop = gr.Button("Stop", size="sm", elem_id="judge-stop", visible=False)
+            command = command_line()
+            state = gr.HTML(elem_id="judge-state")
+            found = gr.HTML(elem_id="judge-figures")
+            self.blind = Blind(studio, self.run)
+            with gr.Accordion("Compare runs", open=False, elem_id="judge-compare"):
+                others = gr.Dropdown(
+                    [],
+                    multiselect=True,
+                    label="Runs, the first is what the others are compared with",
+                    elem_id="judge-runs",
+                    interactive=True,
+                )
+                with gr.Row(elem_classes="doing"):
+                    compare = gr.Button("Compare", size="sm", elem_id="judge-do-compare")
+                compare_command = command_line()
+                compared = gr.HTML(elem_id="judge-compared")
+            with gr.Accordion("Report", open=False, elem_id="judge-report"):
+                report = gr.HTML()
+        known, measured = gr.State(None), gr.State(None)
+        again = gr.Timer(LOOK_AGAIN_S)
+        shown = [
+            self.run, others, self.answers, self.evaluate, self.stop, state, found, report, command, known, measured,
+        ]  # fmt: skip
+
+        def look(chosen: str | None, answers: float | None, before: tuple[Any, ...] | None) -> Any:
+            """Reads the files again, and updates what has changed of the page."""
+            names = tuple(finished_runs(studio.workspace))
+            run = chosen if chosen in names else next(iter(names), None)
+            job = None if run is None else studio.jobs.newest("evaluate", run)
+            now = (names, run, self._stamp(run), job, self._said(job))
+            if now == before:
+                return gr.skip()
+            busy = job is not None and job.state in ("waiting", "running")
+            update: dict[Any, Any] = {
+                self.evaluate: gr.update(interactive=run is not None and not busy),
+                self.stop: gr.update(visible=busy),
+                state: self._state(run, job),
+                known: now,
+            }
+            if before is None or now[:2] != before[:2]:
+                update[self.run] = gr.update(choices=list(names), value=run)
+                update[others] = gr.update(choices=list(names))
+                update[self.answers] = gr.update(visible=self._chats(run))
+                update[command] = self._shown_command(run, answers)
+            if before is None or now[:3] != before[:3]:
+                update |= {found: self._figures(run), report: self._report(run), measured: str(now[:3])}
+            return update
+
+        looked = ([self.run, self.answers, known], shown)
+        gr.on([studio.page.load, again.tick, self.tab.select, self.run.input], look, *looked, **QUIET)
+        asked = [self.run, self.answers]
+        self.answers.change(self._shown_command, asked, command, **QUIET)
+        self.evaluate.click(self._evaluate, asked, state, **QUIET).then(look, *looked, **QUIET)
+        self.stop.click(self._stop, self.run, state, **QUIET)
+        measured.change(*self.blind.again, **QUIET)  # other answers to vote on
+        compare.click(self._compare, others, [compared, compare_command], **QUIET)
+
+    def _chats(self, run: str | None) -> bool:
+        """Whether a run is of a chat model, whose answers are voted on."""
+        try:
+            return run is not None and has_gguf(self._studio.workspace, run)
+        except PtuneError:
+            return False
+
+    def _stamp(self, run: str | None) -> float | None:
+        """Changes when there is a new evaluation."""
+        if run is None:
+            return None
+        with contextlib.suppress(OSError, PtuneError):
+            return (self._studio.workspace.run(run) / "evaluation.json").stat().st_mtime
+        return None
+
+    def _said(self, job: Job | None) -> str:
+        """The last line of a job that runs."""
+        if job is None or job.state != "running":
+            return ""
+        lines = [line.strip() for line in self._studio.jobs.log(job.id).splitlines() if line.strip()]
+        return lines[-1] if lines else ""
+
+    def _command(self, run: str, answers: float | None) -> tuple[str, ...]:
+        workspace = self._studio.workspace
+        asked = () if answers is None else ("--answers", str(int(answers)))
+        return ("ptune", "evaluate", workspace.shown(workspace.run(run)), *asked)
+
+    def _shown_command(self, run: str | None, answers: float | None) -> Any:
+        return shows(() if run is None else self._command(run, answers))
+
+    def _evaluate(self, run: str | None, answers: float | None) -> str:
+        if run is None:
+            return error(NONE_YET)
+        try:
+            self._studio.jobs.add("evaluate", run, self._command(run, answers))
+        except PtuneError as problem:
+            return error(str(problem))
+        return note("Evaluating …")
+
+    def _stop(self, run: str | None) -> str:
+        job = None if run is None else self._studio.jobs.newest("evaluate", run)
+        if job is not None:
+            self._studio.jobs.stop(job.id)
+        return note("Stopping …")
+
+    def _state(self, run: str | None, job: Job | None) -> str:
+        if run is None:
+            return note(NONE_YET)
+        if job is None or job.state == "done":
+            evaluated = (self._studio.workspace.run(run) / "evaluation.json").is_file()
+            return "" if evaluated else note("Not evaluated yet: Evaluate measures it on its held-out data.")
+        log = self._studio.jobs.log(job.id)
+        if job.state == "waiting":
+            return note("Waiting for the job before it.")
+        if job.state == "running":
+            return note(f"Evaluating: {self._said(job) or 'reading the run'}")
+        if job.state == "stopped":
+            return note("Stopped before it was measured.")
+        return note(last_error(log), "bad")
+
+    def _figures(self, run: str | None) -> str:
+        if run is None:
+            return ""
+        opened = Run(self._studio.workspace.run(run))
+        if not opened.evaluation_path.is_file():
+            return ""
+        try:
+            return tables(read_json(opened.evaluation_path), opened.folder)
+        except PtuneError as problem:
+            return error(str(problem))
+        except (KeyError, ValueError, TypeError):
+            return error(f"{opened.evaluation_path} is of another version: evaluate the run again")
+
+    def _report(self, run: str | None) -> str:
+        if run is None or not (self._studio.workspace.run(run) / "report.html").is_file():
+            return note("There is a report after the evaluation.")
+        address = f"studio/report/{quote(run)}"
+        return (
+            f'<p><a href="{address}" target="_blank" rel="noopener">Open the report by itself</a></p>'
+            f'<iframe class="report" sandbox src="{address}" title="Report of {escape(run)}" loading="lazy"></iframe>'
+        )
+
+    def _compare(self, names: list[str] | None) -> tuple[str, Any]:
+        workspace = self._studio.workspace
+        try:
+            folders = [workspace.run(name) for name in names or []]
+            shown = [workspace.shown(folder) for folder in folders]
+            return comparison(folders), shows(("ptune", "compare", *shown))
+        except PtuneError as problem:
+            return error(str(problem)), shows(())
