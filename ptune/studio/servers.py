@@ -191,7 +191,11 @@ class Client:
     def _asked(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **request)
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError):  # the last: a key or a host that no header holds
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            ValueError,
+        ):  # the last: a key or a host that no header holds
             raise NoServerError(f"the server at {self.url} does not answer") from None
         if response.is_error:
             raise NoServerError(_refusal(self.url, path, response))
