@@ -16,7 +16,7 @@ CSS = """
 #page h3 { font-size: 0.9rem; font-weight: 600; margin: 1rem 0 0.4rem; color: var(--body-text-color-subdued); }
 .command textarea, .command input { font-family: var(--font-mono) !important; font-size: 0.82rem !important; line-height: 1.5;
   field-sizing: content; height: auto !important; max-height: 12rem; }
-.command label > span:first-child { padding-right: 2rem; }
+.command [data-testid="block-info"] { padding-right: 2.5rem; }
 .pane { gap: 0.9rem; }
 .panes { gap: 2rem; align-items: flex-start; }
 #page .file-preview-holder, #page button[aria-dropeffect] { min-height: 0; }
@@ -57,7 +57,7 @@ CSS = """
 .seen p { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font-mono); font-size: 0.82rem; line-height: 1.9; }
 .token { border-radius: 0.25em; box-shadow: inset 0 0 0 1px var(--border-color-primary); padding: 0.12em 0.05em; color: inherit;
   background: transparent; box-decoration-break: clone; }
-[data-apart] .token { margin-right: 0.3em; padding: 0.12em 0.25em; }
+[data-apart] .token { display: inline-block; line-height: 1.5; margin-right: 0.3em; padding: 0 0.25em; }
 mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); color: inherit; border-radius: 0.25em;
   box-shadow: inset 0 0 0 1px color-mix(in srgb, var(--good) 55%, transparent); padding: 0.12em 0.05em; }
 .chip { display: inline-block; padding: 0.05em 0.6em; border-radius: 1em; font-size: 0.8rem; font-weight: 600;
