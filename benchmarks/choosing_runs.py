@@ -68,7 +68,7 @@ CHOICES = {
 
 def recipe_of(of: str, name: str, lr: float, seed: int) -> Any:
     """The recipe of one training."""
-    from ptune.cli.train import read_recipe
+    from ptune.config.read_recipe import read_recipe
     from ptune.methods import METHODS
 
     chosen, choice = SETS[of], CHOICES[name]

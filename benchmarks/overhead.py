@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.sides import write
 from ptune import fine_tune
-from ptune.cli.train import read_recipe
+from ptune.config.read_recipe import read_recipe
 from ptune.progress import Progress
 from ptune.training import loop
 from ptune.training.metrics_log import Journal

@@ -30,7 +30,7 @@ from typing import Any
 
 from benchmarks.sides import write
 from benchmarks.sweep_sets import Places, prepared
-from ptune.cli.train import read_recipe
+from ptune.config.read_recipe import read_recipe
 
 PACKAGES = ("ptune", "torch", "transformers", "peft", "scikit-learn")
 SEEDS = 5

@@ -80,7 +80,7 @@ ROWS = {
 
 def recipe_of(name: str, row: Row, data: Path) -> Any:
     """The recipe that a row trains."""
-    from ptune.cli.train import read_recipe
+    from ptune.config.read_recipe import read_recipe
 
     recipe = read_recipe(row.recipe)
     files = {split: tuple(data / file for file in files) for split, files in row.data.items()}

@@ -32,7 +32,7 @@ from ptune.training.gpu import repeatable
 from ptune.training.loop import Ending, Job, fit
 from ptune.training.memory import memory_errors
 from ptune.training.metrics_log import Journal
-from ptune.training.order import Mixture
+from ptune.training.order import Mixture, Order
 from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
 from ptune.training.sampler import sampler_of
@@ -95,7 +95,9 @@ def _train(
     # A model that will be sharded need not fit one GPU, so it is read into main memory.
     sharding = accelerator.distributed_type == DistributedType.FSDP
     base = work.load(torch.device("cpu") if sharding else accelerator.device)
+    order = Order(len(work.data.train), recipe.train.batch_size, recipe.train.seed)
     record = record_of(recipe, run, base.identity, accelerator, command)
+    record = record.model_copy(update={"planned_steps": order.steps(recipe.train)})
     check_same_inputs(run, record, work.data.summary)
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

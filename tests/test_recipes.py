@@ -14,12 +14,12 @@ from support import tiny_bundle
 from support.tiny_images import build as build_image_model
 from support.tiny_models import CHATML, build
 
-from ptune.cli.shipped import shipped
-from ptune.cli.train import read_recipe
 from ptune.config.classification import ImageClassification
 from ptune.config.distillation import Distillation
+from ptune.config.read_recipe import read_recipe
 from ptune.config.recipe import Recipe
 from ptune.config.retrieval import Embedding
+from ptune.config.shipped import shipped
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.tasks.distillation.labelling import label

@@ -51,6 +51,7 @@ def evaluate(
     adapter: str | None = None,
     require: str | Sequence[str] = (),
     reward_model: Bundle | str | Path | None = None,
+    answers: int | None = None,
     out: str | Path | None = None,
     threads: int | None = None,
 ) -> Evaluation:
@@ -65,6 +66,7 @@ def evaluate(
     require: requirements such as "accuracy>=0.85". Those that are not met are in `Evaluation.missed`, and the run cannot
         be exported.
     reward_model: of a chat run: a bundle with a reward model, which compares the answers to all held-out prompts.
+    answers: of a chat run: how many answers of both models it keeps side by side; default: as its recipe says.
     out: the folder to write a bundle's evaluation to; default: evaluations/BUNDLE-ADAPTER. threads: of onnxruntime.
 
     Raises: FormatError if the run is not finished; UsageError if an option does not fit; DataError.
@@ -85,6 +87,7 @@ def evaluate(
         adapter=adapter,
         require=parsed([require] if isinstance(require, str) else require),
         reward_model=_folder(reward_model),
+        answers=answers,
         threads=threads,
     )
     evaluation, _, _ = measured(folder, asked, None if out is None else Path(out))

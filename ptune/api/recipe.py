@@ -71,7 +71,7 @@ def _read(source: RecipeSource) -> Recipe:
         return source
     if isinstance(source, Run):
         return Recipe.load(source.recipe_path)
-    from ptune.cli.train import read_recipe
+    from ptune.config.read_recipe import read_recipe
 
     return read_recipe(str(source))
 

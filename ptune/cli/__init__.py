@@ -32,6 +32,7 @@ COMMANDS = {
     "compare": "one table of evaluated runs, and whether their differences are more than luck",
     "export": "export a run (or a pretrained model) to an ONNX bundle, or to GGUF, proved hop by hop",
     "verify": "prove a bundle again on this machine; or, with --url, anybody's server",
+    "speed": "measure how fast each profile of a bundle answers on this machine, beside its size",
     "add": "add a PEFT adapter to a bundle",
     "combine": "combine adapters of one base into one",
     "merge": "merge a run's adapter into its base: a plain transformers folder",
@@ -39,6 +40,7 @@ COMMANDS = {
     "push": "upload a run's adapter, a bundle or a GGUF export to a model hub, with its card and parity.json",
     "serve": "serve a bundle over HTTP, with a chat page",
     "chat": "open the chat page on a server that is running",
+    "studio": "open a page that does all of it: data, recipe, training, judging, export and serving",
     "generate": "answer a file of prompts with a bundle",
     "replay": "compute an answer of a server again from its receipt, and compare it token by token",
     "env": "print versions and hardware, for a report of a bug",
@@ -164,7 +166,7 @@ def extra_for(command: str, module: str = "") -> str:
         return "run: pip install 'ptune[translation]'"
     if module.split(".")[0] == "ray":
         return "run: pip install 'ptune[ray]'"
-    extras = {"serve": "serve", "generate": "serve", "chat": "ui", "tune": "tune"}
+    extras = {"serve": "serve", "generate": "serve", "chat": "ui", "studio": "studio", "tune": "tune"}
     extras |= dict.fromkeys(("doctor", "mine", "plan", "train", "evaluate"), "train") | {"compare": "eval"}
     return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"
 

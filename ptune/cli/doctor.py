@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
+from pydantic import Field
 
 from ptune.cli.parse import say_next
 from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of
+from ptune.data.clean import write_clean
 from ptune.kinds import imported
 
 if TYPE_CHECKING:
@@ -24,6 +27,10 @@ class DoctorOptions(Recipe):
 
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of tables."""
+    rows: int = Field(default=0, ge=0, le=50)
+    """With --json: so many training rows as the model sees them, token by token, with what it learns of each."""
+    clean: Path | None = None
+    """Write a copy of each training file into this folder, without rows that cannot be used and without copies of rows."""
 
 
 def run(arguments: list[str]) -> int:
@@ -48,16 +55,39 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
 
     console = Console(highlight=False, markup=False, emoji=False)
     examined: Examined = imported(task_of(recipe.task).doctor)(recipe)
+    cleaned = (
+        []
+        if options.clean is None
+        else [write_clean(path, recipe.task, options.clean) for path in recipe.data.files]
+    )
     if options.as_json:
+        rows = {"rows": examined.rows(options.rows)} if options.rows and examined.rows is not None else {}
+        copies = {"clean": [one.described() for one in cleaned]} if cleaned else {}
         console.out(
-            json.dumps({**model, **examined.described()}, ensure_ascii=False, indent=2), highlight=False
+            json.dumps({**model, **examined.described(), **rows, **copies}, ensure_ascii=False, indent=2),
+            highlight=False,
         )
     else:
         examined.show(console)
+        for one in cleaned:
+            console.print(
+                f"{one.copy}: {one.kept:,} rows; left out: {one.unusable:,} unusable, {one.copies:,} copies of others"
+            )
         if not examined.has_errors:
-            again = [argument for argument in words if argument not in ("--json", "--no-json")]
+            again = without_own(words)
             say_next(f"{program.replace(' doctor ', ' train ', 1)} {shlex.join(again)}".rstrip())
     return int(examined.has_errors)
+
+
+def without_own(words: list[str]) -> list[str]:
+    """The options that a training takes, too."""
+    kept, rest = list[str](), iter(words)
+    for word in rest:
+        if word in ("--rows", "--clean"):
+            next(rest, None)
+        elif word not in ("--json", "--no-json") and not word.startswith(("--rows=", "--clean=")):
+            kept.append(word)
+    return kept
 
 
 def _model(recipe: Recipe, as_json: bool) -> dict[str, Any]:

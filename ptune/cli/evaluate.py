@@ -35,6 +35,7 @@ def evaluate(
     adapter: str | None = None,
     require: tuple[str, ...] = (),
     reward_model: Path | None = None,
+    answers: int | None = None,
     out: Path | None = None,
     threads: int | None = None,
     columns: tyro.conf.Suppress[dict[str, str] | None] = None,
@@ -53,11 +54,14 @@ def evaluate(
         adapter: Which adapter of the bundle; default: the one of the run's name, or the only one.
         require: What must be reached, as in accuracy>=0.85 or f1/LABEL>=0.5; else the exit code is 1 and RUN is not exported.
         reward_model: Of a chat RUN: a bundle with a reward model, which compares the answers to all held-out prompts.
+        answers: Of a chat RUN: how many answers of both models it keeps side by side; default: as its recipe says.
         out: Of a BUNDLE: where to write; default: evaluations/BUNDLE-ADAPTER.
         threads: Threads of onnxruntime; default: all cores.
         columns: Of --task.columns.
     """
-    asked = EvaluationOptions(data, columns or {}, bundle, adapter, parsed(require), reward_model, threads)
+    asked = EvaluationOptions(
+        data, columns or {}, bundle, adapter, parsed(require), reward_model, answers=answers, threads=threads
+    )
     return _closed(*measured(source, asked, out))
 
 
@@ -80,6 +84,7 @@ def measured(
         raise UsageError(
             f"--reward-model is for chat runs, whose answers it compares; {source} is for {task.name}"
         )
+    _check_answers(asked.answers, source, task.name)
     judge = imported(task.evaluate)
     found = judge(opened, asked)
     _show(found)
@@ -94,6 +99,7 @@ def _of_bundle(source: Path, asked: EvaluationOptions, out: Path | None) -> tupl
 
     if asked.bundle is not None:
         raise UsageError(f"{source} is a bundle already: --bundle is for runs")
+    _check_answers(asked.answers, source, "")
     if asked.reward_model is not None:
         raise UsageError(f"--reward-model compares the answers of a chat run, and {source} is a bundle")
     if not asked.data:
@@ -110,6 +116,16 @@ def _of_bundle(source: Path, asked: EvaluationOptions, out: Path | None) -> tupl
     found = imported(judge)(source, place, replace(asked, adapter=name))
     _show(found)
     return found, place, f"ptune serve {shown(source)}"
+
+
+def _check_answers(answers: int | None, source: Path, task: str) -> None:
+    """Raises: UsageError where no answers are kept, or not so many."""
+    if answers is not None and task != CHAT:
+        raise UsageError(
+            f"--answers is for chat runs, whose answers are shown side by side; {source} is none"
+        )
+    if answers is not None and answers < 0:
+        raise UsageError(f"--answers {answers}: take 0 or more")
 
 
 def _show(found: dict[str, Any]) -> None:

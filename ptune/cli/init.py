@@ -88,7 +88,7 @@ def _write(shipped: Recipe, answers: Answers, out: Path, overwrite: bool) -> int
 
 
 def _shipped(task: Word) -> Recipe:
-    from ptune.cli.train import read_recipe
+    from ptune.config.read_recipe import read_recipe
 
     return read_recipe(STARTS[task].recipe)
 

@@ -33,7 +33,7 @@ def quickstart(serve: bool = True, quick: bool = False, port: int = 8000, ui_por
         port: Port of the server.
         ui_port: Port of the chat page.
     """
-    from ptune.cli.train import read_recipe
+    from ptune.config.read_recipe import read_recipe
 
     need_model()
     recipe = read_recipe(RECIPE)

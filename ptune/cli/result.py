@@ -18,7 +18,7 @@ from typing import Any
 FLAG = "--json"
 OWN_FORM = ("doctor", "plan")
 """Commands whose --json prints what they found itself."""
-WITHOUT = ("serve", "chat")
+WITHOUT = ("serve", "chat", "studio")
 """Commands that have no result: they go on until they are stopped."""
 
 

@@ -17,3 +17,6 @@ class Examined:
     described: Callable[[], dict[str, Any]]  # everything as JSON types
     show: Callable[[Console], None]
     has_errors: bool
+    rows: Callable[[int], list[dict[str, Any]]] | None = (
+        None  # so many training rows as the model sees them (`ptune.doctor.seen`), where the task can show them
+    )

@@ -21,6 +21,7 @@ from ptune.doctor.verdicts import Verdicts
 MOST_LABELS = 50  # answers count as labels if there are at most so many different ones, and they are short
 LONGEST_LABEL = 64  # characters
 READABLE = 300  # tokens
+FIRST = 50  # examples that are kept
 Hashes: TypeAlias = NDArray[np.uint64]
 
 
@@ -57,6 +58,7 @@ class Ledger:
     shorter: int = 0
     verdicts: Verdicts = field(default_factory=Verdicts)  # where answers are judged
     shown: Example | None = None  # the first readably short example, else the first
+    first: list[tuple[Place, Example]] = field(default_factory=list)  # a few, to be shown token by token
     _texts: array[int] = field(default_factory=lambda: array("Q"))  # hash of all tokens
     _prompts: array[int] = field(default_factory=lambda: array("Q"))  # hash of tokens before the last answer
     _numbers: array[int] = field(default_factory=lambda: array("Q"))
@@ -90,6 +92,8 @@ class Ledger:
             self._count_label(row)
         if self.shown is None or (len(self.shown) > READABLE >= len(example)):
             self.shown = example
+        if len(self.first) < FIRST:
+            self.first.append((row.place, example))
 
     def add_rejected(self, better: Example, row: Row) -> None:
         """Counts the worse side of a pair: its length alone."""

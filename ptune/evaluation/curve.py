@@ -21,23 +21,24 @@ class Series:
     marks: bool = False  # a dot at every point
 
 
-def chart(title: str, x_label: str, series: Sequence[Series]) -> str:
-    """<figure> with the lines over common axes; empty if there are no points."""
+def chart(title: str, x_label: str, series: Sequence[Series], size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
+    """<figure> with the lines over common axes; empty if there are no points. size: of the view box, in pixels."""
+    width, height = size
     drawn = [plotted for plotted in series if plotted.points]
     if not drawn:
         return ""
     xs, ys = ([point[axis] for plotted in drawn for point in plotted.points] for axis in (0, 1))
-    x_ticks, y_ticks = ticks(min(xs), max(xs), 6), ticks(min(ys), max(ys), 5)
+    x_ticks, y_ticks = ticks(min(xs), max(xs), width // 120), ticks(min(ys), max(ys), 5)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
         up = (y - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return LEFT + across * (WIDTH - LEFT - RIGHT), HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM)
+        return LEFT + across * (width - LEFT - RIGHT), height - BOTTOM - up * (height - TOP - BOTTOM)
 
     parts = []
     for tick in y_ticks:
         x, y = place(x_ticks[0], tick)
-        parts.append(f'<line class="grid" x1="{x}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}"/>')
+        parts.append(f'<line class="grid" x1="{x}" y1="{y:.1f}" x2="{width - RIGHT}" y2="{y:.1f}"/>')
         parts.append(f'<text x="{x - 8}" y="{y + 4:.1f}" text-anchor="end">{tick:g}</text>')
     for tick in x_ticks:
         x, y = place(tick, y_ticks[0])
@@ -51,10 +52,10 @@ def chart(title: str, x_label: str, series: Sequence[Series]) -> str:
     legend = " ".join(
         f'<span class="key {plotted.style}">{html.escape(plotted.name)}</span>' for plotted in drawn
     )
-    label = f'<text x="{WIDTH - RIGHT}" y="{HEIGHT - 2}" text-anchor="end">{html.escape(x_label)}</text>'
+    label = f'<text x="{width - RIGHT}" y="{height - 2}" text-anchor="end">{html.escape(x_label)}</text>'
     return (
         f"<figure><figcaption>{html.escape(title)} {legend}</figcaption>"
-        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(title)}">'
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html.escape(title)}">'
         f"{''.join(parts)}{label}</svg></figure>"
     )
 

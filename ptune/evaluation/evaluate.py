@@ -50,15 +50,16 @@ def evaluate(
     require: Sequence[Requirement] = (),
     reward_model: Path | None = None,
     threads: int | None = None,
+    kept: int | None = None,
 ) -> dict[str, Any]:
     """Compares base and tuned model on held-out data; writes evaluation.json, report.html and the model card.
 
-    reward_model: a bundle with a reward model that compares their answers, by `threads` threads.
+    reward_model: a bundle with one, which compares their answers, by `threads` threads. kept: answers side by side.
 
     Raises: FormatError if the run is not finished; BackboneError if its base has changed; UsageError
     if a requirement names an unknown figure.
     """
-    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
+    record, recipe = run.finished_record(), _keeping(kept, Recipe.load(run.recipe_path))
     judge = None if reward_model is None else Judge.open(reward_model)
     won = ("win_rate",) if judge is not None else ()
     refuse_unknown(require, ("loss", "perplexity", "token_accuracy", *_of_answers(recipe), *won))
@@ -106,6 +107,13 @@ def evaluate(
     return evaluation
 
 
+def _keeping(answers: int | None, recipe: Recipe) -> Recipe:
+    """The recipe, which keeps so many answers side by side; None: as many as it says."""
+    if answers is None:
+        return recipe
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"answers": answers})})
+
+
 def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
     """As `evaluate`, with the signature of every task. Raises: UsageError for arguments that chat does not use."""
     unused = {
@@ -116,7 +124,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
             raise UsageError(
                 f"--{name} is for classifiers, and {run.folder} is a chat run: it is measured on its own held-out data"
             )
-    return evaluate(run, asked.require, asked.reward_model, asked.threads)
+    return evaluate(run, asked.require, asked.reward_model, asked.threads, asked.answers)
 
 
 def before_and_after(evaluation: dict[str, Any]) -> Table:

@@ -25,6 +25,8 @@ class EvaluationOptions:
     require: Sequence[Requirement] = ()
     reward_model: Path | None = None
     """Of a chat run: the bundle with the reward model that compares the base's answers with the tuned model's."""
+    answers: int | None = None
+    """Of a chat run: answers of both models that are kept; None: as many as the recipe's `evaluate.answers` says."""
     threads: int | None = None
     """Threads of onnxruntime; None: as many as the machine has cores."""
 

@@ -303,6 +303,14 @@ class Bundle:
         write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
         self.manifest = manifest
 
+    def graph_bytes(self, profile: str) -> int:
+        """Bytes of a profile's files on disk. Raises: FormatError as `graph_path`, or where one is missing."""
+        self.graph_path(profile)
+        try:
+            return sum((self.folder / name).stat().st_size for name in self.manifest.graphs[profile].files)
+        except FileNotFoundError as error:
+            raise FormatError(f"{error.filename} is missing") from None
+
     def graph_path(self, profile: str | None = None, cache: CacheType = FLOAT_CACHE) -> Path:
         """The ONNX file of a profile. cache: type of a decoder's keys and values.
 

@@ -84,6 +84,7 @@ class RunRecord(BaseModel):
     method: str = ""
     optimizer: str = ""
     steps: int = 0  # optimiser steps done
+    planned_steps: int = 0  # optimiser steps that it was to take when it began; 0: not recorded
     best_step: int | None = None
     seconds: float = 0.0
     rollbacks: tuple[Rollback, ...] = ()

@@ -39,6 +39,7 @@ from ptune.export.gguf.write import Facts, copy_with, write_model
 from ptune.export.merge import with_plain_weights
 from ptune.formats.bundle import BASE, Hop, hashes
 from ptune.formats.gguf_export import ADAPTER_FILE, BASE_FILE, MODELFILE, RECORD, GgufExport, GgufType
+from ptune.formats.hop_log import note_hops, note_stage
 from ptune.formats.parity_json import WEIGHTS, current_parity, write_parity
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder, write_json
@@ -220,6 +221,7 @@ def _written(
     library, probes, name = required_library(), model.probes, model.name
     torch_model, codec = model.loaded.model, model.loaded.codec
     hops: dict[str, list[Hop]] = {BASE: [], name if model.adapter else BASE: [*model.earlier]}
+    note_hops(name if model.adapter else BASE, model.earlier)
     with_plain_weights(torch_model)
     torch_model.requires_grad_(False)
     if kept is not None:
@@ -229,6 +231,7 @@ def _written(
     else:
         before = _both(torch_model, model.adapter, probes, None, name)
         say(f"writing {files.base.name} in {files.kind}")
+        note_stage(f"writing {files.base.name} in {files.kind}")
         vocabulary = vocabulary_of(codec, torch_model.get_input_embeddings().weight.shape[0])
         pre = pre_tokenizer(codec, vocabulary, library)
         facts = Facts(_named(name, codec), model.loaded.identity.licence, context)
@@ -240,13 +243,16 @@ def _written(
         if torch_adapted is not None and before[1] is not None:
             title = f"{ROUNDED} {files.kind} base, in torch + peft"
             hops[name].append(rounding_hop(title, before[1], torch_adapted, files.kind))
+    _note(hops)
     say("  llama.cpp")
+    note_stage("llama.cpp")
     here = llama_log_probs(library, files.base, None, probes, threads)
     hops[BASE].append(llama_hop("torch → llama.cpp", torch_base, here, files.kind))
     if torch_adapted is not None:
         there = llama_log_probs(library, files.base, files.adapter, probes, threads)
         hops[name].append(llama_hop("torch + peft → llama.cpp + adapter", torch_adapted, there, files.kind))
         hops[name].append(adapter_alive((torch_base, torch_adapted), (here, there), files.kind))
+    _note(hops)
     texts = [
         turn["content"]
         for one in model.conversations[:NEAR]
@@ -257,7 +263,13 @@ def _written(
     if codec.template is not None:
         asked = [one.messages for one in prompts_of(codec, model.conversations) if one.messages is not None]
         hops[name if model.adapter else BASE].append(same_prompts(files, codec, asked, threads))
+    _note(hops)
     return hops
+
+
+def _note(hops: dict[str, list[Hop]]) -> None:
+    for name, measured in hops.items():
+        note_hops(name, measured)
 
 
 def _both(

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptune.formats.bundle import FLOAT_CACHE, FP32, AdapterRecord, Bundle, CacheType
+from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, AdapterRecord, Bundle, CacheType
+from ptune.formats.hop_log import note_hops
 from ptune.formats.whole_write import whole_folder
 from ptune.publish.caches import add_caches, prove_caches
 from ptune.publish.figures import record_proof
@@ -35,6 +36,8 @@ def export(
     A profile or cache that misses its gate is left out; see `Proof.refused`.
     Raises: ParityError if a hop of the reference graph drifts beyond its limit (nothing is left at `out`).
     """
+    for name, hops in model.earlier_hops.items():
+        note_hops(name, hops)
     with whole_folder(out) as stage:
         bundle = model.write_graphs(stage, profiles)
         with reference_in_nf4(model, bundle, profiles, threads):
@@ -47,6 +50,8 @@ def export(
             )  # before the slower proof of the reference
             beside = beside.then(add_caches(model, bundle, cache, threads))
             proof = model.prove(bundle, [*model.adapters], threads).after(model.earlier_hops).then(beside)
+        for name, measured in {BASE: proof.base, **proof.adapters}.items():
+            note_hops(name, measured)  # those that were not noted one by one
         default = model.default_profile(bundle, profiles, threads)
         bundle.write_manifest(bundle.manifest.model_copy(update={"default_profile": default}))
         record_proof(bundle, proof)

@@ -10,6 +10,7 @@ from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import of_bundle
 from ptune.errors import BackboneError, FormatError, PtuneError, UsageError
 from ptune.formats.bundle import BaseIdentity, Bundle, CacheType, Graph, hashes
+from ptune.formats.hop_log import note_stage
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
@@ -116,4 +117,5 @@ def report_progress(stage: str) -> None:
     global _reported
     if stage != _reported:
         _reported = stage
+        note_stage(stage)
         say(f"  {stage}")

@@ -13,6 +13,7 @@ from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import HEAD, NO_FACTORS, EncoderEngine
 from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.formats.hop_log import note_hops
 from ptune.parity import liveness
 from ptune.verify import limits
 from ptune.verify.encoder_compare import States, compare_hidden, compare_said, readable
@@ -76,16 +77,15 @@ def prove_encoder(
     report("the ONNX graph")
     graph = PlainEncoder(bundle.graph_path(), signature, threads)
     here = graph.hidden(inputs)
-    base_hops = [compare_hidden("torch → ONNX base", bare, here)]
-    if signature.sockets:  # a fully trained body may have none
-        live = (bare, everywhere), (here, graph.hidden(inputs, random))
-        base_hops.append(liveness("torch → ONNX, random factors in every socket", *live, limits.LIVENESS))
+    plugged_here = graph.hidden(inputs, random) if signature.sockets else None
+    base_hops = _base_hops((bare, everywhere), here, plugged_here)
     by_graph: dict[str, States] = {}
     hops: dict[str, list[Hop]] = {}
     for name, reference_outputs in expected.items():
         head = partial(run_head, bundle.adapter_path(name) / HEAD, modality=signature.modality)
         by_graph[name] = head(graph.hidden(inputs, reference_outputs.factors))
         hops[name] = _adapter_hops(reference_outputs, by_graph[name], head(here))
+        note_hops(name, hops[name])
     del graph
 
     report("the engine")
@@ -94,9 +94,11 @@ def prove_encoder(
         answers = engine.logits([Item(one, name) for one in inputs for name in names])
         server_questions = questions(bundle, engine, inputs, [*expected]) if server else []
     base_hops.append(compare_hidden("ONNX → engine", here, answers[:: len(names)], limits.SLACK))
+    note_hops(BASE, base_hops)
     for index, name in enumerate(expected, start=1):
         pair = by_graph[name], answers[index :: len(names)]
         hops[name].append(compare_said("ONNX → engine", expected[name].problem, *pair, limits.SLACK))
+        note_hops(name, hops[name])
     if server_questions:  # after the engine is closed, so that memory holds the graph once
         report("the server")
         for name, hop in served_hops(bundle, server_questions, threads).items():
@@ -136,6 +138,17 @@ def _folded(bundle: Bundle, name: str, reference: EncoderReference, inputs: Sequ
         for layer, one in bare.items():
             plain.set_submodule(layer, one)  # the adapter's head stays
         return Expected(reference.facts.problem, there, logits(model, inputs), pairs)
+
+
+def _base_hops(there: tuple[States, States], here: States, everywhere: States | None) -> list[Hop]:
+    """there: the body's outputs, and those with random factors, in torch. everywhere: these of the graph; None where a fully
+    trained body has no socket."""
+    hops = [compare_hidden("torch → ONNX base", there[0], here)]
+    if everywhere is not None:
+        sides = there, (here, everywhere)
+        hops.append(liveness("torch → ONNX, random factors in every socket", *sides, limits.LIVENESS))
+    note_hops(BASE, hops)
+    return hops
 
 
 def _adapter_hops(there: Expected, here: States, at_rest: States) -> list[Hop]:

@@ -17,6 +17,7 @@ from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form
 from ptune.engine.decoder.lora_slots import LoraSlots
 from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.formats.hop_log import note_hops
 from ptune.parity import Array, Comparison, log_softmax
 from ptune.progress import Progress
 from ptune.verify.graph import PlainGraph
@@ -68,6 +69,7 @@ class Gate:
         ):
             for name in names:
                 hops[name] = self._under(name, graph, engine, progress)
+                note_hops(name, hops[name])
                 if not (self.to_the_end or Proof.of(hops).passed):
                     break
         return hops

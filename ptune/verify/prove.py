@@ -17,6 +17,7 @@ from ptune.engine.decoder.forms import Form, to_measure
 from ptune.engine.decoder.images import Picture
 from ptune.errors import AdapterError
 from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, Hop
+from ptune.formats.hop_log import note_hops
 from ptune.parity import Array, Comparison, compare, liveness, log_softmax
 from ptune.verify import company, limits, seen_images
 from ptune.verify.decoder_server import Continuation, continuations, served_hops
@@ -97,6 +98,7 @@ def prove(
     hops, here = _by_graph(bundle, torch, threads, seen)
     if there is not None and seen is not None:
         hops[BASE].insert(0, seen_images.hop(there, seen))
+        note_hops(BASE, hops[BASE][:1])
     pictures = () if seen is None else seen.pictures
     del torch
 
@@ -110,16 +112,19 @@ def prove(
             served, expected = form.choice, answers
         for name, hop in found.items():
             hops[name].append(hop if form is plain else form.marked(hop))
+            note_hops(name, hops[name][-1:])
         if not passed:
             break
     del here
     report("alone and in company")
     held = [probe.ids for probe in asked[BASE]]
     hops[BASE].append(company.hop(bundle, bundle.reference, held, threads=threads, pictures=pictures))
+    note_hops(BASE, hops[BASE][-1:])
     if server:  # after the engine is closed, so that memory holds the graph once
         report("the server")
         for name, hop in served_hops(bundle, expected, threads, served).items():
             hops[name].append(hop)
+            note_hops(name, [hop])
     return Proof.of(hops)
 
 
@@ -144,17 +149,23 @@ def _by_graph(
     base, everywhere, there = torch.base, torch.everywhere, torch.adapters
     graph = PlainGraph(bundle.graph_path(bundle.reference), bundle.decoder, threads)
     here = {BASE: _run(graph, base, seen)}
-    here |= {name: _run(graph, expected, seen) for name, expected in there.items()}
-    base_hops = [
-        compare("torch → ONNX base", base.logprobs, here[BASE], max_abs_logprob=limits.MAX_ABS_LOGPROB),
-        liveness(
-            "torch → ONNX, random factors in every socket",
-            (base.logprobs, everywhere.logprobs),
-            (here[BASE], _run(graph, everywhere, seen)),
-            limits.LIVENESS,
-        ),
-    ]
-    return {BASE: base_hops} | {name: _adapter_hops(name, base, there[name], here) for name in there}, here
+    hops = {
+        BASE: [
+            compare("torch → ONNX base", base.logprobs, here[BASE], max_abs_logprob=limits.MAX_ABS_LOGPROB),
+            liveness(
+                "torch → ONNX, random factors in every socket",
+                (base.logprobs, everywhere.logprobs),
+                (here[BASE], _run(graph, everywhere, seen)),
+                limits.LIVENESS,
+            ),
+        ]
+    }
+    note_hops(BASE, hops[BASE])
+    for name, expected in there.items():
+        here[name] = _run(graph, expected, seen)
+        hops[name] = _adapter_hops(name, base, expected, here)
+        note_hops(name, hops[name])
+    return hops, here
 
 
 def _by_engine(

@@ -19,6 +19,7 @@ from ptune.engine.seq2seq.golden import Pair
 from ptune.engine.seq2seq.request import Seq2SeqRequest
 from ptune.engine.seq2seq.session import Seq2SeqSession
 from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.formats.hop_log import note_hops
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.parity import compare, liveness, log_softmax
 from ptune.tasks.translation.seq2seq_infer import Seq2SeqModel
@@ -69,6 +70,7 @@ def prove_seq2seq(
     base = [compare("torch → ONNX base", bare, here, max_abs_logprob=limit)]
     live_pair = (bare, everywhere), (here, graph.logprobs(pairs, random))
     base.append(liveness("torch → ONNX, random factors in every socket", *live_pair, limits.LIVENESS))
+    note_hops(BASE, base)
     by_graph: dict[str, list[Array]] = {BASE: here}
     hops: dict[str, list[Hop]] = {}
     for name, (expected, factors) in there.items():
@@ -78,10 +80,13 @@ def prove_seq2seq(
             compare("torch + peft → ONNX + adapter", expected, by_graph[name], max_abs_logprob=limit),
             liveness("torch + peft → ONNX, (adapter − base)", *both, limits.LIVENESS),
         ]
+        note_hops(name, hops[name])
     del graph
 
     report("the engine")
     by_engine, texts = _engine_hops(bundle, pairs, by_graph, threads)
+    for name, hop in by_engine.items():
+        note_hops(name, [hop])
     by_server: dict[str, Hop] = {}
     if server:  # after the engine is closed, so that memory holds the graphs once
         report("the server")

@@ -9,7 +9,7 @@ import pytest
 
 from ptune.begin.recognise import check, columns_of, fits, likely_task
 from ptune.begin.starts import STARTS, Word
-from ptune.cli.shipped import shipped
+from ptune.config.shipped import shipped
 from ptune.errors import DataError, UsageError
 
 ROWS: dict[str, tuple[dict[str, object], Word]] = {

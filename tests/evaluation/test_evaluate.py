@@ -127,6 +127,14 @@ def test_examples_in_context_leave_room_for_the_held_out_one(run: Run) -> None:
     assert shots(held.train, 8, lengths[0] - 1, held.codec, seed=0) == []
 
 
+def test_as_many_answers_are_kept_as_are_asked_for(run: Run) -> None:
+    held, few = held_out(run), evaluate(run)["answers"]
+    more = evaluate(run, kept=99)["answers"]
+    assert len(more) == len(held.conversations) > len(few)
+    assert more[: len(few)] == few
+    assert evaluate(run, kept=0)["answers"] == []
+
+
 def test_answers_are_greedy_and_the_same_together_as_alone(run: Run) -> None:
     found, held = evaluate(run)["answers"], held_out(run)
     assert [answer["prompt"] for answer in found] == [c.question for c in held.conversations[:3]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ptune.cli.train import read_recipe
+from ptune.config.read_recipe import read_recipe
 from ptune.errors import FormatError, RecipeError
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run

@@ -35,6 +35,7 @@ def test_writes_a_run_that_explains_itself(make: Make, tmp_path: Path) -> None:
     run = train(make(), tmp_path / "run", command="ptune train x.py")
     record = run.record()
     assert (record.status, record.steps, record.command) == ("finished", 6, "ptune train x.py")
+    assert record.planned_steps == 6
     assert record.versions["torch"] == torch.__version__
     assert (record.instruction_set, record.threads) == (
         torch.backends.cpu.get_cpu_capability(),
@@ -125,6 +126,7 @@ def test_stops_early_and_keeps_the_best(make: Make, tmp_path: Path, monkeypatch:
     run = train(make(epochs=9, validate_every=1, patience=2, save_every=99), tmp_path / "run")
     record = run.record()
     assert (record.status, record.steps, record.best_step) == ("stopped early", 4, 2)
+    assert record.planned_steps > 4
     best = load_file(run.checkpoints_path / "step-2" / "weights.safetensors")
     saved = load_file(run.adapter_path / "adapter_model.safetensors")
     assert all(torch.equal(saved[name.replace(".default", "")], tensor) for name, tensor in best.items())

@@ -89,7 +89,8 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
         sides = {
             name: _answered(name, policy, prompts, rewards, base=name == "base") for name in ("base", "tuned")
         }
-    evaluation = {"split": split, **_compared(codec, prompts, sides, recipe.evaluate.answers)}
+    kept = recipe.evaluate.answers if asked.answers is None else asked.answers
+    evaluation = {"split": split, **_compared(codec, prompts, sides, kept)}
     found = {name: float(sides["tuned"].values[name].mean()) for name in COMPARED}
     evaluation["requirements"] = [one.checked(found) for one in asked.require]
     evaluation = judged(evaluation)

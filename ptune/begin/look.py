@@ -1,0 +1,95 @@
+"""A first look at a data file: its format, its columns, its first rows, and what it is likely for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ptune.begin.recognise import likely_task
+from ptune.begin.starts import Word
+from ptune.data.hub import PREFIX
+from ptune.data.problems import Problems
+from ptune.data.read import reader_of, resolve
+from ptune.errors import DataError
+
+LOOKED_AT = 200  # rows
+LONGEST_LABEL = 40  # characters
+IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a first look shows. columns: None of what is no table. named: which column is which, where its name does not say
+    so. task: None where it has to be asked for."""
+
+    path: Path
+    format: str
+    columns: tuple[str, ...] | None
+    rows: tuple[Mapping[str, Any], ...] = ()
+    more: bool = False  # whether there are rows after those looked at
+    task: Word | None = None
+    named: Mapping[str, str] = field(default_factory=dict)
+    unreadable: tuple[str, ...] = ()  # of the rows looked at: place and reason
+
+
+def look_at(path: Path) -> Look:
+    """Looks at a file, a folder of images or a data set of the hub, of which no row is asked for.
+
+    Raises: DataError if it is missing, unreadable or holds no rows.
+    """
+    if str(path).startswith(PREFIX):
+        return Look(path, "a data set of the hub", None)
+    if resolve(path).is_dir():
+        return _at_folder(path)
+    try:
+        reader = reader_of(path)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
+    if reader is None:
+        raise DataError("there is no such file", file=str(path))
+    problems = Problems(str(path), reader.unit)
+    rows = [row.value for row in islice(reader.rows(problems), LOOKED_AT + 1)]
+    if not rows:
+        raise DataError("has no row that can be read", file=str(path))
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    task, named = likely_task(path, columns), dict[str, str]()
+    if task is None and (guessed := label_and_text(rows, columns)) is not None:
+        task, named = "classify", guessed
+    unreadable = tuple(f"{reader.unit} {first}: {why}" for why, first, _ in problems.reasons())
+    return Look(
+        path, reader.format, columns, tuple(rows[:LOOKED_AT]), len(rows) > LOOKED_AT, task, named, unreadable
+    )
+
+
+def label_and_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str] | None:
+    """Which column is a text's label and which the text, by their values: labels are short and recur, and the text is what is
+    longest and does not. None where that cannot be told."""
+    labels = [column for column in columns if _recurs([row.get(column) for row in rows])]
+    texts = {
+        column: sum(len(value) for row in rows if isinstance(value := row.get(column), str)) / len(rows)
+        for column in columns
+        if column not in labels
+    }
+    text = max(texts, key=lambda column: texts[column], default=None)
+    if len(labels) != 1 or text is None or not texts[text]:
+        return None
+    return {"text": text, "label": labels[0]}
+
+
+def _recurs(values: Sequence[Any]) -> bool:
+    plain = [value for value in values if isinstance(value, str | int)]
+    if len(plain) < len(values) or any(len(str(value)) > LONGEST_LABEL or not str(value) for value in plain):
+        return False
+    return 2 <= len(set(plain)) <= max(2, len(plain) // 3)
+
+
+def _at_folder(path: Path) -> Look:
+    folders = sorted(inner.name for inner in resolve(path).iterdir() if inner.is_dir())
+    images = any(file.suffix.lower() in IMAGES for file in resolve(path).rglob("*"))
+    if not images:
+        raise DataError("is a folder without images: name the files in it", file=str(path))
+    rows = tuple({"label": name} for name in folders)
+    return Look(path, "images in folders", None, rows, task="images")

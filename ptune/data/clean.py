@@ -1,0 +1,112 @@
+"""A copy of a data file without the rows that cannot be used, and with one of those that are the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ptune.config.chat import Chat
+from ptune.config.classification import TextClassification, TokenClassification
+from ptune.config.reinforcement import Reinforcement
+from ptune.config.task_spec import TaskSpec
+from ptune.data.conversations import recognise
+from ptune.data.labelled import open_labelled
+from ptune.data.read import DataFile, open_file
+from ptune.data.rows import Row
+from ptune.data.shapes import shapes_of
+from ptune.data.translations import in_columns
+from ptune.errors import DataError
+from ptune.formats.whole_write import whole_file
+
+Content: TypeAlias = Callable[[Row], Any]
+"""What is learned from a row, comparable by its JSON. Raises: DataError if the row cannot be used."""
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What became of a file's rows, in numbers."""
+
+    file: str
+    copy: str
+    kept: int
+    unusable: int
+    copies: int
+
+    def described(self) -> dict[str, Any]:
+        """In JSON types."""
+        return asdict(self)
+
+
+def write_clean(path: Path, task: TaskSpec, folder: Path) -> Cleaned:
+    """Writes the usable rows of a file as JSONL into a folder, as NAME.clean.jsonl; of rows that teach the same, the first.
+
+    Raises: DataError if the file as a whole cannot be used, has no usable row, or holds what JSONL cannot.
+    """
+    file, content = _opened(path, task)
+    target = folder / f"{path.stem.replace(':', '-')}.clean.jsonl"
+    seen, kept, unusable, copies, problems = set[bytes](), 0, 0, 0, file.problems()
+    with whole_file(target) as part, part.open("wb") as out:
+        for row in file.rows(problems):
+            try:
+                learned = _hash(content(row))
+            except DataError:
+                unusable += 1
+                continue
+            if learned in seen:
+                copies += 1
+                continue
+            seen.add(learned)
+            out.write(_line(row, path))
+            kept += 1
+        if not kept:
+            raise DataError("has no row that can be used: there is nothing to copy", file=str(path))
+    return Cleaned(str(path), str(target), kept, problems.count + unusable, copies)
+
+
+def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
+    """A file, and what its rows teach."""
+    if isinstance(task, TextClassification | TokenClassification):
+        labelled = open_labelled(path, task)
+        rows = {row.number: (row.input, row.label) for row in labelled.rows}
+
+        def written(row: Row) -> Any:
+            if row.number not in rows:
+                raise DataError("it cannot be used")
+            return rows[row.number]
+
+        return labelled.file, written
+    if not isinstance(task, Chat) or isinstance(task, Reinforcement):
+        raise DataError(
+            f"a clean copy is for chat, preferences, translation, and texts and words with labels, not for {type(task).__name__}"
+        )
+    file = in_columns(open_file(path), task)
+    shape = recognise(dict.fromkeys(_columns(file)), shapes_of(task))
+    return file, lambda row: asdict(shape.converted(row.value))
+
+
+def _columns(file: DataFile) -> Iterator[str]:
+    problems, known = file.problems(), set[str]()
+    for row in file.rows(problems):
+        new: Sequence[str] = [name for name in row.value if name not in known]
+        known.update(new)
+        yield from new
+    if not known:
+        problems.raise_if_any(problems.count)
+        raise DataError("the file holds no rows", file=str(file.path))
+
+
+def _hash(content: Any) -> bytes:
+    return hashlib.blake2b(
+        json.dumps(content, sort_keys=True, default=str).encode("utf-8", "surrogatepass"), digest_size=16
+    ).digest()
+
+
+def _line(row: Row, path: Path) -> bytes:
+    try:
+        return json.dumps(row.value, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    except (TypeError, ValueError) as error:
+        raise DataError(f"row {row.number} holds what JSONL cannot: {error}", file=str(path)) from None

@@ -1,0 +1,146 @@
+"""The studio's page: a process of its own, which trains nothing itself, so that the page answers while a job runs."""
+
+from __future__ import annotations
+
+import os
+from html import escape
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported
+
+import gradio as gr
+from fastapi import FastAPI
+
+from ptune.errors import UsageError
+from ptune.formats.whole_write import write_text
+from ptune.studio import sheet
+from ptune.studio.doors import AskForKey, KnownHosts, SameOrigin
+from ptune.studio.downloads import routes
+from ptune.studio.jobs import Job, Jobs
+from ptune.studio.looks import CSS as OWN_CSS
+from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.tabs.data import Data
+from ptune.studio.tabs.judge import Judge
+from ptune.studio.tabs.recipe import Recipe
+from ptune.studio.tabs.run import Runs
+from ptune.studio.tabs.serve import Serve
+from ptune.studio.tabs.ship import Ship
+from ptune.studio.workspace import Workspace
+from ptune_serve.access.auth import ApiKeys
+from ptune_serve.http.listen import Server, listen, local_names, url_of
+from ptune_serve.ui.security_policy import SecurityPolicy
+from ptune_serve.ui.style import CSS
+from ptune_serve.ui.theme import theme
+
+AFTER_TRAINING: tuple[type[Any], ...] = (Judge, Ship, Serve)
+"""The tabs behind Data, Recipe and Run, from left to right; each is made with the `Studio`."""
+UPLOAD_LIMIT = "2gb"
+
+
+def run(
+    folder: Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7870,
+    api_key_file: Path | None = None,
+    ready_file: Path | None = None,
+) -> int:
+    """Serves the page until SIGTERM or Ctrl-C, and returns the exit code. Port 0 takes any free port.
+
+    Raises: UsageError if other machines could use the studio without a key; PtuneError if the port is in use.
+    """
+    keys = _keys(api_key_file)
+    workspace = Workspace(folder)
+    with listen(host, port) as listener:
+        names = local_names(host, listener)
+        if not keys and not names:
+            raise UsageError(
+                f"--host {host} lets other machines run commands here: say --api-key-file too, with a key of scope admin"
+            )
+        app = create_page(workspace, keys=keys, hosts=frozenset() if keys else names)
+        url = url_of(listener)
+
+        def started() -> None:
+            print(f"Studio: {url}", flush=True)
+            if ready_file is not None:
+                write_text(ready_file, f"{url}\n")
+
+        # An open page holds connections that never end, so there is nothing to wait for.
+        Server(app, started=started, flush_limit_s=1).run(sockets=[listener])
+    return 0
+
+
+def _keys(file: Path | None) -> ApiKeys:
+    if file is None:
+        return ApiKeys()
+    keys = ApiKeys.read(file)
+    if not keys:
+        raise UsageError(f"{file} holds no key")
+    return keys
+
+
+def create_page(
+    workspace: Workspace, *, keys: ApiKeys | None = None, hosts: frozenset[str] = frozenset()
+) -> FastAPI:
+    """The page as an app. keys: one of which visitors need. hosts: by which names alone it answers; empty: any."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_middleware(SecurityPolicy)
+    app.add_middleware(SameOrigin)
+    if keys:
+        app.add_middleware(AskForKey, keys=keys)
+    if hosts:
+        app.add_middleware(KnownHosts, names=hosts)
+    app.include_router(routes(workspace))
+    page = build(workspace)
+    page.queue(default_concurrency_limit=None, api_open=False)
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        theme=theme(),
+        css=CSS + OWN_CSS + sheet.CSS,
+        footer_links=[],
+        run_history=False,
+        show_error=False,
+        max_file_size=UPLOAD_LIMIT,
+    )
+    return app
+
+
+def build(workspace: Workspace) -> gr.Blocks:
+    """The page's components."""
+    with gr.Blocks(title="ptune studio", analytics_enabled=False, fill_width=True) as page:
+        head = gr.HTML(elem_id="heading")
+        with gr.Column(elem_id="page"), gr.Tabs(elem_id="tabs") as tabs:
+            studio = Studio(workspace, Jobs(workspace), page, tabs)
+            data, recipe, runs = Data(studio), Recipe(studio), Runs(studio)
+            for tab in AFTER_TRAINING:
+                tab(studio)
+        leads(studio, data.chosen, data.ready, recipe)
+        leads(studio, recipe.training, recipe.ready, runs)
+        again = gr.Timer(LOOK_AGAIN_S)
+
+        def look() -> str:
+            studio.jobs.advance()  # a runner that was killed starts nothing after it
+            return heading(workspace.folder, studio.jobs.all())
+
+        gr.on([page.load, again.tick], look, None, head, **QUIET)
+    return page
+
+
+def leads(studio: Studio, event: Any, ready: gr.State, tab: Any) -> None:
+    """After the event, if it went well, the page goes to a tab, which looks at what there is now."""
+
+    def go(went: bool) -> Any:
+        return gr.update(selected=tab.tab.id) if went else gr.skip()
+
+    event.then(go, ready, studio.tabs, **QUIET).then(tab.look, tab.looks_at, tab.looked, **QUIET)
+
+
+def heading(folder: Path, jobs: list[Job]) -> str:
+    """The folder, what runs in it, and how many jobs wait."""
+    running = " · ".join(f"{job.kind} <b>{escape(job.name)}</b>" for job in jobs if job.state == "running")
+    waiting = sum(job.state == "waiting" for job in jobs)
+    queue = f" · {waiting} waiting" if waiting else ""
+    return f"<h1>ptune studio</h1><p>{escape(str(folder))} · {running or 'nothing runs'}{queue}</p>"

@@ -1,0 +1,164 @@
+"""What an evaluation found, as tables: figures with intervals of each side, slices, the worst errors. Of any task."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ptune.evaluation import judged_titles, pair_titles
+from ptune.evaluation.classification.results import LOWER_IS_BETTER, shown, title
+from ptune.evaluation.reinforcement import titles as reward_titles
+from ptune.studio.sheet import Cell, Content, note, sheet
+
+WORST = 10  # rows
+_CHAT = (("loss", "loss a token"), ("perplexity", "perplexity"), ("token_accuracy", "token accuracy"))
+_TOLD = {"base": "before", "tuned": "after"}
+
+
+def tables(evaluation: Mapping[str, Any], folder: Path) -> str:
+    """All there is to see of evaluation.json, as HTML. folder: the run's, whose predictions name the worst errors."""
+    parts = [
+        note(f"This model is {evaluation['no_better']}.", "bad") if evaluation.get("no_better") else "",
+        *(_requirement(one) for one in evaluation.get("requirements", [])),
+        figures(evaluation),
+        slices(evaluation.get("slices") or []),
+        worst(evaluation, folder / "predictions.jsonl"),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def figures(evaluation: Mapping[str, Any]) -> str:
+    """The figures of every side, with the intervals that there are."""
+    counted = f"{evaluation['examples']} held-out rows ({evaluation['split']})"
+    if "sides" in evaluation:
+        return _sides(f"{evaluation['task']}, {counted}, 95 % intervals", evaluation)
+    found = [*_before_and_after(counted, evaluation)]
+    return "\n".join(found)
+
+
+def _before_and_after(counted: str, evaluation: Mapping[str, Any]) -> Iterator[str]:
+    """Tables of a model that generates text: what its base did, and what it does."""
+    if "before" in evaluation:
+        yield _chat(counted, evaluation)
+    for key, titles, of_side in (
+        ("pairs", pair_titles.TITLES, pair_titles.cell),
+        ("judged", judged_titles.TITLES, judged_titles.cell),
+    ):
+        if key in evaluation:
+            rows: list[tuple[Content, ...]] = [
+                (text, *(_split(of_side(name, evaluation[key][side])) for side in _TOLD))
+                for name, text in titles.items()
+            ]
+            yield sheet("Preferences, 95 % intervals", ("", *_TOLD.values()), rows)
+    if "rewards" in evaluation:
+        rewards = evaluation["rewards"]
+        lines: list[tuple[Content, ...]] = [
+            (
+                reward_titles.title(name),
+                *(_split(reward_titles.cell(rewards[side].get(name))) for side in (*_TOLD, "gain")),
+            )
+            for name in rewards["tuned"]
+        ]
+        yield sheet(f"Rewards, {counted}, 95 % intervals", ("", *_TOLD.values(), "gain"), lines)
+    if "reward_model" in evaluation:
+        one = evaluation["reward_model"]
+        low, high = one["win_rate"]["interval"]
+        yield note(
+            f"The reward model {one['adapter']} prefers the answer after training to the one before for "
+            f"{one['win_rate']['value']:.1%} [{low:.1%}, {high:.1%}] of {one['prompts']} prompts."
+        )
+
+
+def _chat(counted: str, evaluation: Mapping[str, Any]) -> str:
+    sides = {"before": evaluation["before"]}
+    if "in_context" in evaluation:
+        count = evaluation["in_context"]["examples"]
+        sides[f"before, {count} examples in the prompt"] = evaluation["in_context"]
+    sides["after"] = evaluation["after"]
+    rows: list[tuple[Content, ...]] = []
+    for name, text in _CHAT:
+        values = [side.get(name) for side in sides.values()]
+        rows.append((text, *_marked(name, values, [None] * len(values))))
+    return sheet(counted, ("", *sides), rows)
+
+
+def _sides(caption: str, evaluation: Mapping[str, Any]) -> str:
+    sides = {**evaluation["sides"], **evaluation.get("baselines", {})}
+    names = dict.fromkeys(name for side in sides.values() for name in side["metrics"])
+    rows: list[tuple[Content, ...]] = []
+    for name in names:
+        values = [side["metrics"].get(name) for side in sides.values()]
+        between = [side["intervals"].get(name) for side in sides.values()]
+        rows.append((title(name), *_marked(name, values, between)))
+    return sheet(caption, ("", *sides), rows)
+
+
+def _marked(
+    name: str, values: Sequence[float | None], between: Sequence[Sequence[float] | None]
+) -> Iterator[Cell]:
+    """A row's figures with their intervals; the best is marked, but for calibration, which a constant guess wins."""
+    known = [value for value in values if value is not None]
+    best = None
+    if len({*known}) > 1 and name != "ece":
+        best = min(known) if name in LOWER_IS_BETTER else max(known)
+    for value, interval in zip(values, between, strict=True):
+        if value is None:
+            yield Cell("–")
+            continue
+        told = f"{shown(name, interval[0])} to {shown(name, interval[1])}" if interval else ""
+        yield Cell(
+            f"{shown(name, value)}{' ✓' if value == best else ''}", told, "good" if value == best else ""
+        )
+
+
+def _split(cell: str) -> Cell:
+    """ "0.71 [0.5, 0.9]" or "0.71 (0.5 to 0.9)" as a figure with its interval below."""
+    for opening, closing in (("[", "]"), ("(", ")")):
+        value, found, rest = cell.partition(f" {opening}")
+        if found:
+            return Cell(value, rest.removesuffix(closing).replace(", ", " to "))
+    return Cell(cell)
+
+
+def slices(found: Sequence[Mapping[str, Any]]) -> str:
+    """The main figure of parts of the rows: by length, by label, by other columns."""
+    if not found:
+        return ""
+    metric = str(found[0]["metric"])
+    rows: list[tuple[Content, ...]] = []
+    for part in found:
+        low, high = part["interval"] or (part["figure"], part["figure"])
+        figure = Cell(shown(metric, part["figure"]), f"{shown(metric, low)} to {shown(metric, high)}")
+        rows.append((str(part["column"]), str(part["value"]), str(part["rows"]), figure))
+    return sheet("Slices: where it is weak", ("column", "value", "rows", title(metric)), rows, words=(0, 1))
+
+
+def worst(evaluation: Mapping[str, Any], predictions: Path) -> str:
+    """The wrong rows of which the model was surest, by file and line; their texts are in the report."""
+    labels = evaluation.get("labels") or []
+    if evaluation.get("problem") != "single" or not predictions.is_file():
+        return ""
+    lines = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    wrong = [line for line in lines if line["gold"] != line["predicted"]]
+    wrong.sort(key=lambda line: -max(line["scores"], default=0.0))
+    rows = [
+        (
+            str(line["place"]),
+            str(line["gold"]),
+            str(line["predicted"]),
+            f"{max(line['scores'], default=0.0):.1%}",
+        )
+        for line in wrong[:WORST]
+    ]
+    if not rows:
+        return note(f"No row is wrong: all {len(lines)} got their label, of {len(labels)}.", "good")
+    heads = ("row", "label", "the model says", "sure to")
+    return sheet(f"Worst errors: {len(wrong)} of {len(lines)} rows are wrong", heads, rows, words=(0, 1, 2))
+
+
+def _requirement(one: Mapping[str, Any]) -> str:
+    from ptune.evaluation.require import sentence
+
+    return note(sentence(dict(one)), "good" if one["passed"] else "bad")

@@ -1,0 +1,49 @@
+"""Which process is meant by a number: numbers are given out again, a number with the time it began is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+
+def began(pid: int) -> str | None:
+    """When the process began, as the system tells it, and in which life of the machine; None if it runs no more."""
+    if Path("/proc/self/stat").exists():
+        return _in_proc(pid)
+    told = subprocess.run(
+        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True
+    ).stdout
+    state, _, since = told.strip().partition(" ")
+    return None if not state or state.startswith("Z") else since.strip()
+
+
+def runs(pid: int, since: str | None) -> bool:
+    """Whether the process that had this number and began then still runs. since: None of one that had ended at once."""
+    return since is not None and began(pid) == since
+
+
+def nice(by: int) -> None:
+    """Lowers this process's priority, where the system lets it."""
+    try:
+        os.nice(by)
+    except OSError:
+        return
+
+
+def _in_proc(pid: int) -> str | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # behind the name, which may hold anything: state, parent, …
+    if fields[0] in "ZX":  # ended, and not yet asked for by its parent
+        return None
+    return f"{fields[19]} {_boot()}"
+
+
+def _boot() -> str:
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

@@ -1,0 +1,95 @@
+"""The proof of an export as the page shows it: the hops that were measured so far, and what is measured now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from ptune.formats.bundle import BASE, Bundle, Hop
+from ptune.formats.gguf_export import RECORD
+from ptune.formats.hop_log import Followed, read_hop_log
+from ptune.formats.whole_write import read_json
+from ptune.studio.jobs import Job
+from ptune.studio.sheet import Cell, Content, note, sheet
+
+HEADS = ("under", "hop", "prompts", "max |Δ log p|", "mean KL", "top-1", "rel. L2", "limit", "verdict")
+WORDS = (0, 1, 7, 8)
+
+
+def hop_log_of(own: Path, name: str, *, gguf: bool) -> Path:
+    """Where an export of a run notes its hops, in the studio's own folder."""
+    return own / "hops" / f"{name}.{'gguf' if gguf else 'bundle'}.jsonl"
+
+
+def followed(job: Job, folder: Path) -> Followed:
+    """What an export job has noted, in the file that its command names; nothing while it waits."""
+    words = list(job.command)
+    if job.state == "waiting" or "--hop-log" not in words[:-1]:
+        return Followed()
+    return read_hop_log(folder / words[words.index("--hop-log") + 1])
+
+
+def recorded(place: Path) -> dict[str, tuple[Hop, ...]]:
+    """The hops that a finished bundle or GGUF export holds. Raises: FormatError."""
+    if (place / RECORD).is_file():
+        return {place.name: tuple(map(Hop.model_validate, read_json(place / RECORD).get("hops", [])))}
+    bundle = Bundle.open(place)
+    adapters = {name: bundle.adapter(name).hops for name in bundle.manifest.adapters}
+    return {BASE: bundle.manifest.hops, **adapters}
+
+
+def table(hops: Mapping[str, Sequence[Hop]], title: str) -> str:
+    """The table, as the command prints it, the base first. Empty before the first hop."""
+    own = {name: found for name, found in hops.items() if name != BASE}
+    rows = list(_rows({BASE: hops[BASE], **own} if BASE in hops else own))  # as the command prints it
+    return sheet(title, HEADS, rows, words=WORDS) if rows else ""
+
+
+def _rows(hops: Mapping[str, Sequence[Hop]]) -> Iterator[tuple[Content, ...]]:
+    for name, measured in hops.items():
+        for hop in measured:
+            yield (name, Cell(hop.name, hop.note), str(hop.prompts), *_figures(hop), hop.limit, _verdict(hop))
+
+
+def _verdict(hop: Hop) -> Cell:
+    """In the words of the command's own table."""
+    if hop.passed:
+        return Cell("ok", tone="good")
+    return Cell("not used", tone="quiet") if hop.form else Cell("DRIFTS", tone="bad")
+
+
+def _figures(hop: Hop) -> list[str]:
+    def number(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    return [
+        number(hop.max_abs_logprob, ".1e"),
+        number(hop.mean_kl, ".1e"),
+        number(hop.top1, ".1%"),
+        number(hop.liveness, ".1e"),
+    ]
+
+
+def state(job: Job, so_far: Followed, log: str) -> str:
+    """A line on where an export is, as HTML."""
+    count = sum(map(len, so_far.hops.values()))
+    hops = f"{count} hop{'s' * (count != 1)} measured"
+    if job.state == "waiting":
+        return note("Waiting for the job before it.")
+    if job.state == "running":
+        now = so_far.stages[-1] if so_far.stages else "reading the run"
+        return note(f"Now: {now} · {hops}")
+    if job.state == "done":
+        return note(f"Exported: {hops}, none beyond its limit.", "good")
+    if job.state == "stopped":
+        return note(f"Stopped: {hops}, and nothing was left half-written. Export again to begin anew.")
+    return note(f"Not exported: {last_error(log)}", "bad")
+
+
+def last_error(log: str) -> str:
+    """The command's own sentence about why it failed."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    for line in reversed(lines):
+        if line.startswith(("error: ", "ptune: ")):
+            return line.partition(": ")[2]
+    return lines[-1] if lines else "it ended without a word, as a process that is killed does"

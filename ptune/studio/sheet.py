@@ -1,0 +1,94 @@
+"""Tables of the tabs Judge, Ship and Serve as HTML: figures with what stands below them, states that are told by words, too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Literal, TypeAlias
+
+Tone: TypeAlias = Literal["", "good", "bad", "quiet"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A figure, or a few words. below: in small letters; tone: a colour, never the only sign of what it says."""
+
+    text: str
+    below: str = ""
+    tone: Tone = ""
+
+
+Content: TypeAlias = str | Cell
+
+
+def sheet(
+    caption: str, heads: Sequence[str], rows: Sequence[Sequence[Content]], *, words: Sequence[int] = (0,)
+) -> str:
+    """A table that scrolls sideways where there is no room. words: columns of words, which stand left; others are figures."""
+    kinds = ["words" if at in words else "figure" for at in range(len(heads))]
+    head = "".join(
+        f'<th scope="col" class="{kind}">{escape(name)}</th>' for name, kind in zip(heads, kinds, strict=True)
+    )
+    body = "".join(f"<tr>{_row(row, kinds)}</tr>" for row in rows)
+    return (
+        f'<div class="sheet" tabindex="0" role="region" aria-label="{escape(caption)}"><table><caption>{escape(caption)}</caption>'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _row(row: Sequence[Content], kinds: Sequence[str]) -> str:
+    cells = []
+    for at, (content, kind) in enumerate(zip(row, kinds, strict=True)):
+        cell = content if isinstance(content, Cell) else Cell(content)
+        below = f"<small>{escape(cell.below)}</small>" if cell.below else ""
+        tag, scope = ("th", ' scope="row"') if at == 0 else ("td", "")
+        tone = f" {cell.tone}" if cell.tone else ""
+        cells.append(f'<{tag}{scope} class="{kind}{tone}">{escape(cell.text)}{below}</{tag}>')
+    return "".join(cells)
+
+
+def note(text: str, tone: Tone = "quiet") -> str:
+    """A sentence; nothing for none."""
+    return f'<p class="note {tone}" role="status">{escape(text)}</p>' if text else ""
+
+
+def error(text: str) -> str:
+    """An error, in one sentence."""
+    return f'<p class="problem" role="alert">{escape(text)}</p>' if text else ""
+
+
+def size(count: float) -> str:
+    """Bytes in words: 950 B, 12 kB, 3.4 MB, 1.2 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000 or unit == "GB":
+            break
+        count /= 1000
+    return f"{count:.0f} {unit}" if unit in ("B", "kB") or count >= 100 else f"{count:.1f} {unit}"
+
+
+CSS = """
+.sheet { overflow-x: auto; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); }
+.sheet:focus-visible { outline: 2px solid var(--primary-500); outline-offset: 2px; }
+.sheet table { border-collapse: collapse; width: 100%; font-size: 0.88rem; margin: 0; border: 0 !important; }
+.sheet tr, .sheet tbody, .sheet thead { border: 0 !important; background: transparent !important; }
+.sheet caption { caption-side: top; text-align: left; padding: 0.6rem 0.9rem; font-weight: 600; }
+.sheet th, .sheet td { padding: 0.4rem 0.9rem; border: 0 !important; border-top: 1px solid var(--border-color-primary) !important; vertical-align: top; text-align: left;
+  background: transparent; color: var(--body-text-color); }
+.sheet thead th { color: var(--body-text-color-subdued); font-weight: 500; white-space: normal; min-width: 4rem; }
+.sheet tbody th { font-weight: 500; }
+.sheet .words { min-width: 8rem; overflow-wrap: anywhere; }
+.sheet .figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.sheet small { display: block; color: var(--body-text-color-subdued); font-size: 0.8rem; font-weight: 400; }
+.sheet .good, .note.good { color: var(--good); }
+.sheet .bad, .note.bad { color: var(--bad); font-weight: 600; }
+.sheet .quiet, .note.quiet { color: var(--body-text-color-subdued); }
+.answer p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
+div.answer { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.75rem; }
+#page .answer h3, #page #blind-prompt h3 { font-size: 0.8rem; font-weight: 500; margin: 0 0 0.3rem; }
+#blind-prompt p { white-space: pre-wrap; overflow-wrap: anywhere; font-weight: 600; margin: 0; }
+iframe.report { width: 100%; height: 70vh; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); background: Canvas; }
+.downloads { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: 0.4rem 1.5rem; }
+.downloads a, .note a { color: var(--link-text-color); text-decoration: underline; }
+.note, p.problem { margin: 0.3rem 0; overflow-wrap: anywhere; white-space: pre-line; }
+"""

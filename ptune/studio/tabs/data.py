@@ -1,0 +1,232 @@
+"""The tab Data: files are dropped, recognised, examined, and shown as the model will see them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from ptune.begin.look import Look, look_at
+from ptune.begin.recognise import check
+from ptune.begin.starts import STARTS, Word
+from ptune.errors import PtuneError
+from ptune.studio import commands, own_data, shown_data
+from ptune.studio.ask import ask
+from ptune.studio.choice import Choice, load, save
+from ptune.studio.studio import QUIET, Studio
+from ptune.studio.tabs.command import command_line, shows
+from ptune_serve.ui.labels import problem, waiting
+
+_INVITATION = "Drop a file, or choose one that is here already."
+_UNCHOSEN = "Choose files, and what the model is to learn."
+
+
+class Data:
+    """From files to rows that can be trained on."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._workspace = studio.workspace
+        self.tab = gr.Tab("Data", id="data")
+        with self.tab:
+            with gr.Row(elem_classes="panes"):
+                with gr.Column(scale=2, min_width=300, elem_classes="pane"):
+                    self._render_files()
+                with gr.Column(scale=3, min_width=300, elem_classes="pane"):
+                    self._look = gr.HTML(waiting(_INVITATION), elem_classes="data", elem_id="look")
+                    self._render_meaning()
+            with gr.Row(elem_classes="doing"):
+                self._examine = gr.Button("Examine the rows", size="sm", elem_id="examine")
+                self._clean = gr.Button("Make a clean copy", size="sm", visible=False, elem_id="clean")
+                self._next = gr.Button(
+                    "Make a recipe of it", variant="primary", size="sm", elem_id="to-recipe"
+                )
+            self.ready = gr.State(False)
+            self._command = command_line()
+            self._told = gr.HTML(elem_classes="data", elem_id="examined")
+        self._connect(studio)
+
+    def _render_files(self) -> None:
+        self._drop = gr.File(
+            label="JSONL, CSV, Parquet, text …",
+            file_count="multiple",
+            height=150,
+            elem_classes="drop",
+        )
+        self._files = gr.Dropdown(
+            [], label="Files to train on", info="Or a path on this machine, a folder of images, or hub:OWNER/NAME",
+            multiselect=True, allow_custom_value=True, elem_id="files",
+        )  # fmt: skip
+
+    def _render_meaning(self) -> None:
+        self._task = gr.Dropdown(
+            [(f"{word}: {one.what}", word) for word, one in STARTS.items()], value=None,
+            label="What the model is to learn", elem_id="task",
+        )  # fmt: skip
+        with gr.Row():
+            self._columns = [
+                gr.Dropdown(
+                    [],
+                    label="column",
+                    visible=False,
+                    allow_custom_value=True,
+                    min_width=130,
+                    elem_id=f"column-{at}",
+                )
+                for at in range(own_data.MOST_COLUMNS)
+            ]
+
+    def _connect(self, studio: Studio) -> None:
+        meaning = [self._task, *self._columns]
+        shown = [self._look, *meaning]
+        studio.page.load(self._remembered, None, [self._files, *shown], **QUIET)
+        self._drop.upload(self._take_in, self._drop, [self._drop, self._files, *shown], **QUIET)
+        self._files.input(self._recognise, self._files, shown, **QUIET)
+        self._task.input(self._ask_for_columns, [self._files, self._task], shown, **QUIET)
+        for column in self._columns:
+            column.input(self._keep, [self._files, *meaning], self._look, **QUIET)
+        chosen = [self._files, *meaning]
+        self.chosen = self._next.click(self._is_ready, chosen, [self.ready, self._told], **QUIET)
+        examining: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+        self._examine.click(self._say, chosen, [self._command, self._told], **QUIET).then(
+            self._examined, chosen, [self._told, self._clean], **examining
+        )
+        self._clean.click(
+            lambda: waiting("Copying the rows that can be used …"), None, self._told, **QUIET
+        ).then(
+            self._cleans,
+            chosen,
+            [self._files, self._look, self._command, self._told, self._clean],
+            **examining,
+        )
+
+    def _remembered(self) -> list[Any]:
+        """What was chosen before the page was loaded again."""
+        choice = load(self._workspace)
+        files = gr.update(choices=own_data.names(self._workspace), value=list(choice.files))
+        if not choice.files:
+            return [files, waiting(_INVITATION), *self._meaning(None, None, {})]
+        found = self._looked(choice.files[0])
+        return [files, self._shown(found, choice), *self._meaning(found, choice.task, choice.columns)]
+
+    def _take_in(self, uploaded: Sequence[str] | None) -> list[Any]:
+        try:
+            files = own_data.take_in(self._workspace, map(Path, uploaded or ()))
+        except PtuneError as error:
+            return [None, gr.skip(), problem(str(error)), *[gr.skip() for _ in range(1 + len(self._columns))]]
+        update = gr.update(choices=own_data.names(self._workspace), value=files)
+        return [None, update, *self._recognise(files)]
+
+    def _recognise(self, files: Sequence[str]) -> list[Any]:
+        """A first look at the first of the files."""
+        if not files:
+            save(self._workspace, Choice())
+            return [waiting(_INVITATION), *self._meaning(None, None, {})]
+        found = self._looked(files[0])
+        if isinstance(found, str):
+            return [problem(found), *self._meaning(None, None, {})]
+        choice = Choice(tuple(files), found.task, found.named)
+        save(self._workspace, choice)
+        return [self._shown(found, choice), *self._meaning(found, found.task, found.named)]
+
+    def _ask_for_columns(self, files: Sequence[str], task: Word | None) -> list[Any]:
+        """Another task: its columns are asked for."""
+        if not files:
+            return [waiting(_INVITATION), *self._meaning(None, task, {})]
+        found = self._looked(files[0])
+        named = found.named if isinstance(found, Look) and task == found.task else {}
+        choice = Choice(tuple(files), task, named)
+        save(self._workspace, choice)
+        return [self._shown(found, choice), *self._meaning(found, task, named)]
+
+    def _keep(self, files: Sequence[str], task: Word | None, *named: str | None) -> str:
+        choice = self._choice(files, task, named)
+        save(self._workspace, choice)
+        return self._shown(self._looked(files[0]), choice) if files else waiting(_INVITATION)
+
+    def _choice(self, files: Sequence[str], task: Word | None, named: Sequence[str | None]) -> Choice:
+        asked = () if task is None else own_data.columns_asked(task)
+        columns = {
+            column: name for column, name in zip(asked, named, strict=False) if name and name != column
+        }
+        return Choice(tuple(files), task, columns)
+
+    def _is_ready(self, files: Sequence[str], task: Word | None, *named: str | None) -> tuple[bool, Any]:
+        if not files or task is None:
+            return False, problem(_UNCHOSEN)
+        save(self._workspace, self._choice(files, task, named))
+        return True, gr.skip()
+
+    def _say(self, files: Sequence[str], task: Word | None, *named: str | None) -> tuple[Any, str]:
+        """The command, before its answer is there."""
+        if not files or task is None:
+            return shows(()), problem(_UNCHOSEN)
+        return shows(commands.doctor(self._choice(files, task, named))), waiting("Examining every row …")
+
+    def _examined(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
+        if not files or task is None:
+            return [gr.skip(), gr.skip()]
+        command = commands.doctor(self._choice(files, task, named))
+        answer = ask(self._workspace, commands.as_json(command, "--rows", str(commands.ROWS)))
+        if answer.document is None:
+            return [problem(answer.problem), gr.update(visible=False)]
+        parts: tuple[Callable[[Any], str], ...] = (
+            shown_data.findings, shown_data.splits, shown_data.lengths, shown_data.rows
+        )  # fmt: skip
+        titles = ("What doctor found", "Splits", "", "As the model sees it")
+        told = [(title, part(answer.document)) for title, part in zip(titles, parts, strict=True)]
+        page = "".join(f"{f'<h2>{title}</h2>' if title else ''}{html}" for title, html in told if html)
+        return [page, gr.update(visible=bool(answer.document.get("findings")))]
+
+    def _cleans(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
+        """Copies without the rows that cannot be used take the place of the files."""
+        if not files or task is None:
+            return [gr.skip(), gr.skip(), shows(()), problem(_UNCHOSEN), gr.skip()]
+        choice = self._choice(files, task, named)
+        command = (*commands.doctor(choice), "--clean", self._workspace.shown(self._workspace.data))
+        answer = ask(self._workspace, commands.as_json(command))
+        if answer.document is None:
+            return [gr.skip(), gr.skip(), shows(command), problem(answer.problem), gr.skip()]
+        made = answer.document["clean"]
+        choice = replace(choice, files=tuple(one["copy"] for one in made))
+        save(self._workspace, choice)
+        return [
+            gr.update(choices=own_data.names(self._workspace), value=list(choice.files)),
+            self._shown(self._looked(choice.files[0]), choice), shows(command), shown_data.cleaned(made), gr.update(visible=False),
+        ]  # fmt: skip
+
+    def _looked(self, file: str) -> Look | str:
+        """A look at a file, or what is wrong with it."""
+        try:
+            return look_at(own_data.place(self._workspace, file))
+        except PtuneError as error:
+            return str(error)
+
+    def _shown(self, found: Look | str, choice: Choice) -> str:
+        if isinstance(found, str):
+            return problem(found)
+        wrong = ""
+        if choice.task is not None:
+            try:
+                check(choice.task, found.path, found.columns, choice.columns)
+            except PtuneError:
+                wrong = problem(
+                    f"{choice.task} does not find its columns among {', '.join(found.columns or ())}: say below which is which."
+                )
+        return shown_data.look(found, choice.files[0]) + wrong
+
+    def _meaning(self, found: Look | str | None, task: Word | None, named: Any) -> list[Any]:
+        """Updates of the task and its columns."""
+        asked = () if task is None else own_data.columns_asked(task)
+        columns = found.columns if isinstance(found, Look) and found.columns else ()
+        updates: list[Any] = [gr.update(value=task)]
+        for at in range(len(self._columns)):
+            if at < len(asked) and columns:
+                value = named.get(asked[at]) or (asked[at] if asked[at] in columns else "")
+                choices = [(one or "by its usual name", one) for one in ("", *columns)]
+                updates.append(gr.update(label=asked[at], choices=choices, value=value, visible=True))
+            else:
+                updates.append(gr.update(visible=False, value=None, choices=[]))
+        return updates

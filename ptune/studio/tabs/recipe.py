@@ -1,0 +1,332 @@
+"""The tab Recipe: model, method and preset, every option, the memory that it needs, and the file that reruns it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from html import escape
+from typing import Any
+
+import gradio as gr
+
+from ptune.begin.presets import WHAT
+from ptune.begin.starts import STARTS
+from ptune.errors import PtuneError, UsageError
+from ptune.formats.whole_write import write_json
+from ptune.methods import METHODS
+from ptune.planning.hardware import GPUS
+from ptune.studio import choice, commands, drafts, forms, shown_recipe
+from ptune.studio.ask import ask
+from ptune.studio.choice import Choice
+from ptune.studio.drafts import PRESETS, Draft
+from ptune.studio.models_here import models_here
+from ptune.studio.studio import QUIET, Studio
+from ptune.studio.tabs.command import command_line, shows
+from ptune_serve.ui.labels import problem, waiting
+
+HERE = "this machine"
+_NO_DATA = "There is no data yet: choose files on the tab Data."
+MOST_FOUND = 24  # options that a search shows
+
+
+class Recipe:
+    """From data to a recipe's file, and to its training."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._workspace, self._jobs = studio.workspace, studio.jobs
+        self.tab = gr.Tab("Recipe", id="recipe")
+        with self.tab:
+            self._draft = gr.State(None)
+            self._form = gr.State(0)  # counts up where the options have to be drawn anew
+            self.ready = gr.State(False)
+            self._head = gr.HTML(waiting(_NO_DATA), elem_classes="data", elem_id="recipe-head")
+            with gr.Row(elem_classes="panes"):
+                with gr.Column(scale=3, min_width=300, elem_classes="pane"):
+                    self._render_choices()
+                    with gr.Accordion("All options", open=False, elem_id="all-options"):
+                        self._render_options()
+                with gr.Column(scale=2, min_width=300, elem_classes="pane"):
+                    self._render_outcome()
+        self.looks_at: list[Any] = []
+        self.looked = [
+            self._draft, self._form, self._head, self._begin, self._name, self._preset, self._model, self._method, self._diff,
+            self._write_line, self._train_line,
+        ]  # fmt: skip
+        self._connect(studio)
+
+    def _render_choices(self) -> None:
+        self._begin = gr.Dropdown(
+            [], label="Begin from a recipe that is here", elem_id="begin-from", value=None
+        )
+        self._name = gr.Textbox(
+            label="Name",
+            info="Names recipes/NAME.yaml, runs/NAME and bundles/NAME",
+            elem_id="name",
+            max_lines=1,
+        )
+        self._preset = gr.Radio(
+            [(f"{name}: {WHAT[name]}", name) for name in PRESETS], value="balanced", label="How long", elem_id="preset"
+        )  # fmt: skip
+        with gr.Row():
+            self._model = gr.Dropdown(
+                [], label="Model", info="On this machine; or a folder, a GGUF file or a hub id", allow_custom_value=True,
+                elem_id="model", min_width=200,
+            )  # fmt: skip
+            self._method = gr.Dropdown(
+                [kind.__name__ for kind in METHODS], label="Method", info="How its weights are changed", elem_id="method",
+                min_width=200,
+            )  # fmt: skip
+        with gr.Row(elem_classes="doing"):
+            self._check = gr.Button("What can this model do here?", size="sm")
+        self._can = gr.HTML(elem_classes="data", elem_id="model-check")
+
+    def _render_options(self) -> None:
+        self._search = gr.Textbox(
+            label="Search", placeholder="lr, batch, quantize …", elem_id="search", max_lines=1,
+            info="By name or description", value="",
+        )  # fmt: skip
+        self._part = gr.Radio(
+            list(forms.PARTS), value=forms.PARTS[0], label="Or a part of the recipe", elem_id="part"
+        )
+
+        @gr.render(
+            inputs=[self._draft, self._search, self._part],
+            triggers=[self._form.change, self._search.change],
+            show_progress="hidden",
+        )
+        def options(draft: Draft | None, words: str | None, part: str) -> None:
+            self._options(draft, words or "", part)
+
+    def _render_outcome(self) -> None:
+        gr.HTML("<h2>Against the preset</h2>")
+        self._diff = gr.HTML(elem_classes="data", elem_id="diff")
+        with gr.Row(elem_classes="doing"):
+            self._card = gr.Dropdown(
+                [HERE, *GPUS], value=HERE, label="Memory of", allow_custom_value=True, elem_id="card", min_width=150
+            )  # fmt: skip
+            self._predict = gr.Button("Predict the memory", size="sm", elem_id="predict")
+        self._plan_line = command_line("The prediction on the command line")
+        self._plan = gr.HTML(elem_classes="data", elem_id="plan")
+        with gr.Row(elem_classes="doing"):
+            self._write = gr.Button("Write the recipe", size="sm", elem_id="write")
+            self._train = gr.Button("Train it", variant="primary", size="sm", elem_id="train")
+        self._write_line = gr.HTML(elem_classes="data", elem_id="written")
+        self._train_line = command_line()
+
+    def _connect(self, studio: Studio) -> None:
+        studio.page.load(self.look, None, self.looked, **QUIET)
+        self.tab.select(self._again, self._draft, self.looked, **QUIET)
+        self._begin.input(self._begins, self._begin, self.looked, **QUIET)
+        changing = [self._draft, self._form, self._head, self._diff]
+        for component, field in (
+            (self._preset, "preset"), (self._model, "model"), (self._method, "method")
+        ):  # fmt: skip
+            component.input(
+                partial(self._chosen, field), [self._draft, self._form, component], changing, **QUIET
+            )
+        self._name.change(  # gradio's input knows nothing of what is pasted
+            partial(self._chosen, "name"),
+            [self._draft, self._form, self._name],
+            changing,
+            trigger_mode="always_last",
+            **QUIET,
+        )
+        self._part.input(lambda: ("", _next()), None, [self._search, self._form], **QUIET)
+        written = [self._write_line, self._train_line]
+        self._write.click(self._written, self._draft, written, **QUIET)
+        asking: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
+        self._predict.click(
+            self._say, [self._draft, self._card], [self._plan_line, self._plan], **QUIET
+        ).then(self._planned, [self._draft, self._card], self._plan, **asking)
+        self._check.click(lambda: waiting("Reading its config …"), None, self._can, **QUIET).then(
+            self._checked, self._draft, self._can, **asking
+        )
+        self.training = self._train.click(self._trains, self._draft, [self.ready, *written], **QUIET)
+
+    def look(self) -> list[Any]:
+        """The draft for the data that is chosen now."""
+        return self._shown(drafts.kept(self._workspace, choice.load(self._workspace)))
+
+    def _begins(self, name: str | None) -> list[Any]:
+        """Another recipe, under a name of its own; its data is what is chosen now."""
+        if not name:
+            return [gr.skip() for _ in self.looked]
+        try:
+            draft = drafts.of_recipe(self._workspace, name)
+        except PtuneError as error:
+            return [gr.skip() if one is not self._head else problem(str(error)) for one in self.looked]
+        choice.save(self._workspace, Choice(draft.files, draft.task, draft.columns))
+        return self._shown(draft)
+
+    def _shown(self, draft: Draft | None) -> list[Any]:
+        """Values for all that shows a draft, which is kept."""
+        recipes = gr.update(choices=self._workspace.recipe_names(), value=None)
+        if draft is None:
+            empty = [gr.skip()] * 4
+            return [None, 0, waiting(_NO_DATA), recipes, *empty, "", "", shows(())]
+        drafts.keep(self._workspace, draft)
+        try:
+            shown = draft.preset_recipe()
+            model, method = shown.backbone.model, type(shown.method).__name__
+        except PtuneError:
+            model, method = draft.model or "", draft.method or "Lora"
+        models = gr.update(choices=list(dict.fromkeys([model, *models_here(self._workspace)])), value=model)
+        return [
+            draft, _next(), self._told(draft), recipes, draft.name, draft.preset, models, method, self._differs(draft), "", shows(()),
+        ]  # fmt: skip
+
+    def _again(self, draft: Draft | None) -> list[Any]:
+        """As `look`, where other data was chosen meanwhile."""
+        same = drafts.kept(self._workspace, choice.load(self._workspace)) == draft
+        return [gr.skip() for _ in self.looked] if same else self.look()
+
+    def _chosen(self, field: str, draft: Draft | None, form: int, value: str) -> list[Any]:
+        """Another name, preset, model or method."""
+        if draft is None:
+            return [None, form, problem(_NO_DATA), ""]
+        fields: dict[str, Any] = {field: value.strip()}
+        draft = replace(draft, **fields)
+        if field == "method":  # the options of another method are others
+            kept = {name: text for name, text in draft.changes.items() if not name.startswith("method.")}
+            draft = replace(draft, changes=kept)
+        drafts.keep(self._workspace, draft)
+        return [draft, form if field == "name" else _next(), self._told(draft), self._differs(draft)]
+
+    def _options(self, draft: Draft | None, words: str, part: str) -> None:
+        """Draws the options that were searched for, or those of a part."""
+        if draft is None:
+            gr.HTML(waiting(_NO_DATA))
+            return
+        try:
+            options = forms.options_of(draft.preset_recipe())
+        except PtuneError as error:
+            gr.HTML(problem(str(error)))
+            return
+        shown = [one for one in options if one.name.startswith(f"{part}.")]
+        if words.strip():
+            shown = forms.found(options, words)[:MOST_FOUND]
+            if not shown:
+                gr.HTML(problem(forms.meant(options, words)))
+        for option in shown:
+            self._option(option, draft.changes.get(option.name, option.value))
+
+    def _option(self, option: forms.Option, value: str) -> None:
+        about: dict[str, Any] = {
+            "label": option.name,
+            "info": shown_recipe.about(option),
+            "elem_id": f"option-{option.name}",
+            "interactive": True,
+        }
+        component: Any
+        if option.kind == "switch":
+            component = gr.Checkbox(value == "true", **about)
+        elif option.kind == "choice":
+            choices = [(one or "not set", one) for one in option.choices]
+            component = gr.Dropdown(choices, value=value, **about)
+        else:
+            component = gr.Textbox(
+                value, placeholder="not set" if not option.value else "", max_lines=3, **about
+            )
+        # gradio's input of a text knows nothing of what is pasted.
+        event = component.change if option.kind == "text" else component.input
+        event(
+            partial(self._set, option.name, option.value), [self._draft, component], [self._draft, self._head, self._diff],
+            trigger_mode="always_last", **QUIET,
+        )  # fmt: skip
+
+    def _set(self, name: str, preset: str, draft: Draft, value: Any) -> list[Any]:
+        """Another value of an option; the preset's own value is no change."""
+        text = forms.as_text(value).strip()
+        changes = {key: old for key, old in draft.changes.items() if key != name}
+        if text != preset:
+            changes[name] = text
+        draft = replace(draft, changes=changes)
+        drafts.keep(self._workspace, draft)
+        return [draft, self._told(draft), self._differs(draft)]
+
+    def _told(self, draft: Draft) -> str:
+        """What the recipe is for, or what is wrong with it."""
+        try:
+            draft.recipe()
+            wrong = ""
+        except PtuneError as error:
+            wrong = problem(str(error))
+        files = ", ".join(draft.files)
+        return f"<p><b>{draft.task}</b>: {STARTS[draft.task].what} · {escape(files)}</p>{wrong}"
+
+    def _differs(self, draft: Draft) -> str:
+        try:
+            return shown_recipe.diff(forms.differences(draft.preset_recipe(), draft.recipe()), draft.preset)
+        except PtuneError:
+            return ""
+
+    def _written(self, draft: Draft | None) -> list[Any]:
+        return self._attempt(draft, lambda named: None)[1:]
+
+    def _trains(self, draft: Draft | None) -> list[Any]:
+        return self._attempt(draft, self._queue)
+
+    def _attempt(self, draft: Draft | None, then: Callable[[Draft], None]) -> list[Any]:
+        """Writes the recipe, and does what comes then: whether it went well, and what to show."""
+        if draft is None:
+            return [False, problem(_NO_DATA), shows(())]
+        try:
+            path = draft.write(self._workspace)
+            then(draft)
+        except PtuneError as error:
+            return [False, problem(str(error)), shows(())]
+        told = f"<p class=good-news>Written: {self._workspace.shown(path)}</p>"
+        return [True, told, shows(commands.train(f"recipes/{draft.name}.yaml", f"runs/{draft.name}"))]
+
+    def _queue(self, draft: Draft) -> None:
+        """Appends the training. Raises: UsageError if it is there."""
+        before = self._jobs.newest("train", draft.name)
+        if before is not None and before.state in ("waiting", "running"):
+            raise UsageError(f"{draft.name} is {before.state} already: see the tab Run.")
+        if (self._workspace.run(draft.name) / "run.json").exists():
+            other = drafts.free_name(self._workspace, draft.name)
+            raise UsageError(
+                f"runs/{draft.name} is there already: resume it on the tab Run, or call this one {other}."
+            )
+        self._jobs.add(
+            "train", draft.name, commands.train(f"recipes/{draft.name}.yaml", f"runs/{draft.name}")
+        )
+
+    def _say(self, draft: Draft | None, card: str) -> list[Any]:
+        _, told, _ = self._attempt(draft, lambda named: None)
+        if draft is None or "problem" in told:
+            return [shows(()), told]
+        return [
+            shows(self._plan_command(draft, card)),
+            waiting("Predicting: the model is laid out without its weights …"),
+        ]
+
+    def _plan_command(self, draft: Draft, card: str) -> tuple[str, ...]:
+        return commands.plan(f"recipes/{draft.name}.yaml", None if card in ("", HERE) else card)
+
+    def _planned(self, draft: Draft | None, card: str) -> Any:
+        if draft is None or not self._workspace.recipe(draft.name).exists():
+            return gr.skip()
+        answer = ask(self._workspace, commands.as_json(self._plan_command(draft, card)))
+        if answer.document is None:
+            return waiting(answer.problem)
+        if card in ("", HERE):
+            write_json(self._workspace.own / "plans" / f"{draft.name}.json", answer.document)
+        return shown_recipe.plan(answer.document, card or HERE)
+
+    def _checked(self, draft: Draft | None) -> str:
+        if draft is None:
+            return problem(_NO_DATA)
+        try:
+            model = draft.preset_recipe().backbone.model
+        except PtuneError as error:
+            return problem(str(error))
+        answer = ask(self._workspace, ("ptune", "doctor", "--model", model, "--json"))
+        return problem(answer.problem) if answer.document is None else shown_recipe.model(answer.document)
+
+
+def _next() -> int:
+    """A number that no form has had: the options are drawn anew."""
+    return time.monotonic_ns()

@@ -1,0 +1,99 @@
+"""Serving a bundle, in the tab Ship: a server beside the queue, which outlives the studio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from ptune.errors import PtuneError
+from ptune.formats.bundle import Bundle
+from ptune.studio.proof import last_error
+from ptune.studio.servers import serve_command, served
+from ptune.studio.sheet import error, note
+from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.tabs.command import command_line, shows
+
+DEFAULT = "the bundle's default"
+
+
+class StartServer:
+    """Renders the accordion. run: the menu of the tab's run, whose bundle is offered first."""
+
+    def __init__(self, studio: Studio, run: gr.Dropdown) -> None:
+        self._studio = studio
+        with gr.Accordion("Serve", open=True, elem_id="ship-serve"):
+            with gr.Row():
+                bundle = gr.Dropdown([], label="Bundle", elem_id="serve-bundle", interactive=True)
+                profile = gr.Dropdown([DEFAULT], value=DEFAULT, label="Profile", interactive=True)
+                port = gr.Number(0, label="Port (0: a free one)", precision=0, minimum=0, maximum=65535)
+                keys = gr.Textbox(label="File of API keys (none: this machine alone)", elem_id="serve-keys")
+                page = gr.Checkbox(True, label="With its chat page")
+            with gr.Row(elem_classes="doing"):
+                start = gr.Button(
+                    "Serve", variant="primary", elem_id="serve-start", size="sm", interactive=False
+                )
+            command, told = command_line(), gr.HTML(elem_id="serve-told")
+        asked = [bundle, profile, port, keys, page]
+
+        def offer(run: str | None, bundle: str | None, before: tuple[list[str], str]) -> Any:
+            """What is the same is left alone: somebody may be choosing, or reading an error."""
+            names = studio.workspace.bundle_names()
+            chosen = bundle if bundle in names else run if run in names else next(iter(names), None)
+            said = self._told(chosen)
+            same = names == before[0] and chosen == bundle
+            menu = gr.skip() if same else gr.update(choices=names, value=chosen)
+            now = gr.skip() if said == before[1] else said
+            return menu, gr.update(interactive=chosen is not None), now, (names, said)
+
+        def follow(run: str | None) -> Any:
+            return gr.update(value=run) if run in studio.workspace.bundle_names() else gr.skip()
+
+        def of_bundle(name: str | None) -> Any:
+            try:
+                graphs = Bundle.open(studio.workspace.bundle(name)).manifest.graphs if name else {}
+            except PtuneError:
+                graphs = {}
+            return gr.update(choices=[DEFAULT, *graphs], value=DEFAULT)
+
+        known = gr.State(([], ""))
+        offered = ([run, bundle, known], [bundle, start, told, known])
+        gr.on([studio.page.load, gr.Timer(LOOK_AGAIN_S).tick], offer, *offered, **QUIET)
+        run.change(follow, run, bundle, **QUIET)
+        bundle.change(of_bundle, bundle, profile, **QUIET)
+        gr.on([one.change for one in asked], self._command, asked, command, **QUIET)
+        start.click(self._start, asked, told, **QUIET)
+
+    def _words(self, bundle: str, profile: str, port: float | None, keys: str, page: bool) -> tuple[str, ...]:
+        chosen = None if profile == DEFAULT else profile
+        return serve_command(
+            self._studio.jobs, bundle, profile=chosen, port=int(port or 0), keys=keys or "", page=page
+        )
+
+    def _command(self, bundle: str | None, *asked: Any) -> Any:
+        try:
+            return shows(self._words(bundle, *asked) if bundle else ())
+        except PtuneError:
+            return shows(())
+
+    def _start(self, bundle: str | None, *asked: Any) -> str:
+        if bundle is None:
+            return error("There is no bundle yet: export a run.")
+        try:
+            self._studio.jobs.add("serve", bundle, self._words(bundle, *asked))
+        except PtuneError as problem:
+            return error(str(problem))
+        return note("Starting …")
+
+    def _told(self, bundle: str | None) -> str:
+        """What became of the newest server of a bundle."""
+        job = None if bundle is None else self._studio.jobs.newest("serve", bundle)
+        if job is None or job.state == "stopped":
+            return ""
+        if job.state == "failed":
+            return note(last_error(self._studio.jobs.log(job.id)), "bad")
+        url = next((one.url for one in served(self._studio.jobs) if one.job.id == job.id), None)
+        return note(
+            "Starting …" if url is None else f"Serves at {url}/v1; the tab Serve shows how it does.",
+            "good" if url else "quiet",
+        )

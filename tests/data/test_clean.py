@@ -1,0 +1,134 @@
+"""A clean copy of a data file: what cannot be used and what stands there twice is left out, all else is as it was."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ptune.config.chat import Chat
+from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
+from ptune.config.columns import TextColumns
+from ptune.config.preference import Preference
+from ptune.config.task_spec import TaskSpec
+from ptune.data.clean import write_clean
+from ptune.errors import DataError
+
+
+def _lines(path: Path | str) -> list[Any]:
+    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+
+
+def _write(path: Path, lines: list[str]) -> Path:
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def _talk(question: object, answer: object) -> str:
+    return json.dumps(
+        {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+    )
+
+
+def test_conversations(tmp_path: Path) -> None:
+    lines = [
+        _talk("a", "b"),
+        "{not json",
+        _talk("a", "c"),
+        _talk("a", "b"),
+        '{"messages": "none"}',
+        _talk("d", "é🙂"),
+    ]
+    path = _write(tmp_path / "talks.jsonl", lines)
+    cleaned = write_clean(path, Chat(), tmp_path / "out")
+    assert cleaned.copy == str(tmp_path / "out" / "talks.clean.jsonl")
+    assert (cleaned.kept, cleaned.unusable, cleaned.copies) == (3, 2, 1)
+    assert _lines(cleaned.copy) == [json.loads(lines[at]) for at in (0, 2, 5)]
+    assert path.read_text(encoding="utf-8") == "\n".join(lines) + "\n", "the file itself stays"
+
+
+def test_texts_with_labels_in_columns_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "tweets.csv"
+    with path.open("w", newline="") as file:
+        rows = [
+            ("message", "mood", "by"),
+            ("hi", "glad", "x"),
+            ("", "sad", "x"),
+            ("hi", "glad", "y"),
+            ("hi", "sad", "x"),
+            ("ho", "", "x"),
+        ]
+        csv.writer(file).writerows(rows)
+    task = TextClassification(columns=TextColumns(text="message", label="mood"))
+    cleaned = write_clean(path, task, tmp_path)
+    assert _lines(cleaned.copy)[:2] == [
+        {"message": "hi", "mood": "glad", "by": "x"},
+        {"message": "hi", "mood": "sad", "by": "x"},
+    ], "another label of the same text is for the user to judge"
+    assert cleaned.copies == 1
+    assert cleaned.kept + cleaned.unusable + cleaned.copies == 5
+
+
+def test_words_and_pairs_of_answers(tmp_path: Path) -> None:
+    words = _write(
+        tmp_path / "w.jsonl", ['{"tokens": ["a"], "tags": ["O"]}', '{"tokens": ["a"], "tags": []}']
+    )
+    assert write_clean(words, TokenClassification(), tmp_path).unusable == 1
+    pair = json.dumps({"prompt": "a", "chosen": "b", "rejected": "c"})
+    pairs = _write(
+        tmp_path / "p.jsonl", [pair, pair, json.dumps({"prompt": "a", "chosen": "c", "rejected": "b"})]
+    )
+    cleaned = write_clean(pairs, Preference(), tmp_path)
+    assert (cleaned.kept, cleaned.copies) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("task", "text", "told"),
+    [
+        (Chat(), "", "the file is empty"),
+        (Chat(), '{"other": 1}\n', "no known shape"),
+        (Chat(), '{"messages": 3}\n', "has no row that can be used"),
+        (TextClassification(), '{"text": "a"}\n', "label"),
+        (ImageClassification(), "x", "a clean copy is for chat"),
+    ],
+)
+def test_what_gives_no_copy_is_a_sentence_and_leaves_none(
+    tmp_path: Path, task: TaskSpec, text: str, told: str
+) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(text)
+    with pytest.raises(DataError) as raised:
+        write_clean(path, task, tmp_path / "out")
+    assert told in str(raised.value)
+    assert not list((tmp_path / "out").glob("*"))
+
+
+ROW = st.fixed_dictionaries(
+    {
+        "text": st.none() | st.integers() | st.text(max_size=4),
+        "label": st.none() | st.sampled_from(("a", "b", "")),
+    }
+)
+
+
+@given(st.lists(ROW, max_size=12))
+def test_a_copy_is_clean_and_a_copy_of_it_is_the_same(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]
+) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    path = _write(folder / "rows.jsonl", [json.dumps(row) for row in rows])
+    try:
+        cleaned = write_clean(path, TextClassification(), folder)
+    except DataError:
+        return
+    kept = _lines(cleaned.copy)
+    assert len(kept) == cleaned.kept == len({(row["text"], row["label"]) for row in kept})
+    assert all(row in rows and isinstance(row["text"], str) and row["text"].strip() for row in kept)
+    again = write_clean(Path(cleaned.copy), TextClassification(), folder)
+    assert (again.kept, again.unusable, again.copies) == (cleaned.kept, 0, 0)
+    assert Path(again.copy).read_bytes() == Path(cleaned.copy).read_bytes()

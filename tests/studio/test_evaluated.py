@@ -1,0 +1,110 @@
+"""Figures, slices and worst errors as the page shows them, of every shape that evaluation.json has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ptune.evaluation.compare import Compared, Comparison
+from ptune.evaluation.paired import Difference
+from ptune.studio.compared import of
+from ptune.studio.evaluated import tables
+
+CHAT: dict[str, Any] = {
+    "format": 1, "split": "test", "examples": 40,
+    "before": {"loss": 3.5, "perplexity": 33.1, "token_accuracy": 0.31, "targets": 900},
+    "in_context": {"loss": 3.1, "perplexity": 22.2, "token_accuracy": 0.35, "targets": 900, "examples": 8},
+    "after": {"loss": 2.25, "perplexity": 9.5, "token_accuracy": 0.52, "targets": 900},
+    "answers": [], "requirements": [{"name": "loss", "sign": "<=", "limit": 2, "value": 2.25, "passed": False}],
+}  # fmt: skip
+MEAN = {"value": 0.75, "interval": [0.5, 0.875]}
+LABELS: dict[str, Any] = {
+    "format": 1, "split": "validation", "examples": 3, "task": "text-classification", "problem": "single",
+    "labels": ["good", "bad"], "headline": ["accuracy", "log_loss"],
+    "sides": {
+        "torch": {"metrics": {"accuracy": 0.8, "log_loss": 0.5}, "intervals": {"accuracy": [0.7, 0.9]}},
+        "ONNX": {"metrics": {"accuracy": 0.8}, "intervals": {}},
+    },
+    "baselines": {"commonest label": {"metrics": {"accuracy": 0.6, "log_loss": 0.4}, "intervals": {}}},
+    "slices": [{"column": "label", "value": "<bad>", "rows": 9, "metric": "accuracy", "figure": 0.25, "interval": [0.1, 0.5]},
+               {"column": "language", "value": "de", "rows": 1, "metric": "accuracy", "figure": 1.0, "interval": None}],
+    "requirements": [],
+}  # fmt: skip
+
+
+def cells(html: str) -> list[str]:
+    return [part.split("<")[0] for part in html.split(">") if part.split("<")[0]]
+
+
+def test_before_and_after_of_a_chat(tmp_path: Path) -> None:
+    found = cells(tables(CHAT, tmp_path))
+    for told in (
+        "before",
+        "before, 8 examples in the prompt",
+        "after",
+        "3.500",
+        "3.100",
+        "2.250 ✓",
+        "52.0% ✓",
+    ):
+        assert told in found, told
+    assert any("40 held-out rows (test)" in told for told in found)
+    assert any("loss" in told and "2" in told for told in found), "the requirement that was missed"
+
+
+def test_intervals_of_preferences_and_rewards(tmp_path: Path) -> None:
+    pairs = {
+        "pairs": 9,
+        "base": {"likelier": MEAN},
+        "tuned": {"likelier": MEAN, "preferred": MEAN},
+        "by_length": {},
+    }
+    rewards = {"base": {"reward": MEAN}, "tuned": {"reward": MEAN}, "gain": {"reward": MEAN}}
+    won = {"adapter": "judge", "prompts": 12, "win_rate": MEAN, "base": 0.1, "tuned": 0.2, "bundle": "b"}
+    found = cells(tables({**CHAT, "pairs": pairs, "rewards": rewards, "reward_model": won}, tmp_path))
+    assert found.count("50.0% to 87.5%") == 3
+    assert found.count("0.500 to 0.875") == 3
+    assert any("75.0% [50.0%, 87.5%] of 12 prompts" in told for told in found)
+
+
+def test_sides_slices_and_worst_errors_of_labels(tmp_path: Path) -> None:
+    lines = [
+        {"place": "a.csv:2", "gold": "good", "predicted": "bad", "scores": [0.4, 0.6]},
+        {"place": "a.csv:3", "gold": "good", "predicted": "good", "scores": [0.99, 0.01]},
+        {"place": "a.csv:4", "gold": "bad", "predicted": "good", "scores": [0.9, 0.1]},
+    ]
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    html = tables(LABELS, tmp_path)
+    found = cells(html)
+    for told in (
+        "80.0% ✓",
+        "70.0% to 90.0%",
+        "commonest label",
+        "0.400 ✓",
+        "–",
+        "&lt;bad&gt;",
+        "10.0% to 50.0%",
+    ):
+        assert told in found, told
+    assert "Worst errors: 2 of 3 rows are wrong" in found
+    assert html.index("a.csv:4") < html.index("a.csv:2"), "the surest error first"
+    assert "a.csv:3" not in html
+    assert "<bad>" not in html
+
+
+def test_no_better_than_a_baseline_is_said_first(tmp_path: Path) -> None:
+    html = tables({**LABELS, "no_better": "no better than the commonest label"}, tmp_path)
+    assert html.index("no better than the commonest label") < html.index("<table>")
+
+
+def test_runs_beside_each_other() -> None:
+    apart = Difference("accuracy", 0.1, (0.02, 0.18), 0.01, "McNemar, exact")
+    runs = (
+        Compared("one", {"accuracy": 0.8}, {"accuracy": [0.7, 0.9]}, 1234567, 75.0, 10, "Lora", 1e-3),
+        Compared("two", {"accuracy": 0.9}, {"accuracy": [0.8, 0.95]}, None, 8.0, 10, "Full", 1e-5, (apart,)),
+    )
+    found = cells(of(Comparison("text-classification", "test", 100, ("accuracy",), runs)))
+    for told in ("80.0%", "90.0% ✓", "80.0% to 95.0%", "1,234,567", "1 min 15 s", "1e-05", "–"):
+        assert told in found, told
+    assert any("two against one" in told and "p = 0.01" in told and "better" in told for told in found)

@@ -1,0 +1,137 @@
+"""The studio's page in a real browser, without a training: data is recognised, a recipe is written, mistakes are sentences."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from support.browsing import FITS, NEEDS_BROWSER
+from support.fake_chat_model import wait_until
+from support.studio_page import Opened, browser, opened
+
+from ptune.config.recipe import Recipe
+
+pytestmark = NEEDS_BROWSER
+MOODS = ("glad", "sad")
+
+
+def _tweets(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    with (folder / "tweets.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("message", "mood"))
+        writer.writerows((f"this is <b>message</b> {at}", MOODS[at % 2]) for at in range(40))
+    return folder / "tweets.csv"
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
+    with browser() as chromium, opened(tmp_path_factory.mktemp("studio"), chromium) as page:
+        yield page
+
+
+@pytest.fixture
+def dropped(studio: Opened, tmp_path: Path) -> Opened:
+    studio.open("Data")
+    studio.drop(_tweets(tmp_path / "from"))
+    studio.says("look", "data/tweets.csv", "likely for classify")
+    return studio
+
+
+def test_a_csv_of_labelled_texts_is_recognised(dropped: Opened) -> None:
+    assert "this is <b>message</b> 3" in dropped.text("look"), "data is text, not HTML"
+    assert dropped.box("task").input_value().startswith("classify")
+    columns = [dropped.box(f"column-{at}") for at in (0, 1)]
+    assert [column.input_value() for column in columns] == ["message", "mood"]
+    dropped.page.reload()
+    dropped.says("look", "data/tweets.csv")
+    assert dropped.box("column-1").input_value() == "mood", "it was remembered"
+
+
+def test_what_cannot_be_read_is_a_sentence(studio: Opened, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.parquet"
+    bad.write_bytes(b"PAR1 not really")
+    studio.open("Data")
+    studio.drop(bad)
+    studio.says("look", "bad.parquet")
+    assert studio.page.locator("#look [role=alert]").count() == 1
+    assert "Traceback" not in studio.page.content()
+
+
+def test_chat_data_is_recognised(studio: Opened, tmp_path: Path) -> None:
+    rows = [
+        {"messages": [{"role": "user", "content": f"{at}?"}, {"role": "assistant", "content": "!"}]}
+        for at in range(9)
+    ]
+    path = tmp_path / "talk.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    studio.open("Data")
+    studio.drop(path)
+    studio.says("look", "data/talk.jsonl", "likely for chat")
+    studio.press("Make a recipe of it")
+    studio.says("recipe-head", "chat", "data/talk.jsonl")
+    wait_until(lambda: studio.box("name").input_value() == "talk")
+
+
+def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
+    dropped.press("Make a recipe of it")
+    dropped.says("recipe-head", "classify", "data/tweets.csv")
+    wait_until(lambda: dropped.box("name").input_value() == "tweets")
+    dropped.page.get_by_label("quick:").check()
+    dropped.says("diff", "preset quick")
+    dropped.unfold("all-options")
+    dropped.option("train.lr", "2e-3")
+    dropped.says("diff", "0.001", "0.002")
+    dropped.press("Write the recipe")
+    dropped.says("written", "Written: recipes/tweets.yaml")
+    line = dropped.page.locator(".command:visible textarea").last.input_value()
+    assert line == "ptune train recipes/tweets.yaml --out runs/tweets"
+    recipe = Recipe.load(dropped.folder / "recipes" / "tweets.yaml")
+    assert (recipe.train.lr, recipe.train.max_steps, recipe.data.files) == (
+        2e-3,
+        20,
+        (Path("data/tweets.csv"),),
+    )
+    dropped.page.reload()
+    dropped.go("Recipe")
+    dropped.says("diff", "train.lr", "0.002")
+
+
+def test_mistakes_are_sentences_on_the_page(dropped: Opened) -> None:
+    dropped.press("Make a recipe of it")
+    dropped.says("recipe-head", "data/tweets.csv")
+    dropped.unfold("all-options")
+    dropped.option("train.lr", "fast")
+    dropped.says("recipe-head", "train.lr: ", "'fast'")
+    dropped.press("Train it")
+    dropped.says("written", "train.lr: ")
+    dropped.box("option-train.lr").fill("1e-3")
+    dropped.box("search").fill("train.epochz")
+    dropped.says("all-options", "did you mean 'epochs'?")
+    dropped.box("name").fill("../up")
+    dropped.says("recipe-head", "cannot be a name")
+    dropped.box("name").fill("tweets")
+    assert list((dropped.folder / "runs").iterdir()) == []
+    assert "Traceback" not in dropped.page.content()
+
+
+@pytest.mark.parametrize("tab", ["Data", "Recipe", "Run"])
+def test_each_tab_fits_a_phone_and_a_wide_screen(dropped: Opened, tab: str) -> None:
+    dropped.go(tab)
+    for width in (420, 2560):
+        dropped.page.set_viewport_size({"width": width, "height": 900})
+        wait_until(lambda: dropped.page.evaluate(FITS))
+    dropped.page.set_viewport_size({"width": 1280, "height": 900})
+
+
+@pytest.mark.parametrize("tab", ["Data", "Recipe", "Run"])
+def test_every_control_has_a_name_for_a_screen_reader(dropped: Opened, tab: str) -> None:
+    dropped.go(tab)
+    nameless = dropped.page.locator("button:visible, input:visible, textarea:visible").evaluate_all(
+        """all => all.filter(one => !(one.innerText || one.getAttribute('aria-label') || one.title || one.placeholder
+             || one.labels?.length || one.closest('label') || one.closest('fieldset'))).map(one => one.outerHTML.slice(0, 200))"""
+    )
+    assert nameless == []
