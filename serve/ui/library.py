@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ WRITE = """(_, text, words, chosen) => {
   const wrong = window.ptune.write(text);
   return [window.ptune.list(words), wrong, words, chosen, null];
 }"""
+DAY_S = 24 * 60 * 60
 WIDE = 900
 """Pixels of a window that shows the list beside the conversation."""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -184,8 +186,11 @@ def _entries(listed: str) -> list[tuple[str, str]]:
 
 
 def _label(title: str, changed_s: float | None) -> str:
+    """The title, with the day of what was not changed within the last one."""
+    title = title or "Image"
+    if time.time() - (changed_s or 0.0) < DAY_S:
+        return title
     try:
-        day = datetime.fromtimestamp(changed_s or 0.0, UTC).strftime("%d %b")
+        return f"{title} · {datetime.fromtimestamp(changed_s or 0.0, UTC):%d %b %Y}"
     except (ValueError, OverflowError, OSError):  # of something else that lies in the browser
-        day = "?"
-    return f"{title or 'Image'} · {day}"
+        return title

@@ -39,7 +39,7 @@ class Judge:
                 self._render_comparison()
             with gr.Accordion("Report", open=False, elem_id="judge-report"):
                 self._report_frame = gr.HTML()
-        self._connect()
+            self._connect()  # inside: what stands between tabs would count as one
 
     def _render_run(self) -> None:
         with gr.Row():

@@ -46,7 +46,7 @@ class Ship:
             self.beside = AddToBundle(studio, self.run)
             self.rollout = Rollout(studio, self.run)
             self.push = Push(studio, self.run)
-        self._connect()
+            self._connect()  # inside: what stands between tabs would count as one
 
     def _render_asked(self) -> None:
         with gr.Row():
