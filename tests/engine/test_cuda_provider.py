@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.bundles import tiny_bundle
 from support.libraries import printed_with
+from support.tiny_models import build
 
+from ptune import publish
+from ptune.config.recipe import Backbone
 from ptune.export.int4 import write_int4
 from ptune.export.int8 import write_int8
-from ptune.export.nf4 import write_nf4
+from ptune.formats.bundle import Bundle
 
 if TYPE_CHECKING:
     from support.tiny_bundle import TinyBundle
@@ -80,21 +83,25 @@ def computed(script: str, folder: Path, **asked: Any) -> Any:
 @pytest.mark.slow
 def test_where_the_provider_places_a_graphs_nodes(tmp_path: Path) -> None:
     """All that computes is the card's, layers that keep states too; left to the CPU are shapes, and int8's products."""
-    *_, llama = tiny_bundle(tmp_path / "llama", num_hidden_layers=1)
-    fp32 = llama.graph_path("fp32")
-    graphs = {"fp32": fp32}
-    for name, write in (("int4", write_int4), ("int8", write_int8), ("nf4", write_nf4)):
-        graphs[name] = fp32.parents[1] / name / "model.onnx"
+    backbone = Backbone(model=str(build(tmp_path / "model", "llama")), quantize="nf4")
+    publish.export_backbone(backbone, tmp_path / "bundle", threads=1, profiles=("fp32", "nf4"))
+    graphs = {name: Bundle.open(tmp_path / "bundle").graph_path(name) for name in ("fp32", "nf4")}
+    for name, write in {"int4": write_int4, "int8": write_int8}.items():
+        graphs[name] = tmp_path / name / "model.onnx"
         graphs[name].parent.mkdir()
-        write(fp32, graphs[name])  # type: ignore[operator]
+        write(graphs["fp32"], graphs[name])
     for family in ("lfm2", "qwen3_5", "granitemoehybrid", "mamba"):
         graphs[family] = tiny_bundle(tmp_path / family, family)[2].graph_path("fp32")
     placed = computed(PLACE, tmp_path, graphs={name: str(path) for name, path in graphs.items()})
     products = {"int4": "MatMulNBits", "nf4": "MatMulBnb4", "granitemoehybrid": "LinearAttention"}
     for name, found in placed.items():
         left = {*found[CPU]} - SHAPES
-        assert left == ({"MatMulIntegerToFloat", "QuantizeLinear", "DequantizeLinear"} if name == "int8" else set()), name
-        assert {products.get(name, "MatMul"), *(["GroupQueryAttention"] if name != "mamba" else [])} <= {*found[CUDA]}
+        assert left == (
+            {"MatMulIntegerToFloat", "QuantizeLinear", "DequantizeLinear"} if name == "int8" else set()
+        ), name
+        assert {products.get(name, "MatMul"), *(["GroupQueryAttention"] if name != "mamba" else [])} <= {
+            *found[CUDA]
+        }
 
 
 @pytest.mark.slow

@@ -51,6 +51,10 @@ def test_tables_of_angles_are_rounded_once_and_sinks_too(tmp_path: Path, family:
                 assert (cast.op_type, cast.attribute[0].i) == ("Cast", TensorProto.FLOAT16)
         readers = [other for other in graph.node if node.output[0] in other.input]
         assert [reader.op_type for reader in readers] == ["Cast"]
-    casts = [(node.op_type, *node.input) for node in graph.node if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16]
+    casts = [
+        (node.op_type, *node.input)
+        for node in graph.node
+        if node.op_type == "Cast" and node.attribute[0].i == TensorProto.FLOAT16
+    ]
     assert len(casts) == len({*casts})
     open_graph(bundle.graph_path("fp32"), 1, device=DEVICE)  # onnxruntime finds its types right

@@ -57,7 +57,9 @@ def preload(provider: Path, folder: Path) -> None:
 
 def _built(library: str, names: set[str], folder: Path) -> Path:
     source, versions, built = (folder / f"{library}{end}" for end in (".c", ".map", ""))
-    functions = [POINTERS.get(name) or f"int {name}{BODIES.get(name, '(void) { return 0; }')}" for name in names]
+    functions = [
+        POINTERS.get(name) or f"int {name}{BODIES.get(name, '(void) { return 0; }')}" for name in names
+    ]
     source.write_text("\n".join([BEGINNING, *sorted(functions), "int stub_of_a_library;", ""]))
     versions.write_text(f"{library} {{ global: *; }};\n")
     script = [] if library == "libcuda.so.1" else [f"-Wl,--version-script={versions}"]
