@@ -13,6 +13,7 @@ from ptune.cli.result import tell
 from ptune.errors import UsageError
 from ptune.formats.bundle import CacheType
 from ptune.formats.gguf_export import ADAPTER_FILE, MODELFILE, GgufType
+from ptune.formats.hop_log import hop_log as noted
 
 if TYPE_CHECKING:
     from ptune.config.recipe import Backbone
@@ -54,7 +55,6 @@ def export(
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
     With --gguf: to GGUF files for llama.cpp and Ollama, proved in llama.cpp.
-
     A bundle that drifts from what was trained is refused, and nothing is left of it. A profile that does not say what fp32
     says is left out of the bundle, and the exit code is 1.
 
@@ -81,21 +81,18 @@ def export(
         hop_log: File that takes a JSON line for each stage and for each hop as it is measured; it stays where the export is refused.
     """
     from ptune.config.recipe import Backbone
-    from ptune.formats.hop_log import hop_log as noted
 
     asked, ends = listed(profiles), listed(sockets)
     name, threads = name or Path(source).resolve().name, threads or cores()
     backbone = Backbone(
         model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
     )
-    if gguf or gguf_type != "auto":
-        _check_gguf(gguf, gguf_type, asked, kv_cache_dtype, ends)
-        out = out or Path("gguf") / name
-        with noted(hop_log):
-            return _to_gguf(backbone, name, out, gguf_type, merge, force, threads, anyway)
-    out = out or Path("bundles") / name
+    _check_gguf(gguf, gguf_type, asked, kv_cache_dtype, ends)
+    out = out or Path("gguf" if gguf else "bundles") / name
     common = Common(force=force, threads=threads, profiles=asked, sockets=ends, cache=kv_cache_dtype)
     with noted(hop_log):
+        if gguf:
+            return _to_gguf(backbone, name, out, gguf_type, merge, force, threads, anyway)
         return _to_bundle(backbone, name, out, merge, anyway, common)
 
 
@@ -116,9 +113,9 @@ def _check_gguf(
     gguf: bool, kind: GgufType, profiles: tuple[str, ...], cache: CacheType, sockets: tuple[str, ...]
 ) -> None:
     """Raises: UsageError for options that do not go together: those of GGUF files and those of a bundle's graphs."""
-    if not gguf:
+    if not gguf and kind != "auto":
         raise UsageError(f"--gguf-type {kind} is about GGUF files: add --gguf")
-    if profiles != ("fp32",) or cache != "float32" or sockets:
+    if gguf and (profiles != ("fp32",) or cache != "float32" or sockets):
         raise UsageError(
             "--profiles, --kv-cache-dtype and --sockets are about bundles: leave them out beside --gguf"
         )

@@ -54,16 +54,12 @@ def evaluate(
 ) -> dict[str, Any]:
     """Compares base and tuned model on held-out data; writes evaluation.json, report.html and the model card.
 
-    kept: answers side by side; None: as many as the recipe says.
-    reward_model: a bundle with a reward model that compares their answers, by `threads` threads.
+    reward_model: a bundle with one, which compares their answers, by `threads` threads. kept: answers side by side.
 
     Raises: FormatError if the run is not finished; BackboneError if its base has changed; UsageError
     if a requirement names an unknown figure.
     """
-    record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
-    if kept is not None:
-        asked = recipe.evaluate.model_copy(update={"answers": kept})
-        recipe = recipe.model_copy(update={"evaluate": asked})
+    record, recipe = run.finished_record(), _keeping(kept, Recipe.load(run.recipe_path))
     judge = None if reward_model is None else Judge.open(reward_model)
     won = ("win_rate",) if judge is not None else ()
     refuse_unknown(require, ("loss", "perplexity", "token_accuracy", *_of_answers(recipe), *won))
@@ -109,6 +105,13 @@ def evaluate(
     if "reward_model" in evaluation:
         console.print(sentence(evaluation["reward_model"]), markup=False)
     return evaluation
+
+
+def _keeping(answers: int | None, recipe: Recipe) -> Recipe:
+    """The recipe, which keeps so many answers side by side; None: as many as it says."""
+    if answers is None:
+        return recipe
+    return recipe.model_copy(update={"evaluate": recipe.evaluate.model_copy(update={"answers": answers})})
 
 
 def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ptune.studio.workspace import Workspace
 
 MOST_COLUMNS = 4
 _ASKED: Mapping[Word, tuple[str, ...]] = {
+    "classify": ("text", "label"),
     "chat": ("messages", "prompt", "completion", "system"),
     "preferences": ("prompt", "chosen", "rejected", "system"),
     "rewards": ("prompt", "chosen", "rejected", "margin"),

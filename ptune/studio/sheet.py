@@ -75,7 +75,7 @@ CSS = """
 .sheet caption { caption-side: top; text-align: left; padding: 0.6rem 0.9rem; font-weight: 600; }
 .sheet th, .sheet td { padding: 0.4rem 0.9rem; border: 0 !important; border-top: 1px solid var(--border-color-primary) !important; vertical-align: top; text-align: left;
   background: transparent; color: var(--body-text-color); }
-.sheet thead th { color: var(--body-text-color-subdued); font-weight: 500; white-space: nowrap; }
+.sheet thead th { color: var(--body-text-color-subdued); font-weight: 500; white-space: normal; min-width: 4rem; }
 .sheet tbody th { font-weight: 500; }
 .sheet .words { min-width: 8rem; overflow-wrap: anywhere; }
 .sheet .figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
@@ -90,5 +90,5 @@ div.answer { border: 1px solid var(--border-color-primary); border-radius: var(-
 iframe.report { width: 100%; height: 70vh; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); background: Canvas; }
 .downloads { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: 0.4rem 1.5rem; }
 .downloads a, .note a { color: var(--link-text-color); text-decoration: underline; }
-.note, p.problem { margin: 0.3rem 0; overflow-wrap: anywhere; }
+.note, p.problem { margin: 0.3rem 0; overflow-wrap: anywhere; white-space: pre-line; }
 """

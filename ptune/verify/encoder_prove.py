@@ -77,11 +77,8 @@ def prove_encoder(
     report("the ONNX graph")
     graph = PlainEncoder(bundle.graph_path(), signature, threads)
     here = graph.hidden(inputs)
-    base_hops = [compare_hidden("torch → ONNX base", bare, here)]
-    if signature.sockets:  # a fully trained body may have none
-        live = (bare, everywhere), (here, graph.hidden(inputs, random))
-        base_hops.append(liveness("torch → ONNX, random factors in every socket", *live, limits.LIVENESS))
-    note_hops(BASE, base_hops)
+    plugged_here = graph.hidden(inputs, random) if signature.sockets else None
+    base_hops = _base_hops((bare, everywhere), here, plugged_here)
     by_graph: dict[str, States] = {}
     hops: dict[str, list[Hop]] = {}
     for name, reference_outputs in expected.items():
@@ -141,6 +138,17 @@ def _folded(bundle: Bundle, name: str, reference: EncoderReference, inputs: Sequ
         for layer, one in bare.items():
             plain.set_submodule(layer, one)  # the adapter's head stays
         return Expected(reference.facts.problem, there, logits(model, inputs), pairs)
+
+
+def _base_hops(there: tuple[States, States], here: States, everywhere: States | None) -> list[Hop]:
+    """there: the body's outputs, and those with random factors, in torch. everywhere: these of the graph; None where a fully
+    trained body has no socket."""
+    hops = [compare_hidden("torch → ONNX base", there[0], here)]
+    if everywhere is not None:
+        sides = there, (here, everywhere)
+        hops.append(liveness("torch → ONNX, random factors in every socket", *sides, limits.LIVENESS))
+    note_hops(BASE, hops)
+    return hops
 
 
 def _adapter_hops(there: Expected, here: States, at_rest: States) -> list[Hop]:

@@ -121,7 +121,9 @@ def test_what_is_no_address_is_refused(url: str) -> None:
         Client(url)
 
 
-@pytest.mark.parametrize(("url", "key"), [("http://[", ""), ("http://127.0.0.1:99999", ""), ("http://127.0.0.1:9", "ключ\n")])
+@pytest.mark.parametrize(
+    ("url", "key"), [("http://[", ""), ("http://127.0.0.1:99999", ""), ("http://127.0.0.1:9", "ключ\n")]
+)
 def test_no_address_and_no_key_is_more_than_a_sentence(url: str, key: str) -> None:
     with pytest.raises(PtuneError), Client(url, key) as client:
         client.models()

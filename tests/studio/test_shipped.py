@@ -136,13 +136,12 @@ def test_what_is_no_repository_is_refused(workspace: Workspace, repository: str)
 
 @pytest.mark.parametrize("name", ["../out", "", "a/b", "-x"])
 def test_what_is_no_name_reaches_no_command(workspace: Workspace, name: str) -> None:
-    for make in (
-        lambda: export_command(workspace, name, Export()),
-        lambda: speed_command(workspace, name),
-        lambda: serve_command(Jobs(workspace), name, profile=None, port=0, keys="", page=False),
-    ):
-        with pytest.raises(UsageError):
-            make()
+    with pytest.raises(UsageError):
+        export_command(workspace, name, Export())
+    with pytest.raises(UsageError):
+        speed_command(workspace, name)
+    with pytest.raises(UsageError):
+        serve_command(Jobs(workspace), name, profile=None, port=0, keys="", page=False)
 
 
 def test_which_profiles_a_run_may_have(workspace: Workspace) -> None:

