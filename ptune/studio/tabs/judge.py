@@ -191,7 +191,7 @@ class Judge:
         address = f"studio/report/{quote(run)}"
         return (
             f'<p><a href="{address}" target="_blank" rel="noopener">Open the report by itself</a></p>'
-            f'<iframe class="report" sandbox src="{address}" title="Report of {escape(run)}" loading="lazy"></iframe>'
+            f'<iframe class="report" sandbox src="{address}" title="Report of {escape(run)}"></iframe>'
         )
 
     def _compare(self, names: list[str] | None) -> tuple[str, Any]:
