@@ -79,6 +79,7 @@ CSS = """
 .sheet tbody th { font-weight: 500; }
 .sheet .words { min-width: 8rem; overflow-wrap: anywhere; }
 .sheet .figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.sheet thead .figure { white-space: normal; }
 .sheet small { display: block; color: var(--body-text-color-subdued); font-size: 0.8rem; font-weight: 400; }
 .sheet .good, .note.good { color: var(--good); }
 .sheet .bad, .note.bad { color: var(--bad); font-weight: 600; }

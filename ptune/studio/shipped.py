@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -145,7 +144,7 @@ def _link(address: str, told: str, count: int) -> str:
     return f'<li><a href="{escape(address)}" download>{escape(told)}</a> <span class="quiet">{size(count)}</span></li>'
 
 
-def places(workspace: Workspace, name: str) -> Sequence[str]:
+def places(workspace: Workspace, name: str) -> tuple[str, ...]:
     """The kinds of things there are of a name: adapter, bundle, gguf."""
     found = []
     for kind in ("adapter", "bundle", "gguf"):
@@ -154,7 +153,7 @@ def places(workspace: Workspace, name: str) -> Sequence[str]:
         except PtuneError:
             continue
         found.append(kind)
-    return found
+    return tuple(found)
 
 
 def profiles_for(workspace: Workspace, run: str) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -18,6 +19,8 @@ WRITE = """(_, text, words, chosen) => {
   const wrong = window.ptune.write(text);
   return [window.ptune.list(words), wrong, words, chosen, null];
 }"""
+OPEN = "(_, id) => [JSON.stringify([window.innerWidth, window.ptune.read(id)]), id]"
+DAY_S = 24 * 60 * 60
 WIDE = 900
 """Pixels of a window that shows the list beside the conversation."""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -62,15 +65,15 @@ class Library:
         )  # fmt: skip
         for chat in chats.values():
             chat.kept.change(
-                self._after_write, [self._entries, chat.kept, self._search, self._list, chat.thread], listed, js=WRITE, trigger_mode="multiple",
-                **_QUIET,
+                self._after_write, [self._entries, chat.kept, self._search, self._list, chat.thread], listed,
+                js=WRITE, trigger_mode="multiple", **_QUIET,
             )  # fmt: skip
         self._search.change(
             self._found, [self._search, self._list], [self._list, self._note],
             js="(words, id) => [window.ptune.list(words), id]", **_QUIET,
         )  # fmt: skip
         self._list.input(
-            self._open, [self._entries, self._list], opened, js="(_, id) => [window.ptune.read(id), id]",
+            self._open, [self._entries, self._list], [*opened, self.block], js=OPEN,
             cancels=running, **_QUIET,
         )  # fmt: skip
         threads = [chat.thread for chat in chats.values()]
@@ -122,7 +125,9 @@ class Library:
             self._note: note,
         }
 
-    def _open(self, kept: str, chosen: str) -> Updates:
+    def _open(self, found: str, _chosen: str) -> Updates:
+        """Shows the conversation that was chosen. found: as `_begin` has it."""
+        width, kept = json.loads(found)
         thread = read(kept)
         if thread is None or thread.columns not in {chat.columns for chat in self._chats.values()}:
             return {self._note: problem("This conversation cannot be read.")}
@@ -130,6 +135,7 @@ class Library:
             self._chosen: gr.update(visible=True),
             self._title: thread.title,
             self._note: "",
+            self.block: gr.update(open=width >= WIDE),  # in a narrow window it covers the conversation
             **self._shown(thread),
         }
 
@@ -184,8 +190,11 @@ def _entries(listed: str) -> list[tuple[str, str]]:
 
 
 def _label(title: str, changed_s: float | None) -> str:
+    """The title, with the day of what was not changed within the last one."""
+    title = title or "Image"
+    if time.time() - (changed_s or 0.0) < DAY_S:
+        return title
     try:
-        day = datetime.fromtimestamp(changed_s or 0.0, UTC).strftime("%d %b")
+        return f"{title} · {datetime.fromtimestamp(changed_s or 0.0, UTC):%d %b %Y}"
     except (ValueError, OverflowError, OSError):  # of something else that lies in the browser
-        day = "?"
-    return f"{title or 'Image'} · {day}"
+        return title

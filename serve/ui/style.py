@@ -40,7 +40,7 @@ CSS = """
 .unseen, .form:not(:has(> :not(.unseen))) { display: none !important; }
 .chances-of:not(:has(.chances)) { display: none; }
 .chances-of .quiet { margin: 0 0 0.3rem; font-size: 0.85rem; }
-.chances { max-height: 12rem; overflow-y: auto; line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; }
+.chances { max-height: 7rem; overflow-y: auto; line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; }
 .token { padding: 0.1em 0; border-bottom: 2px solid transparent; cursor: default; }
 .likely-1 { border-color: hsl(150 60% 45% / 0.6); } .likely-2 { border-color: hsl(45 90% 50%); }
 .likely-3 { border-color: hsl(25 90% 50%); } .likely-4 { border-color: hsl(0 80% 55%); }
@@ -66,6 +66,7 @@ CSS = """
 .chatbot .katex-display, .chatbot .katex { max-width: 100%; overflow: auto hidden; }
 .chatbot .katex { display: inline-block; max-height: 60vh; contain: paint; vertical-align: middle; }
 .chatbot .katex-display > .katex { display: block; }
+.chatbot .edit-textarea { width: min(34rem, 60vw) !important; height: auto !important; min-height: 5rem; max-height: 22rem; field-sizing: content; }
 .chatbot img.asked { max-width: min(100%, 20rem); max-height: 16rem; border-radius: var(--radius-md); }
 .branches { align-items: center; }
 .picker { width: 16rem !important; max-width: 100%; align-self: flex-start; margin: 0; }

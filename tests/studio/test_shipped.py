@@ -200,7 +200,7 @@ def test_what_there_is_to_download(workspace: Workspace) -> None:
     gguf.mkdir(parents=True)
     for name in ("gguf.json", "base.gguf", "adapter.gguf", "Modelfile", "parity.json"):
         (gguf / name).write_text("{}")
-    assert places(workspace, "mine") == ["bundle", "gguf"]
+    assert places(workspace, "mine") == ("bundle", "gguf")
     html = downloads(workspace, "mine")
     for address in ("bundle/mine", "gguf/mine/base.gguf", "gguf/mine/adapter.gguf", "gguf/mine/Modelfile"):
         assert f'href="studio/download/{address}"' in html

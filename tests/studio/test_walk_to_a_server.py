@@ -176,10 +176,10 @@ def letters(text: str) -> str:
 def reported(studio: Opened) -> None:
     """In a frame in which no script runs, so that a test cannot look into it either; so it asks for what the frame shows."""
     studio.page.locator("#judge-report button").first.click()
-    wait_until(
-        lambda: [frame.url for frame in studio.page.frames[1:]] == [f"{studio.url}/studio/report/talk"]
-    )
-    report = studio.page.request.get(studio.page.frames[1].url)
+    frame = studio.page.locator("iframe.report").element_handle().content_frame()
+    assert frame is not None
+    frame.wait_for_url(f"{studio.url}/studio/report/talk")
+    report = studio.page.request.get(frame.url)
     assert report.text() == (studio.folder / "runs" / "talk" / "report.html").read_text()
     assert "sandbox" in report.headers["content-security-policy"]
     assert studio.page.locator("iframe.report").get_attribute("sandbox") == ""

@@ -87,7 +87,7 @@ class Browsed:
 
     def chats(self) -> list[str]:
         """The titles in the list at the side, without their days."""
-        return [label.rpartition(" · ")[0] for label in self.page.locator("#chats label").all_inner_texts()]
+        return [label.partition(" · ")[0] for label in self.page.locator("#chats label").all_inner_texts()]
 
 
 def plain(texts: list[str]) -> list[str]:

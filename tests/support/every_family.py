@@ -79,6 +79,15 @@ MORE: dict[str, Callable[..., PretrainedConfig]] = {
         layer_types=_LAYERS,
         logit_scale=1.0,
     ),
+    "cohere_compass_text": _of(
+        "CohereCompassTextConfig",
+        _TINY,
+        sliding_window=8,
+        layer_types=_LAYERS,
+        logit_scale=1.0,
+        head_dim=16,
+        rope_parameters={kind: {"rope_type": "default", "rope_theta": 10_000.0} for kind in _LAYERS},
+    ),
     "cwm": _of("CwmConfig", _TINY, head_dim=16, sliding_window=8),
     "deepseek_v3": _of(
         "DeepseekV3Config",

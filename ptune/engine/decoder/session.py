@@ -141,9 +141,8 @@ class Session:
             return
         self._given[name] = array
         own = self._bound.get(name)
-        if (
-            self._device is not None
-        ):  # which gets a copy when it is bound, and sees nothing that is written later
+        if self._device is not None:
+            # It gets a copy as the array is bound, and sees nothing that is written there later.
             self._bound.pop(name, None)
             self._bind(name, array)
         elif isinstance(own, np.ndarray) and own.shape == array.shape:

@@ -39,7 +39,7 @@ class Judge:
                 self._render_comparison()
             with gr.Accordion("Report", open=False, elem_id="judge-report"):
                 self._report_frame = gr.HTML()
-        self._connect()
+            self._connect()  # inside: what stands between tabs would count as one
 
     def _render_run(self) -> None:
         with gr.Row():
@@ -191,7 +191,7 @@ class Judge:
         address = f"studio/report/{quote(run)}"
         return (
             f'<p><a href="{address}" target="_blank" rel="noopener">Open the report by itself</a></p>'
-            f'<iframe class="report" sandbox src="{address}" title="Report of {escape(run)}" loading="lazy"></iframe>'
+            f'<iframe class="report" sandbox src="{address}" title="Report of {escape(run)}"></iframe>'
         )
 
     def _compare(self, names: list[str] | None) -> tuple[str, Any]:

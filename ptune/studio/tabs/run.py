@@ -38,7 +38,8 @@ class Runs:
                     self._render_runs()
         self.looks_at: list[Any] = []
         self.looked = [self._runs, self._recipe, self._seen, *self._shown]
-        self._connect(studio)
+        with self.tab:
+            self._connect(studio)  # inside: what stands between tabs would count as one
 
     def _render_queue(self) -> None:
         gr.HTML("<h2>Queue</h2>")

@@ -39,7 +39,7 @@ class Serve:
         with gr.Tab("Serve", id="serve") as self.tab:
             self._render_server()
             self._render_asking()
-        self._connect()
+            self._connect()  # inside: what stands between tabs would count as one
 
     def _render_server(self) -> None:
         with gr.Row():

@@ -46,7 +46,7 @@ class Ship:
             self.beside = AddToBundle(studio, self.run)
             self.rollout = Rollout(studio, self.run)
             self.push = Push(studio, self.run)
-        self._connect()
+            self._connect()  # inside: what stands between tabs would count as one
 
     def _render_asked(self) -> None:
         with gr.Row():
@@ -88,8 +88,8 @@ class Ship:
 
         def look(chosen: str | None, form: str, before: tuple[Any, ...] | None) -> Any:
             """Reads the files again, and updates the page only if they have changed."""
-            now = self._looked(chosen, form)
-            return gr.skip() if now == before else {**self._changes(now, before), known: now}
+            now, so_far = self._looked(chosen, form)
+            return gr.skip() if now == before else {**self._changes(now, before, so_far), known: now}
 
         looked = ([self.run, self._form, known], shown)
         again = [self._studio.page.load, gr.Timer(LOOK_AGAIN_S).tick, self.tab.select]
@@ -103,19 +103,23 @@ class Ship:
         self._stop.click(self._end, [self.run, self._form], self._state, **QUIET)
         self._measure.click(self._begin_measuring, self.run, self._speed, **QUIET)
 
-    def _looked(self, chosen: str | None, form: str) -> tuple[Any, ...]:
-        """Names of runs, the run, the form, its export and what that has noted, its measuring, what there is of it."""
+    def _looked(self, chosen: str | None, form: str) -> tuple[tuple[Any, ...], Followed]:
+        """Names of runs, the run, the form, its export, how much that has noted, its measuring, what there is of it: gradio
+        hashes them to see whether they have changed. And what the export has noted."""
         names = tuple(finished_runs(self._studio.workspace))
         run = chosen if chosen in names else next(iter(names), None)
         if run is None:
-            return names, None, form, None, Followed(), None, ()
+            return (names, None, form, None, (), None, ()), Followed()
         job, speed = self._job(run, form), self._studio.jobs.newest("speed", run)
         so_far = Followed() if job is None else proof.followed(job, self._studio.workspace.folder)
-        return names, run, form, job, so_far, speed, tuple(places(self._studio.workspace, run))
+        noted = (so_far.stages, sum(map(len, so_far.hops.values())))
+        return (names, run, form, job, noted, speed, places(self._studio.workspace, run)), so_far
 
-    def _changes(self, now: tuple[Any, ...], before: tuple[Any, ...] | None) -> dict[Any, Any]:
-        """What is to be updated of the page; both as `_looked` has them."""
-        names, run, form, job, so_far, speed, there = now
+    def _changes(
+        self, now: tuple[Any, ...], before: tuple[Any, ...] | None, so_far: Followed
+    ) -> dict[Any, Any]:
+        """What is to be updated of the page; as `_looked` has them."""
+        names, run, form, job, _, speed, there = now
         busy = job is not None and job.state in ("waiting", "running")
         update = {
             self._export: gr.update(interactive=run is not None and not busy),
