@@ -135,6 +135,7 @@ class Catalogue:
             "max_model_len": self._engine.context - (0 if record is None else record.virtual_tokens),
             "fingerprint": self.answered_by(name),
             "source": base.source,
+            "input_modalities": ["text", "image"] if self._manifest.vision else ["text"],
             "task": record.task if record is not None else TRANSLATION if translates else CHAT,
             **({"endpoint": TRANSLATE} if translates else {}),
             **({} if translation is None else {name: translation.get(name) for name in LANGUAGES}),

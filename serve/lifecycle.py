@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import math
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ptune.engine.memory import most_bytes
-from ptune.engine.options import GIB, EngineOptions
+from ptune.engine.options import CUDA, GIB, EngineOptions
 from ptune.errors import UsageError
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import read_json, write_text
@@ -146,6 +147,7 @@ def _refuse_decoder_options(bundle: Path, kind: Kind, options: EngineOptions) ->
         "num_speculative_tokens": "has no speculation",
         "draft_model": "has no speculation",
         "kernels": "has no operators of its own",
+        "device": "computes on the CPU",
     }
     for name in options.chosen_for_decoder():
         flag = "--kv-gb" if name == "kv_bytes" else f"--{name.replace('_', '-')}"
@@ -175,7 +177,7 @@ def _stoppable() -> Iterator[None]:
 
 def check_memory(options: EngineOptions) -> None:
     """Raises: UsageError for a KV cache that the memory of this machine, or of this container, could not hold."""
-    memory_bytes = most_bytes()
+    memory_bytes = math.inf if options.device == CUDA else most_bytes()  # a card is asked when it is opened
     if not 0 < options.kv_bytes <= memory_bytes:
         raise UsageError(
             f"--kv-gb must be over 0 and within the memory of {memory_bytes / GIB:.1f} GB that there is "

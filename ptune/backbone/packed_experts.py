@@ -195,8 +195,11 @@ def _packed_sizes(
 ) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
     """Shape and type of what an expert's weight [rows, columns] becomes."""
     if packing == "mxfp4":
-        blocks = (rows, columns // mxfp4.BLOCK)
-        return {"": ((*blocks, mxfp4.BLOCK // 2), torch.uint8), SCALES: (blocks, torch.uint8)}
+        in_row = columns // mxfp4.BLOCK
+        return {
+            "": ((rows, in_row, mxfp4.BLOCK // 2), torch.uint8),
+            SCALES: ((rows, in_row), torch.uint8),
+        }
     if packing == "int8":
         return {"": ((rows, columns), torch.int8), SCALES: ((4 * rows,), torch.uint8)}
     blocks = -(-rows * columns // BLOCK)

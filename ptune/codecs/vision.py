@@ -213,6 +213,11 @@ def has_images(messages: Sequence[Mapping[str, Any]]) -> bool:
     return next(_images(messages), None) is not None
 
 
+def image_count(messages: Sequence[Mapping[str, Any]]) -> int:
+    """How many parts of messages are images."""
+    return sum(1 for _ in _images(messages))
+
+
 def part_of(image: Placed) -> dict[str, Any]:
     """The part of a message that is an image."""
     return {"type": "image", ROW: image.first_row, SIZE: image.size}

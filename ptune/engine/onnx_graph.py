@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import onnxruntime
 
 from ptune.engine.kernels import Kernels
 from ptune.errors import FormatError, PtuneError
+
+if TYPE_CHECKING:
+    from ptune.engine.device import Device
 
 Array = npt.NDArray[Any]
 LEAST_ONNXRUNTIME = (1, 32)  # as pyproject.toml; 1.31.1 refuses the decoder's graphs
@@ -23,12 +26,18 @@ NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 
 def open_graph(
-    path: Path, threads: int | None = None, *, without: Sequence[str] = (), kernels: Kernels | None = None
+    path: Path,
+    threads: int | None = None,
+    *,
+    without: Sequence[str] = (),
+    kernels: Kernels | None = None,
+    device: Device | None = None,
 ) -> onnxruntime.InferenceSession:
     """Loads a graph. `threads` defaults to the cores that this process really has.
 
     without: names of onnxruntime's optimisers that are left out. kernels: own operators for its int8 products.
-    Raises: PtuneError where onnxruntime is too old; FormatError where it cannot load the graph.
+    device: that computes it; None for the CPU.
+    Raises: PtuneError where onnxruntime is too old, or cannot use the device; FormatError where it cannot load the graph.
     """
     check_onnxruntime()
     os.environ[NO_TILES] = "1"
@@ -39,12 +48,17 @@ def open_graph(
     # Workers spin between the operators of a step, which is fast, but not between steps: an idle server is idle.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
-        graph = path if kernels is None else kernels.prepare(path, options)
-        return onnxruntime.InferenceSession(
-            graph, options, providers=["CPUExecutionProvider"], disabled_optimizers=[*without]
+        prepared = kernels if device is None else device
+        graph = path if prepared is None else prepared.prepare(path, options)
+        providers = ["CPUExecutionProvider"] if device is None else device.providers
+        session = onnxruntime.InferenceSession(
+            graph, options, providers=providers, disabled_optimizers=[*without]
         )
     except Exception as error:  # onnxruntime's errors have no common base but this
         raise FormatError(f"{path} cannot be loaded: {error}") from None
+    if device is not None:
+        device.check(session)
+    return session
 
 
 def check_onnxruntime() -> None:

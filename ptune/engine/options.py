@@ -16,6 +16,17 @@ from ptune.formats.bundle import FLOAT_CACHE, CacheType
 GIB = 1 << 30
 LIGHT = 512 << 20  # most bytes of weights that are loaded once for each graph of a profile
 KernelChoice = Literal["auto", "own", "exact", "off"]
+CPU, CUDA, AUTO = "cpu", "cuda", "auto"
+DEVICES = (CPU, CUDA, AUTO)
+_NO_ATTENTION = "onnxruntime has no attention for it that knows how many tokens each sequence has, so that keys and values would travel to the CPU"
+NO_DEVICES = {
+    "rocm": "onnxruntime has no ROCm provider any more",
+    **dict.fromkeys(
+        ("migraphx", "dml", "directml", "coreml", "mps", "openvino", "qnn", "webgpu"), _NO_ATTENTION
+    ),
+    "tensorrt": "a graph with adapters as inputs would be compiled again for each of its shapes; cuda is for the same cards",
+}
+"""Providers that a server cannot use, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +73,9 @@ class EngineOptions(BatchOptions):
     """Own operators of the package ptune-kernels, where it is installed and was found to compute the same on this machine:
     auto = those that the bundle's export did not refuse; own = all; exact = those alone that give the same bits as the plain
     graph, so that attention stays onnxruntime's."""
+    device: str = "cpu"
+    """What computes: cpu; cuda, an NVIDIA card, for which onnxruntime-gpu 1.32 or later takes onnxruntime's place (never run on a
+    GPU); auto = cuda where a card, that package and a profile with kernels there are found, else the CPU."""
 
     def check(self) -> None:
         """Raises: UsageError that names the first option out of range."""
@@ -77,6 +91,9 @@ class EngineOptions(BatchOptions):
             raise UsageError(f"kv_cache_dtype must be float32 or int8 (is {self.kv_cache_dtype})")
         if self.kernels not in get_args(KernelChoice):
             raise UsageError(f"kernels must be auto, own, exact or off (is {self.kernels})")
+        if self.device not in DEVICES:
+            why = NO_DEVICES.get(self.device.lower(), "there is no such device")
+            raise UsageError(f"device must be cpu, cuda or auto (is {self.device}): {why}")
 
     def shared(self) -> BatchOptions:
         """The options that the other kinds of engines have, too."""
@@ -112,6 +129,7 @@ class EngineKeywords(BatchKeywords, total=False):
     num_speculative_tokens: int
     draft_model: Path | None
     kernels: KernelChoice
+    device: str
 
 
 def _require_counts(**counts: int) -> None:

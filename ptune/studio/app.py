@@ -143,4 +143,5 @@ def heading(folder: Path, jobs: list[Job]) -> str:
     running = " · ".join(f"{job.kind} <b>{escape(job.name)}</b>" for job in jobs if job.state == "running")
     waiting = sum(job.state == "waiting" for job in jobs)
     queue = f" · {waiting} waiting" if waiting else ""
-    return f"<h1>ptune studio</h1><p>{escape(str(folder))} · {running or 'nothing runs'}{queue}</p>"
+    where = f'<b title="{escape(str(folder))}">{escape(folder.name or str(folder))}</b>'
+    return f"<h1>ptune studio</h1><p>{where} · {running or 'nothing runs'}{queue}</p>"

@@ -16,6 +16,7 @@ CSS = """
 #page h3 { font-size: 0.9rem; font-weight: 600; margin: 1rem 0 0.4rem; color: var(--body-text-color-subdued); }
 .command textarea, .command input { font-family: var(--font-mono) !important; font-size: 0.82rem !important; line-height: 1.5;
   field-sizing: content; height: auto !important; max-height: 12rem; }
+.command [data-testid="block-info"] { padding-right: 2.5rem; }
 .pane { gap: 0.9rem; }
 .panes { gap: 2rem; align-items: flex-start; }
 #page .file-preview-holder, #page button[aria-dropeffect] { min-height: 0; }
@@ -50,12 +51,13 @@ CSS = """
 .findings .error { border-color: var(--bad); } .findings .error > b { color: var(--bad); }
 .findings .warning { border-color: var(--line-1); } .findings .warning > b { color: var(--line-1); }
 .good-news { color: var(--good); font-weight: 550; }
-.seen { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.6rem 0.8rem; margin: 0 0 0.6rem; }
+.seen { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.6rem 0.8rem; margin: 0; }
+.seen-rows { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0.6rem; align-items: start; }
 .seen header { font-size: 0.82rem; color: var(--body-text-color-subdued); margin-bottom: 0.35rem; }
 .seen p { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; font-family: var(--font-mono); font-size: 0.82rem; line-height: 1.9; }
 .token { border-radius: 0.25em; box-shadow: inset 0 0 0 1px var(--border-color-primary); padding: 0.12em 0.05em; color: inherit;
   background: transparent; box-decoration-break: clone; }
-[data-apart] .token { margin-right: 0.3em; padding: 0.12em 0.25em; }
+[data-apart] .token { display: inline-block; line-height: 1.5; margin-right: 0.3em; padding: 0 0.25em; }
 mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); color: inherit; border-radius: 0.25em;
   box-shadow: inset 0 0 0 1px color-mix(in srgb, var(--good) 55%, transparent); padding: 0.12em 0.05em; }
 .chip { display: inline-block; padding: 0.05em 0.6em; border-radius: 1em; font-size: 0.8rem; font-weight: 600;
@@ -63,7 +65,7 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 .chip.done, .chip.finished { background: color-mix(in srgb, var(--good) 20%, transparent); }
 .chip.failed { background: color-mix(in srgb, var(--bad) 20%, transparent); }
 .chip.waiting, .chip.stopped, .chip.interrupted { background: var(--background-fill-secondary); color: var(--body-text-color-subdued); }
-.facts { display: grid; grid-template-columns: repeat(auto-fit, minmax(7rem, 1fr)); gap: 0.6rem; margin: 0; }
+.facts { display: grid; grid-template-columns: repeat(4, minmax(0, 1fr)); gap: 0.6rem; margin: 0; }
 .facts div { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.5rem 0.75rem; }
 .facts dt { font-size: 0.78rem; color: var(--body-text-color-subdued); }
 .facts dd { margin: 0; font-size: 1.05rem; font-weight: 600; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
@@ -74,7 +76,7 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 .charts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.25rem 2rem; }
 .charts figure { margin: 0; min-width: 0; }
 .charts figcaption { font-size: 0.88rem; font-weight: 600; margin-bottom: 0.2rem; }
-.charts svg { width: 100%; height: auto; display: block; }
+.charts svg { width: 100%; height: auto; display: block; overflow: visible; }
 .charts svg text { font-size: 13px; fill: var(--body-text-color-subdued); }
 .charts .grid { stroke: var(--border-color-primary); }
 .charts polyline { fill: none; stroke-width: 2; stroke: currentColor; stroke-linejoin: round; }
@@ -90,6 +92,6 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 .keys { margin: 0 0 0.6rem; } .keys .key:first-child { margin-left: 0; }
 .log textarea { font-family: var(--font-mono) !important; font-size: 0.78rem !important; line-height: 1.45; }
 .diff td:nth-child(2) { text-decoration: line-through; color: var(--body-text-color-subdued); }
-@media (max-width: 640px) { .panes { gap: 1rem; } .charts svg text { font-size: 14px; } }
+@media (max-width: 640px) { .panes { gap: 1rem; } .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); } .charts svg text { font-size: 14px; } }
 @media print { .doing, .tab-wrapper, button { display: none !important; } }
 """

@@ -103,7 +103,7 @@ def rows(document: Mapping[str, Any]) -> str:
         else "The model reads all tokens, and learns to write those that are <mark class=learned>marked</mark>"
     )
     articles = "".join(map(_row, found))
-    return f"<p class=quiet>{told}; small boxes are tokens.</p>{articles}"
+    return f"<p class=quiet>{told}; small boxes are tokens.</p><div class=seen-rows>{articles}</div>"
 
 
 def _row(row: Mapping[str, Any]) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from ..fields.image_part import image_part
 from ..openai.chat_translation import chat_request, switched_thinking
 from .schemas import (
     CountTokensRequest,
+    ImageBlock,
     InputMessage,
     MessagesRequest,
     TextBlock,
@@ -84,12 +86,23 @@ def _turns(message: InputMessage) -> list[dict[str, Any]]:
         if isinstance(block, ToolUseBlock)
     ]
     thought = "".join(block.thinking for block in message.content if isinstance(block, ThinkingBlock))
-    said = [block for block in message.content if isinstance(block, TextBlock)]
+    said = [block for block in message.content if isinstance(block, TextBlock | ImageBlock)]
     if results and not said:
         return results
-    turn: dict[str, Any] = {"role": message.role, "content": _text(said) if said or not calls else None}
+    turn: dict[str, Any] = {"role": message.role, "content": _content(said) if said or not calls else None}
     turn |= {"tool_calls": calls} if calls else {}
     return [*results, turn | ({"reasoning_content": thought} if thought else {})]
+
+
+def _content(blocks: list[TextBlock | ImageBlock]) -> str | list[dict[str, Any]]:
+    """What is said: text, or parts where images are among it."""
+    texts = [block for block in blocks if isinstance(block, TextBlock)]
+    if len(texts) == len(blocks):
+        return _text(texts)
+    return [
+        {"type": "text", "text": block.text} if isinstance(block, TextBlock) else image_part(block.source.uri)
+        for block in blocks
+    ]
 
 
 def _text(blocks: list[TextBlock], between: str = "") -> str:

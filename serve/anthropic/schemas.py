@@ -11,6 +11,7 @@ from pydantic_core import PydanticCustomError
 from ptune.errors import RequestError
 
 from ..fields import sampling as sampled
+from ..fields.image_part import MAX_URI, checked_uri, data_uri
 from ..fields.known_fields import Harmless, Request
 from ..fields.message import MAX_TOOLS, Body, NotBuilt, Text
 from ..fields.typed_parts import one_of, typed_schema
@@ -56,6 +57,37 @@ class ThinkingBlock(Part):
     signature: Text = ""  # of this server's answers: empty
 
 
+class ImageSource(Part):
+    """The file of an image, in base64."""
+
+    type: Literal["base64"]
+    media_type: Annotated[str, Field(max_length=40)]
+    data: Annotated[str, Field(max_length=MAX_URI)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_here(cls, source: Any) -> Any:
+        if isinstance(source, dict) and source.get("type") in ("url", "file"):
+            message = "an image must be sent as base64: this server fetches nothing from other servers"
+            raise PydanticCustomError(UNSUPPORTED, message)
+        return source
+
+    @model_validator(mode="after")
+    def _is_an_image(self) -> ImageSource:
+        checked_uri(self.uri)
+        return self
+
+    @property
+    def uri(self) -> str:
+        """The image as a data URI."""
+        return data_uri(self.media_type, self.data)
+
+
+class ImageBlock(Hinted):
+    type: Literal["image"]
+    source: ImageSource
+
+
 class ToolUseBlock(Hinted):
     type: Literal["tool_use"]
     id: Annotated[Text, Field(min_length=1, max_length=256)]
@@ -93,6 +125,7 @@ class ToolResultBlock(Hinted):
 
 _BLOCKS: dict[str, type[Body]] = {
     "text": TextBlock,
+    "image": ImageBlock,
     "thinking": ThinkingBlock,
     "tool_use": ToolUseBlock,
     "tool_result": ToolResultBlock,
@@ -103,7 +136,7 @@ Blocks = Annotated[
     BeforeValidator(_text_as_block),
     _schema(_BLOCKS),
 ]
-_ROLES = {"thinking": "assistant", "tool_use": "assistant", "tool_result": "user"}
+_ROLES = {"image": "user", "thinking": "assistant", "tool_use": "assistant", "tool_result": "user"}
 
 
 class InputMessage(Part):
@@ -116,8 +149,9 @@ class InputMessage(Part):
     def _blocks_fit_the_role(self) -> InputMessage:
         for index, block in enumerate(self.content):
             if _ROLES.get(block.type, self.role) != self.role:
+                article = "an" if block.type == "image" else "a"
                 raise ValueError(
-                    f"content[{index}]: a {block.type} block cannot be in a message of role {self.role}"
+                    f"content[{index}]: {article} {block.type} block cannot be in a message of role {self.role}"
                 )
         return self
 

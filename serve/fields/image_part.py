@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 from typing import Any
 
@@ -52,3 +54,41 @@ def check_image_part(part: dict[str, Any]) -> None:
         raise ValueError(f"images of type {found[1][:40]} are not supported; send {', '.join(IMAGE_TYPES)}")
     if len(url) > MAX_URI:
         raise ValueError(f"the image has {len(url):,} characters as a data URI, over {MAX_URI:,}")
+
+
+_BEGINNINGS = (
+    (b"\x89PNG", "image/png"),
+    (b"\xff\xd8", "image/jpeg"),
+    (b"GIF8", "image/gif"),
+    (b"BM", "image/bmp"),
+)
+
+
+def data_uri(media_type: str, data: str) -> str:
+    """An image in base64 as a data URI."""
+    return f"data:{media_type};base64,{data}"
+
+
+def media_type_of(data: str) -> str:
+    """The type of an image in base64, by its first bytes; the rest is read later. Raises: ValueError."""
+    try:
+        head = base64.b64decode(data[:16], validate=True)
+    except binascii.Error:
+        raise ValueError("an image must be its file in base64, without data: before it") from None
+    for beginning, media_type in _BEGINNINGS:
+        if head.startswith(beginning):
+            return media_type
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return "image/webp"
+    raise ValueError(f"an image must be in a format of {', '.join(IMAGE_TYPES)}")
+
+
+def image_part(uri: str) -> dict[str, Any]:
+    """An image as a part of a chat's message."""
+    return {"type": "image_url", "image_url": {"url": uri}}
+
+
+def checked_uri(uri: str) -> str:
+    """Returns the data URI. Raises: PydanticCustomError, ValueError as `check_image_part`."""
+    check_image_part(image_part(uri))
+    return uri

@@ -101,6 +101,7 @@ INSTEAD = {
     "functions": "send tools",
     "guided_decoding_backend": "leave it out; there is one",
     "include_reasoning": "leave it out; a completion holds all that the model writes",
+    "images": "put them into a message",
     "include_stop_str_in_output": "add the text to the answer yourself",
     "logits_processors": "send logit_bias, bad_words or allowed_token_ids",
     "logprob_token_ids": "send logprobs with more alternatives",

@@ -54,7 +54,7 @@ async def generate(
     http: HttpRequest,
 ) -> Response:
     """Answers a prompt as a conversation of one message; without one, says that the model is loaded."""
-    return await _answered(body, service, http, loads=not body.prompt)
+    return await _answered(body, service, http, loads=not body.prompt and not body.images)
 
 
 async def _answered(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.errors import RequestError
 
+from ..fields.image_part import image_part
 from ..openai.chat_translation import chat_request, switched_thinking
 from .schemas import OllamaChatRequest, OllamaGenerateRequest, OllamaMessage, Options
 
@@ -43,8 +44,8 @@ def chat_of(body: OllamaChatRequest | OllamaGenerateRequest, codec: ChatCodec) -
     if isinstance(body, OllamaChatRequest):
         fields |= {"messages": _turns(body.messages), "tools": body.tools}
     else:
-        said = (("system", body.system), ("user", body.prompt))
-        fields["messages"] = [{"role": role, "content": text} for role, text in said if text]
+        system = [{"role": "system", "content": body.system}] if body.system else []
+        fields["messages"] = [*system, {"role": "user", "content": _content(body.prompt, body.images)}]
     if isinstance(body.think, str):
         fields["reasoning_effort"] = body.think
     elif body.think is not None:
@@ -72,7 +73,7 @@ def _turns(messages: Sequence[OllamaMessage]) -> list[dict[str, Any]]:
     turns: list[dict[str, Any]] = []
     open_calls: dict[str, str] = {}  # the functions of the calls that have no result yet, by id
     for index, message in enumerate(messages):
-        turn: dict[str, Any] = {"role": message.role, "content": message.content}
+        turn: dict[str, Any] = {"role": message.role, "content": _content(message.content, message.images)}
         if message.thinking:
             turn["reasoning_content"] = message.thinking
         if message.tool_calls:
@@ -96,6 +97,13 @@ def _turns(messages: Sequence[OllamaMessage]) -> list[dict[str, Any]]:
             turn["tool_call_id"] = _answered(message, index, open_calls)
         turns.append(turn)
     return turns
+
+
+def _content(text: str, images: Sequence[str]) -> str | list[dict[str, Any]]:
+    """What is said: text, or images and the text after them."""
+    if not images:
+        return text
+    return [*map(image_part, images), *([{"type": "text", "text": text}] if text else [])]
 
 
 def _answered(message: OllamaMessage, index: int, open_calls: dict[str, str]) -> str:

@@ -99,5 +99,9 @@ def _capabilities(service: Service, adapter: str, task: str) -> list[str]:
     if not isinstance(service, ChatService):  # of a bundle that is not loaded
         return ["completion"]
     codec = service.model.codec_for(adapter)
-    has = {"tools": codec.tool_format is not None, "thinking": codec.reasoning_format is not None}
+    has = {
+        "vision": codec.vision is not None,
+        "tools": codec.tool_format is not None,
+        "thinking": codec.reasoning_format is not None,
+    }
     return ["completion", *(name for name in has if has[name])]

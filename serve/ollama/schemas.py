@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
+
+from ptune.tasks.chat.seen import MAX_IMAGES
 
 from ..encoders.retrieval_schemas import MAX_TEXTS, text_of
 from ..encoders.schemas import listed
 from ..fields import sampling as sampled
+from ..fields.image_part import checked_uri, data_uri, media_type_of
 from ..fields.known_fields import Harmless, Request
-from ..fields.message import MAX_CALLS, Body, NotBuilt, Text, Tools
+from ..fields.message import MAX_CALLS, Body, Text, Tools
 from ..openai.schemas import MAX_LOGPROBS, MAX_MESSAGES, Stops
 
 LATEST = ":latest"
@@ -74,6 +77,20 @@ class Options(Request):
     use_mmap: Any = None
 
 
+def _image(data: Any) -> str:
+    """An image in base64 as a data URI."""
+    if not isinstance(data, str):
+        raise ValueError("an image must be its file in base64")
+    return checked_uri(data_uri(media_type_of(data), data))
+
+
+Images = Annotated[
+    list[Annotated[str, BeforeValidator(_image), WithJsonSchema({"type": "string"})]],
+    Field(max_length=MAX_IMAGES),
+]
+"""Files in base64, which are read as data URIs."""
+
+
 class OllamaFunction(Part):
     name: Annotated[Text, Field(min_length=1, max_length=256)]
     arguments: dict[str, Any] = Field(default={})
@@ -97,7 +114,13 @@ class OllamaMessage(Part):
     tool_calls: list[OllamaCall] = Field(default=[], max_length=MAX_CALLS)
     tool_name: Text | None = None
     tool_call_id: Text | None = None
-    images: NotBuilt = None
+    images: Images = Field(default=[])
+
+    @model_validator(mode="after")
+    def _images_are_the_users(self) -> OllamaMessage:
+        if self.images and self.role != "user":
+            raise ValueError(f"a message of role {self.role} holds no images: only those of role user do")
+        return self
 
 
 class OllamaModel(Request):
@@ -116,7 +139,6 @@ class OllamaAnswer(OllamaModel):
     """Fields of chats and generations."""
 
     not_built: ClassVar[Harmless] = {
-        "images": ([],),
         "shift": (False,),
         "truncate": (False,),
     }
@@ -135,6 +157,8 @@ class OllamaAnswer(OllamaModel):
 
 class OllamaChatRequest(OllamaAnswer):
     """POST /api/chat"""
+
+    not_built: ClassVar[Harmless] = {**OllamaAnswer.not_built, "images": ([],)}
 
     messages: list[OllamaMessage] = Field(default=[], max_length=MAX_MESSAGES)
     tools: Tools = Field(default=[])
@@ -156,6 +180,7 @@ class OllamaGenerateRequest(OllamaAnswer):
 
     prompt: Text = ""
     system: Text = ""
+    images: Images = Field(default=[])
 
 
 class OllamaShowRequest(OllamaModel):

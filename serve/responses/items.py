@@ -5,10 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
 from ptune.errors import RequestError
 
+from ..fields.image_part import checked_uri, image_part
 from ..fields.message import Body, NotBuilt, Text
 from ..fields.typed_parts import one_of, typed_schema
 
@@ -26,6 +36,18 @@ class Part(Body):
 class InputText(Part):
     type: Literal["input_text"]
     text: Text
+
+
+class InputImage(Part):
+    type: Literal["input_image"]
+    image_url: str
+    detail: Literal["auto"] = "auto"  # every image is seen in the same detail
+    file_id: NotBuilt = None
+
+    @field_validator("image_url")
+    @classmethod
+    def _is_here(cls, url: str) -> str:
+        return checked_uri(url)
 
 
 class OutputText(Part):
@@ -48,6 +70,13 @@ def _text_as_part(content: Any) -> Any:
     return [{"type": "input_text", "text": content}] if isinstance(content, str) else content
 
 
+_PARTS: dict[str, type[Body]] = {**_TEXTS, "input_image": InputImage}
+Parts = Annotated[
+    list[Annotated[Any, AfterValidator(one_of(_PARTS, "a part"))]],  # of InputText, OutputText and InputImage
+    Field(max_length=MAX_ITEMS),
+    BeforeValidator(_text_as_part),
+    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": typed_schema(_PARTS)}]}),
+]
 Texts = Annotated[
     list[Annotated[Any, AfterValidator(one_of(_TEXTS, "a part"))]],  # of InputText and OutputText
     Field(max_length=MAX_ITEMS),
@@ -59,10 +88,16 @@ Texts = Annotated[
 class MessageItem(Part):
     type: Literal["message"]
     role: Literal["user", "assistant", "system", "developer"]
-    content: Texts
+    content: Parts
     id: ItemId | None = None
     status: Status | None = None
     phase: NotBuilt = None
+
+    @model_validator(mode="after")
+    def _images_are_the_users(self) -> MessageItem:
+        if self.role != "user" and any(isinstance(part, InputImage) for part in self.content):
+            raise ValueError(f"a message of role {self.role} holds no images: only those of role user do")
+        return self
 
 
 class FunctionCall(Part):
@@ -146,7 +181,7 @@ def chat_messages(items: Sequence[BaseModel], sent: int = 0) -> list[dict[str, A
         elif isinstance(item, MessageItem) and item.role == "assistant":
             _answer(turns, "content")["content"] = _joined(item.content)
         elif isinstance(item, MessageItem):
-            turns.append({"role": item.role, "content": _joined(item.content)})
+            turns.append({"role": item.role, "content": _said(item.content)})
     for turn in turns:
         turn.setdefault("content", None if "tool_calls" in turn else "")
     return turns
@@ -157,6 +192,16 @@ def _answer(turns: list[dict[str, Any]], *absent: str) -> dict[str, Any]:
     if not turns or turns[-1]["role"] != "assistant" or any(name in turns[-1] for name in absent):
         turns.append({"role": "assistant"})
     return turns[-1]
+
+
+def _said(parts: Sequence[Any]) -> str | list[dict[str, Any]]:
+    """What is said: text, or parts where images are among it."""
+    if not any(isinstance(part, InputImage) for part in parts):
+        return _joined(parts)
+    return [
+        image_part(part.image_url) if isinstance(part, InputImage) else {"type": "text", "text": part.text}
+        for part in parts
+    ]
 
 
 def _joined(parts: Iterable[Any]) -> str:

@@ -8,6 +8,8 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported
@@ -19,10 +21,13 @@ from ptune.config.tasks import tasks_of
 from ptune.errors import PtuneError
 
 from ..http.listen import Server, listen, url_of
+from .answer import ServerError
 from .classify import tabs as classifying
-from .client import Client, ServedModels, ServerError
-from .conversation import Controls, Conversation
+from .client import Client, ServedModels
+from .controls import Controls, SystemPrompts
+from .conversation import Conversation
 from .keys import AskForKey, VisitorsKey
+from .library import Library
 from .process import ASK_VARIABLE
 from .retrieval import Ranking, Recommending
 from .security_policy import SecurityPolicy
@@ -35,6 +40,8 @@ ASK_AGAIN_S = 5
 """How often an open page checks whether the server answers, and what it serves."""
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 UPLOAD_LIMIT = "8mb"  # of an image, as in the server
+SCRIPTS = ("store.js", "keys.js", "copies.js")
+_CHATS = ("Chat", "Side by side")
 
 
 def run(
@@ -84,6 +91,7 @@ def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
         path="/",
         theme=theme(),
         css=CSS,
+        head="".join(f"<script>{_script(name)}</script>" for name in SCRIPTS),
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -92,28 +100,39 @@ def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
     return app
 
 
+def _script(name: str) -> str:
+    return (Path(__file__).parent / name).read_text(encoding="utf-8")
+
+
 def _page(client: Client, served: ServedModels | None) -> gr.Blocks:
     chatting = served is None or served.chats
     first = "Chat" if served is None else _first_tab(served)
-    with gr.Blocks(title="ptune", analytics_enabled=False, fill_width=True) as page:
+    with gr.Blocks(
+        title="ptune", analytics_enabled=False, fill_width=True, delete_cache=(3600, 3600)
+    ) as page:
+        library = Library(visible=chatting)
         head = gr.HTML(elem_id="heading")
         with gr.Row(elem_id="page"):
             with gr.Column(scale=4, min_width=320), gr.Tabs(selected=first) as choice:
-                chat_tabs = [gr.Tab(name, id=name, visible=chatting) for name in ("Chat", "Side by side")]
+                chat_tabs = [gr.Tab(name, id=name, visible=chatting) for name in _CHATS]
                 translating = Translating(client, served)
                 encoding: list[_Tab] = [
                     translating,
                     *classifying(client, served), Recommending(client, served), Ranking(client, served)
                 ]  # fmt: skip
             with gr.Column(scale=1, min_width=260, elem_id="settings", visible=chatting) as settings:
+                gr.HTML("<h2>Settings</h2>", padding=False)
+                systems = [
+                    SystemPrompts(tab, columns, visible=columns == 1)
+                    for columns, tab in enumerate(chat_tabs, 1)
+                ]
                 controls = Controls.render()
-        with chat_tabs[0]:
-            chat = Conversation(client, controls, columns=1)
-        with chat_tabs[1]:
-            beside = Conversation(client, controls, columns=2)
+        chats = _chats(client, controls, chat_tabs, systems)
+        library.connect(page, choice, dict(zip(_CHATS, chats, strict=True)))
+        at_side = [settings, library.block, *(prompts.block for prompts in systems)]
         for tab in (*chat_tabs, *(one.tab for one in encoding)):  # others than chats have no settings
-            shows = any(tab is one for one in chat_tabs)
-            tab.select(lambda shows=shows: gr.update(visible=shows), None, settings, **_QUIET)
+            shows = [tab in chat_tabs] * 2 + [tab is one for one in chat_tabs]
+            tab.select(partial(_visible, shows), None, at_side, **_QUIET)
         known = gr.State(None)
 
         async def look(before: ServedModels | str | None) -> Any:
@@ -127,22 +146,39 @@ def _page(client: Client, served: ServedModels | None) -> gr.Blocks:
             if isinstance(now, str):
                 return {known: now, head: heading(now)}
             offers = _offers(now, encoding)
-            for tab, conversation in zip(chat_tabs, (chat, beside), strict=True):
+            for tab, conversation in zip(chat_tabs, chats, strict=True):
                 offers[tab] = gr.update(visible=now.chats)
                 offers |= conversation.offer(now) if now.chats else {}
             if now.chats != (before.chats if isinstance(before, ServedModels) else chatting):
                 # Only then: a user who has left for another tab meanwhile stays there, without the settings of chat.
                 offers |= {
                     settings: gr.update(visible=now.chats),
+                    library.block: gr.update(visible=now.chats),
                     choice: gr.update(selected=_first_tab(now)),
                 }
             return {known: now, head: heading(now), **offers}
 
         changing = [output for one in encoding for output in one.outputs]
-        shown = [known, head, choice, settings, *chat_tabs, *chat.pickers, *beside.pickers, *changing]
+        offered = [output for chat in chats for output in chat.offered]
+        shown = [known, head, choice, settings, library.block, *chat_tabs, *offered, *changing]
         again = gr.Timer(ASK_AGAIN_S)
         gr.on([page.load, again.tick], look, known, shown, show_progress="hidden", api_visibility="private")
     return page
+
+
+def _chats(
+    client: Client, controls: Controls, tabs: Sequence[gr.Tab], systems: Sequence[SystemPrompts]
+) -> list[Conversation]:
+    """A conversation in each tab, with a column for each of its system prompts."""
+    chats = []
+    for tab, prompts in zip(tabs, systems, strict=True):
+        with tab:
+            chats.append(Conversation(client, controls, prompts, columns=len(prompts.boxes)))
+    return chats
+
+
+def _visible(which: Sequence[bool]) -> list[Any]:
+    return [gr.update(visible=one) for one in which]
 
 
 class _Tab(Protocol):

@@ -13,7 +13,8 @@ import gradio as gr
 from ptune.config.tasks import tab_names
 from ptune.formats.task_names import IMAGE_CLASSIFICATION, TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 
-from .client import Client, EncoderAdapter, ServedModels, ServerError
+from .answer import ServerError
+from .client import Client, EncoderAdapter, ServedModels
 from .labels import bars, marked, problem, waiting
 from .pictures import examples
 

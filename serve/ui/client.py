@@ -6,29 +6,24 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
-from ptune.errors import PtuneError
 from ptune.formats.task_names import TRANSLATION
 
+from .answer import SamplingControls, ServerError, StreamedAnswer, grown
 from .process import trusted_servers
 
-Message = dict[str, str]
-"""role, content; of an answer that was thought about reasoning_content and, for the page alone, thought_s and thinking."""
-_SENT = ("role", "content", "reasoning_content")
+Message = dict[str, Any]
+"""A message as the server takes it."""
 
 _TIMEOUT = httpx.Timeout(
     5, read=120
 )  # seconds; on a busy CPU the first token after a long prompt can take a while
 _FRAME_S = 0.04  # between two updates of the page; tokens that arrive faster are shown together
-
-
-class ServerError(PtuneError):
-    """The server refused a request, or cannot be reached. The message is shown on the page."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +64,7 @@ class ServedModels:
     chats: bool = True  # whether a model can chat
     base: bool = True  # whether the base answers; not if the key may use only some adapters
     bundles: tuple[str, ...] = ()  # where the server has several; then `adapters` are all models that chat
+    see: frozenset[str] = frozenset()  # the models that take images
 
     def of(self, *tasks: str) -> tuple[EncoderAdapter, ...]:
         """The encoder's adapters for these tasks."""
@@ -77,47 +73,6 @@ class ServedModels:
     @property
     def models(self) -> tuple[str, ...]:
         return ("base", *self.adapters) if self.base else self.adapters
-
-
-@dataclass(frozen=True)
-class SamplingControls:
-    """The page's controls, which become fields of the request."""
-
-    temperature: float = 0.7
-    top_p: float = 1.0
-    max_tokens: int | None = None
-    seed: int | None = None
-
-
-@dataclass(frozen=True)
-class StreamedAnswer:
-    """An answer so far."""
-
-    text: str = ""
-    reasoning: str = ""
-    thought_s: float | None = None  # how long it thought, once it is said
-    tokens: int = 0
-    first_token_s: float | None = None
-    seconds: float = 0.0  # since the request was sent
-    finish: str | None = None
-    error: str | None = None
-
-    @property
-    def message(self) -> Message:
-        """It as a message of the conversation; the server's template decides what becomes of earlier reasoning."""
-        message = {"role": "assistant", "content": self.text}
-        if self.reasoning:
-            thought_s = self.seconds - (self.first_token_s or 0) if self.thought_s is None else self.thought_s
-            message |= {"reasoning_content": self.reasoning, "thought_s": str(thought_s)}
-            message |= {"thinking": "yes"} if self.thought_s is None else {}
-        return message
-
-    @property
-    def tokens_per_s(self) -> float | None:
-        """Rate after the first token, as the time to the first is mostly the prompt's."""
-        if self.first_token_s is None or self.tokens < 2 or self.seconds <= self.first_token_s:
-            return None
-        return (self.tokens - 1) / (self.seconds - self.first_token_s)
 
 
 @dataclass(frozen=True)
@@ -180,13 +135,16 @@ class Client:
         """Yields the answer as it grows; the last one has `finish` or `error`. Closing the iterator cancels the request."""
         body = {
             "model": model,
-            "messages": [{name: one[name] for name in _SENT if name in one} for one in messages],
+            "messages": list(messages),
             "stream": True,
             "stream_options": {"include_usage": True},
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
             "max_tokens": sampling.max_tokens,
             "seed": sampling.seed,
+            "logprobs": sampling.alternatives is not None,
+            "top_logprobs": sampling.alternatives,
+            **({"tools": json.loads(sampling.tools), "parallel_tool_calls": False} if sampling.tools else {}),
         }
         answer, begin_s = StreamedAnswer(), time.perf_counter()
         try:
@@ -195,7 +153,7 @@ class Client:
                     await response.aread()
                 _check(response)
                 async for event in _events(response):
-                    answer = _grown(answer, event, time.perf_counter() - begin_s)
+                    answer = grown(answer, event, time.perf_counter() - begin_s)
                     yield answer
         except ServerError as error:
             yield replace(answer, error=str(error))
@@ -329,7 +287,10 @@ def _served(cards: list[dict[str, Any]]) -> ServedModels:
     )
     context = first["max_model_len"] or 0
     bundle, chats = ", ".join(roots) or first["root"], bool(chatting)
-    return ServedModels(bundle, first["source"], names, context, classifiers, translators, chats, base, roots)
+    see = frozenset(card["id"] for card in chatting if "image" in card.get("input_modalities", ()))
+    return ServedModels(
+        bundle, first["source"], names, context, classifiers, translators, chats, base, roots, see
+    )
 
 
 def _waiting(
@@ -362,28 +323,3 @@ async def _events(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
     async for line in response.aiter_lines():
         if line.startswith("data: ") and line != "data: [DONE]":
             yield json.loads(line.removeprefix("data: "))
-
-
-def _grown(answer: StreamedAnswer, event: Mapping[str, Any], seconds: float) -> StreamedAnswer:
-    """Adds an event to the answer. Raises: ServerError if the event is an error."""
-    if "error" in event:
-        raise ServerError(f"The server gave up: {event['error']['message']}")
-    if event.get("usage"):
-        return replace(answer, tokens=event["usage"]["completion_tokens"])
-    [choice] = event["choices"]
-    text, thought = (choice["delta"].get(name) or "" for name in ("content", "reasoning_content"))
-    first_token_s = answer.first_token_s
-    if first_token_s is None and (text or thought):
-        first_token_s = seconds
-    thought_s, finish = answer.thought_s, choice["finish_reason"]
-    if answer.reasoning and thought_s is None and (text or finish) and first_token_s is not None:
-        thought_s = seconds - first_token_s
-    return StreamedAnswer(
-        text=answer.text + text,
-        reasoning=answer.reasoning + thought,
-        thought_s=thought_s,
-        tokens=answer.tokens + bool(text or thought),
-        first_token_s=first_token_s,
-        seconds=seconds,
-        finish=finish,
-    )

@@ -9,7 +9,8 @@ import gradio as gr
 
 from ptune.config.tasks import tab_names
 
-from .client import Client, EncoderAdapter, ServedModels, ServerError
+from .answer import ServerError
+from .client import Client, EncoderAdapter, ServedModels
 from .labels import problem, ranked, recommended, waiting
 
 QUERY = "a place to sleep"

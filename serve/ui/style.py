@@ -20,7 +20,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
     )
 )
 
-CHAT_HEIGHT = "max(16rem, calc(100vh - 21.75rem))"
+CHAT_HEIGHT = "max(16rem, calc(100vh - 22.5rem))"
 """Makes the page fill the window; in a narrow window, the settings below are reached by scrolling."""
 
 CSS = """
@@ -36,12 +36,49 @@ CSS = """
 .problem, #heading p.problem { color: var(--error-text-color); }
 .answering { gap: 0.5rem; }
 .measure { min-height: 1.4rem; font-size: 0.85rem; }
+.measure .quiet { display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+.unseen, .form:not(:has(> :not(.unseen))) { display: none !important; }
+.chances-of:not(:has(.chances)) { display: none; }
+.chances-of .quiet { margin: 0 0 0.3rem; font-size: 0.85rem; }
+.chances { max-height: 7rem; overflow-y: auto; line-height: 1.9; white-space: pre-wrap; overflow-wrap: anywhere; }
+.token { padding: 0.1em 0; border-bottom: 2px solid transparent; cursor: default; }
+.likely-1 { border-color: hsl(150 60% 45% / 0.6); } .likely-2 { border-color: hsl(45 90% 50%); }
+.likely-3 { border-color: hsl(25 90% 50%); } .likely-4 { border-color: hsl(0 80% 55%); }
+.token:hover, .token:focus { background: var(--background-fill-secondary); outline: 1px solid var(--primary-500); }
+.token:hover::after, .token:focus::after { content: attr(data-told); position: fixed; z-index: 50; right: 1rem; bottom: 1rem;
+  max-width: 24rem; padding: 0.6rem 0.8rem; white-space: pre; font-family: var(--font-mono); font-size: 0.8rem; line-height: 1.5;
+  color: var(--body-text-color); background: var(--background-fill-primary); border: 1px solid var(--border-color-primary);
+  border-radius: var(--radius-lg); box-shadow: var(--shadow-drop-lg); }
+#library .sidebar-content { gap: 0.75rem; }
+#library h2 { font-size: 1rem; font-weight: 650; margin: 0; }
+#chats .wrap { display: flex; flex-direction: column; flex-wrap: nowrap; gap: 0.15rem; max-height: 45vh; overflow-y: auto; }
+#chats label { border: 0; box-shadow: none; background: transparent; padding: 0.35rem 0.5rem; border-radius: var(--radius-md); }
+#chats label > span { margin: 0; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; font-weight: 400; }
+#chats label:hover { background: var(--background-fill-primary); }
+#chats label.selected { background: var(--background-fill-primary); box-shadow: inset 2px 0 0 var(--primary-500); }
+#chats label.selected > span { font-weight: 600; color: var(--body-text-color); }
+#chats input { position: absolute; opacity: 0; }
+#chats label:has(input:focus-visible) { outline: 2px solid var(--primary-500); }
+#library .note:has(> .html-container > :empty) { display: none; }
+#library .note { font-size: 0.85rem; color: var(--body-text-color-subdued); }
+#chosen { gap: 0.4rem; } #chosen > .form { flex-basis: 100%; } #chosen button, #rows button { flex: 1 1 0; min-width: 0 !important; }
+#rows { gap: 0.5rem; padding-top: 0.75rem; border-top: 1px solid var(--border-color-primary); }
+.chatbot .katex-display, .chatbot .katex { max-width: 100%; overflow: auto hidden; }
+.chatbot .katex { display: inline-block; max-height: 60vh; contain: paint; vertical-align: middle; }
+.chatbot .katex-display > .katex { display: block; }
+.chatbot .edit-textarea { width: min(34rem, 60vw) !important; height: auto !important; min-height: 5rem; max-height: 22rem; field-sizing: content; }
+.chatbot img.asked { max-width: min(100%, 20rem); max-height: 16rem; border-radius: var(--radius-md); }
+.branches { align-items: center; }
 .picker { width: 16rem !important; max-width: 100%; align-self: flex-start; margin: 0; }
 .chatbot .placeholder * { color: var(--body-text-color-subdued); }
 .box textarea { background: transparent !important; }
 .chatbot button[aria-label="Clear"] { display: none; }
 .under { justify-content: space-between; gap: 0.5rem; }
 .under > .row { flex: 0 1 auto; width: auto; min-width: 0; gap: 0.4rem; }
+@media (min-width: 641px) {
+  .under { flex-wrap: nowrap; } .under > .actions { flex: none; flex-wrap: nowrap; }
+  .under > .examples { flex-wrap: nowrap; overflow-x: auto; scrollbar-width: none; }
+}
 .under > .actions { margin-left: auto; }
 .under button { flex: 0 0 auto; min-width: 0 !important; width: auto; padding: 0.3rem 0.75rem; font-weight: 450; }
 #settings h2 { font-size: 1rem; font-weight: 650; margin: 0; }

@@ -7,7 +7,8 @@ from typing import Any
 
 import gradio as gr
 
-from .client import Client, ServedModels, ServerError
+from .answer import ServerError
+from .client import Client, ServedModels
 
 SOURCE = "Your password has been changed."
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}

@@ -30,6 +30,7 @@ CHOSEN = {
     "num_speculative_tokens": ("--num-speculative-tokens", "0", 0),
     "draft_model": ("--draft-model", "bundles/small", Path("bundles/small")),
     "kernels": ("--kernels", "off", "off"),
+    "device": ("--device", "cuda", "cuda"),
 }
 
 
@@ -90,7 +91,7 @@ def test_what_is_no_size_of_a_cache(text: str) -> None:
     [
         {"threads": -1}, {"max_rows": 0}, {"max_waiting": 0}, {"prefill_chunk": 0},
         {"step_ms": -1.0}, {"step_ms": float("nan")}, {"num_speculative_tokens": -1},
-        {"kernels": "on"},
+        {"kernels": "on"}, {"device": "tpu"}, {"device": "rocm"},
     ],
 )  # fmt: skip
 def test_options_out_of_range_are_named(options: dict[str, Any]) -> None:

@@ -22,6 +22,9 @@ LIMIT = 5e-4
 NOTHING_OF_THEIR_OWN = ("stablelm", "starcoder2", "deepseek_v2")
 # Mixers of state spaces that add nothing to those of the others.
 ALIKE = (
+    "zamba2",
+    "bailing_hybrid",
+    "qwen3_5_moe_text",
     "olmo_hybrid",
     "bamba",
     "nemotron_h",

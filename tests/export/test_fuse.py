@@ -11,7 +11,10 @@ import onnxruntime
 import pytest
 from support import tiny_models
 from support.tiny_models import VOCAB
+from support.tiny_tiles import qwen2_vl
+from transformers import AutoModelForImageTextToText
 
+from ptune.codecs.vision import FIRST_ROW
 from ptune.export.fuse import fuse
 from ptune.export.fuse.norms import fuse_skips
 from ptune.export.fuse.products import pack
@@ -19,6 +22,7 @@ from ptune.export.trace import trace
 from ptune.export.weights import ModelWeights, attach
 from ptune.formats.signature import Signature
 from ptune.verify.graph import PlainGraph
+from ptune.verify.plain_ends import PlainEnds
 from ptune.verify.reference import random_factors
 
 LAYERS = 2
@@ -55,6 +59,28 @@ def test_the_same_numbers(family: str, tmp_path: Path) -> None:
     plugged = plain.logprobs(ids, range(40), factors)
     assert np.abs(plugged - fused.logprobs(ids, range(40), factors)).max() < 1e-4
     assert np.abs(plugged - bare).max() > 0.1, "the factors must do something, or this test proves nothing"
+
+
+def test_turns_by_positions_in_three_dimensions(tmp_path: Path) -> None:
+    """Angles of three positions are put together to one table; rows of images stand among the tokens."""
+    model = AutoModelForImageTextToText.from_pretrained(qwen2_vl(tmp_path / "model"))
+    traced = trace(model.config, ends=("images",))
+    attach(traced, ModelWeights(model))
+    signature = traced.signature
+    assert isinstance(signature, Signature)
+    assert signature.axes == 3
+    onnx_ir.save(traced.graph, tmp_path / "plain.onnx")
+    assert fuse(traced.graph)["fuse_rotary"] == EVERYTHING["fuse_rotary"]
+    onnx_ir.save(traced.graph, tmp_path / "fused.onnx")
+    image = [FIRST_ROW + row for row in range(6)]
+    random = np.random.default_rng(0)
+    rows = dict(zip(image, random.normal(size=(6, 64)).astype(np.float32), strict=True))
+    ids = [*random.integers(5, VOCAB, 9).tolist(), *image, *random.integers(5, VOCAB, 9).tolist()]
+    plain, fused = (PlainGraph(tmp_path / f"{name}.onnx", signature, 1) for name in ("plain", "fused"))
+    wide, tall = (PlainEnds(rows=rows, grids={FIRST_ROW: grid}) for grid in ((2, 3), (3, 2)))
+    expected = plain.logprobs(ids, range(len(ids)), None, wide)
+    assert np.abs(expected - fused.logprobs(ids, range(len(ids)), None, wide)).max() < 1e-4
+    assert np.abs(expected - fused.logprobs(ids, range(len(ids)), None, tall)).max() > 1e-3
 
 
 def test_little_is_left() -> None:

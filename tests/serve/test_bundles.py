@@ -20,7 +20,8 @@ from support.several_bundles import Several, several, write_all, write_bundle
 
 from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune_serve.files.store import FilesOptions, FileStore
-from ptune_serve.ui.client import Client, SamplingControls
+from ptune_serve.ui.answer import SamplingControls
+from ptune_serve.ui.client import Client
 from ptune_serve.ui.text import heading
 
 

@@ -307,3 +307,29 @@ def test_from_python_with_a_file(served: Served, tmp_path: Path) -> None:
         [{"role": "user", "content": content}], adapter=NAME, temperature=0, max_tokens=TOKENS
     )
     assert [token.id for token in answer.tokens] == served.tokens(ONE, "What is it?")
+
+
+def test_other_apis_show_the_model_the_same_image(served: Served) -> None:
+    asked = served.ask(ONE, "What is it?")
+    expected = asked.json()["choices"][0]["message"]["content"]
+    data = base64.b64encode(_png(ONE)).decode()
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": data}}
+    part = {"type": "input_image", "image_url": f"data:image/png;base64,{data}"}
+    said = {"type": "text", "text": "What is it?"}, {"type": "input_text", "text": "What is it?"}
+
+    def post(path: str, **fields: Any) -> Any:
+        response = served.http.post(path, json={"model": NAME, **fields})
+        response.raise_for_status()
+        return response.json()
+
+    messages = post(
+        "/v1/messages", max_tokens=TOKENS, temperature=0, messages=[{"role": "user", "content": [image, said[0]]}]
+    )  # fmt: skip
+    assert "".join(block["text"] for block in messages["content"]) == expected
+    items = [{"role": "user", "content": [part, said[1]]}]
+    response = post("/v1/responses", max_output_tokens=TOKENS, temperature=0, input=items)
+    assert response["output"][-1]["content"][0]["text"] == expected
+    turn = {"role": "user", "content": "What is it?", "images": [data]}
+    options = {"temperature": 0, "num_predict": TOKENS}
+    chat = post("/api/chat", stream=False, options=options, messages=[turn])
+    assert chat["message"]["content"] == expected

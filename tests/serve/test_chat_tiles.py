@@ -153,3 +153,18 @@ def test_usage_counts_the_tokens_of_every_tile(served: Served) -> None:
             served.ask(*parts).json()["usage"]["prompt_tokens"] for parts in ((image, "x"), ("x",))
         )
         assert expected <= asked - alone <= expected + 3  # with what the template writes around it
+
+
+def test_images_that_fill_the_context_are_refused_before_they_are_looked_at(served: Served) -> None:
+    engine, context = served.model.engine, served.model.codec.context
+    assert engine.tower is not None
+    assert context is not None
+    one = served.processor(
+        text=[served.processor.image_token], images=[picture(500, 300)], return_tensors="np"
+    )
+    images = [picture(500, 300, seed=100 + at) for at in range(context // one["input_ids"].shape[1] + 1)]
+    before = engine.tower.computed
+    response = served.ask(*images, "What?")
+    assert response.status_code == 400
+    assert response.json()["error"]["code"] == "context_length_exceeded"
+    assert engine.tower.computed - before < len(images)

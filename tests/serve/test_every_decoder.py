@@ -242,8 +242,14 @@ def test_an_adapter_of_experts_is_refused_in_one_sentence(served: Served, tmp_pa
     """It is served merged alone; whoever is being answered goes on."""
     if served.kind != MIXED:
         pytest.skip("has no experts, or is like the one that is tried")
-    weights = {"target_modules": ["q_proj"], "target_parameters": ["mlp.experts.gate_up_proj"]}
-    folder = peft_folder(served.base, tmp_path / "experts", r=2, seed=9, **weights)
+    folder = peft_folder(
+        served.base,
+        tmp_path / "experts",
+        r=2,
+        seed=9,
+        target_modules=["q_proj"],
+        target_parameters=["mlp.experts.gate_up_proj"],
+    )
     with ThreadPoolExecutor(4) as pool:
         others = [pool.submit(served.answer, number, BASE) for number in range(4)]
         refused = served.http.post("/v1/adapters", data={"name": "experts"}, files=peft_files(folder))

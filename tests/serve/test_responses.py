@@ -304,7 +304,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"input": [{"role": "user", "content": [{"type": "input_image", "image_url": "x"}]}]},
-        "a part of type 'input_image' is not supported",
+        "input[0]: content[0]: image_url: an image must be a data URI",
     ),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "an item of type 'item_reference' is not supported"),
     (

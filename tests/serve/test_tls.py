@@ -19,7 +19,8 @@ from support.fake_chat_model import wait_until
 from ptune.cli import main
 from ptune.errors import UsageError
 from ptune_serve.http.tls import Certificate
-from ptune_serve.ui.client import Client, ServerError
+from ptune_serve.ui.answer import ServerError
+from ptune_serve.ui.client import Client
 from ptune_serve.ui.process import TRUSTED_VARIABLE, trusted_servers
 
 

@@ -1,109 +1,27 @@
-"""The chat page in a real browser: the page as its own process, the server over the fake model."""
+"""The chat page in a real browser: answers, settings, two models side by side, hostile answers, widths."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from functools import partial
-from subprocess import PIPE, Popen
-from typing import TYPE_CHECKING
 
 import pytest
-from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER
-from support.fake_chat_model import ByteCodec, FakeChatModel, FakeEngine, serving, wait_until
-
-from ptune.codecs.reasoning import ReasoningFormat
-from ptune_serve.app import create_app
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Locator, Page
+from support.browsing import FITS, NEEDS_BROWSER
+from support.chat_page import Browsed, browsing
+from support.fake_chat_model import wait_until
 
 pytestmark = NEEDS_BROWSER
-
-
-@dataclass
-class Browsed:
-    """A browser on the page, and what is behind it."""
-
-    page: Page
-    url: str
-    engine: FakeEngine
-    server: ExitStack  # closing it ends the server
-    elsewhere: list[str] = field(default_factory=list)  # requests to anywhere but the page
-    blocked: list[str] = field(default_factory=list)  # what the browser says that it did not load or run
-
-    def open(self, tab: str = "Chat") -> None:
-        self.page.goto(self.url)
-        self.page.get_by_role("tab", name=tab).click()
-        self.page.wait_for_function("document.querySelector('#heading h1')?.innerText === 'dictionary'")
-
-    @property
-    def box(self) -> Locator:
-        return self.page.locator(".box textarea:visible")
-
-    def send(self, text: str) -> None:
-        self.box.fill(text)
-        self.box.press("Enter")
-
-    def answers(self) -> list[str]:
-        """The newest answer of each column that is to be seen."""
-        columns = self.page.locator(".block.chatbot:visible").all()
-        return [_plain(column.get_by_test_id("bot").all_inner_texts() or [""])[-1] for column in columns]
-
-    def questions(self) -> list[str]:
-        return _plain(
-            self.page.locator(".block.chatbot:visible").first.get_by_test_id("user").all_inner_texts()
-        )
 
 
 def _answers(browsed: Browsed, text: str) -> bool:
     return browsed.answers() == [text]
 
 
-def _plain(texts: list[str]) -> list[str]:
-    return [text.strip().replace("\u2060", "") for text in texts]
-
-
 @pytest.fixture(scope="module")
 def browsed() -> Iterator[Browsed]:
-    from playwright.sync_api import sync_playwright
-
-    thinks = ByteCodec(reasoning=ReasoningFormat("<think>\n", "\n</think>\n\n"))
-    model = FakeChatModel(FakeEngine(context=4096), {"pirate": thinks})
-    with ExitStack() as stack:
-        server = ExitStack()
-        stack.callback(server.close)
-        server_url = server.enter_context(serving(create_app(model)))
-        command = [sys.executable, "-m", "ptune_serve.ui.app", server_url, "127.0.0.1", "0"]
-        process = Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
-        stack.callback(process.kill)
-        assert process.stdout is not None
-        url = process.stdout.readline().removeprefix("Chat page: ").strip()
-        playwright = stack.enter_context(sync_playwright())
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
-        page = browser.new_page(viewport={"width": 1280, "height": 800})
-        page.set_default_timeout(GIVE_UP_MS)
-        browsed = Browsed(page, url, model.engine, server)
-
-        def look_at_request(request) -> None:
-            if not request.url.startswith((url, "data:", "blob:")):
-                browsed.elsewhere.append(request.url)
-
-        def look_at_message(message) -> None:
-            if "Content Security Policy" in message.text:
-                browsed.blocked.append(message.text)
-
-        page.on("request", look_at_request)
-        page.on("console", look_at_message)
+    with browsing() as browsed:
         yield browsed
-        output, problems = process.communicate(
-            timeout=GIVE_UP_MS / 1000
-        )  # closes its input, as when the server's process has died
-        assert (process.returncode, output, problems) == (0, "", "")
-        browser.close()
 
 
 @pytest.fixture(autouse=True)
@@ -296,7 +214,42 @@ def test_nothing_that_a_model_says_becomes_html(browsed):
     assert browsed.page.evaluate("window.hacked") is None
 
 
-@pytest.mark.parametrize("width", [1280, 480])
+HOSTILE_FORMULAS = r"""$\frac12$ and $\href{javascript:window.hacked=1}{click}$ $\includegraphics{http://elsewhere.invalid/m.png}$
+$\htmlId{heading}{x}$ $<img src=x onerror=window.hacked=1>$ $\text{<script>window.hacked=1</script>}$
+$$\rule{90000em}{90000em}$$
+$\raisebox{-40em}{\text{covers the page}}$ %%%LATEX_BLOCK_0%%% [x](%%%LATEX_BLOCK_1%%%)
+
+| a | $\sqrt{x}$ |
+|---|---|
+| <b>1</b> | ![i](http://elsewhere.invalid/t.png) |
+
+$$
+```
+$$
+<img src=http://elsewhere.invalid/f.png>
+```
+the end"""
+
+
+def test_formulas_are_drawn_and_do_nothing_else(browsed):
+    browsed.open()
+    browsed.page.get_by_label("number input for Max tokens").fill("1024")
+    browsed.engine.script = HOSTILE_FORMULAS
+    browsed.send("ahoy")
+    wait_until(lambda: "the end" in browsed.answers()[0])
+    answer = browsed.page.locator(".block.chatbot:visible").get_by_test_id("bot").last
+    wait_until(
+        lambda: answer.locator(".katex .mfrac").count() and answer.locator("td .katex, th .katex").count()
+    )
+    for tag in ("img", "script", "b", "iframe", "a[href^=javascript]", "[id=heading]"):
+        assert answer.locator(tag).count() == 0, tag
+    assert browsed.page.evaluate("window.hacked") is None
+    browsed.page.wait_for_function(FITS)
+    browsed.box.click()  # nothing covers it
+    assert answer.locator("pre").inner_text().strip() == "$$\n<img src=http://elsewhere.invalid/f.png>"
+
+
+@pytest.mark.parametrize("width", [1280, 420])
 def test_the_page_fits_the_window(browsed, width, tmp_path):
     browsed.page.set_viewport_size({"width": width, "height": 800})
     for tab in ("Chat", "Side by side"):

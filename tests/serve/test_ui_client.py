@@ -9,7 +9,8 @@ import pytest
 from support.fake_chat_model import wait_until
 
 from ptune_serve.http.listen import listen, url_of
-from ptune_serve.ui.client import Client, SamplingControls, ServedModels, ServerError, StreamedAnswer
+from ptune_serve.ui.answer import SamplingControls, ServerError, StreamedAnswer
+from ptune_serve.ui.client import Client, ServedModels
 
 HELLO = [{"role": "user", "content": "ahoy <b>☠</b>"}]
 

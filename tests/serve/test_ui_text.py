@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from ptune_serve.ui.client import ServedModels, StreamedAnswer
-from ptune_serve.ui.text import heading, measured, neutral, plain, shown_parts
+from ptune_serve.ui.answer import StreamedAnswer
+from ptune_serve.ui.client import ServedModels
+from ptune_serve.ui.maths import MARK
+from ptune_serve.ui.neutral import neutral, plain
+from ptune_serve.ui.text import heading, measured
 
 PIECES = ["<b>", "</b>", "<!--", "<?x", "![i](u)", "```", "````", "~~~", "```html", "`", "\n", "\r", "    ", "  ", "- ", "> ", "a", "|", "-", "&lt;", "\\", "[", "]:", "'"]  # fmt: skip
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable("table")
@@ -55,17 +60,47 @@ def test_the_line_under_an_answer(answer: StreamedAnswer, line: str) -> None:
     assert measured(answer) == f'<span class="quiet">{line}</span>'
 
 
-def test_what_was_thought_is_shown_apart() -> None:
-    message = {"role": "assistant", "content": "", "reasoning_content": "<b>", "thought_s": "3.4", "thinking": "yes"}  # fmt: skip
-    [thought] = shown_parts(message)
-    assert thought["content"] == [{"type": "text", "text": "<\u2060b>"}]
-    assert thought["metadata"] == {"title": "Thinking …", "status": "pending"}
-    del message["thinking"]
-    thought, said = shown_parts({**message, "content": "4"})
-    assert thought["metadata"] == {"title": "Thought for 3 s", "status": "done"}
-    assert (said["content"], "metadata" in said) == ([{"type": "text", "text": "4"}], False)
-
-
 def test_a_servers_words_are_escaped() -> None:
     assert "<b>x</b>" not in measured(StreamedAnswer(error="<b>x</b>"))
     assert "<i>" not in heading("<i>") + heading(ServedModels("<i>", "<i>", ("<i>",), 10))
+
+
+FORMULAS = [
+    ("is $x_1$, ok", ["$x_1$"]),
+    ("a\n$$\n\\int x\n$$\nb", ["$$\n\\int x\n$$"]),
+    (r"\(a\) and \[b\]", [r"\(a\)", r"\[b\]"]),
+    ("costs $5 and $6, or $5-$10", []),
+    ("`$x$` and ``$y$``", []),
+    ("$HOME and $PATH", []),
+    (r"\$5$ and \$6$", []),
+    ("$$\n\nnext paragraph $$", []),
+    ("```\n$x$\n```", []),
+    ("$$\n```\n$$\n```\n", []),  # a formula does not reach over a fence
+    ("$ x $", []),
+]
+
+
+@pytest.mark.parametrize(("text", "formulas"), FORMULAS)
+def test_what_is_a_formula(text: str, formulas: list[str]) -> None:
+    found = re.findall(f"{MARK}([^{MARK}]*){MARK}", neutral(text))
+    assert found == formulas
+    assert plain(neutral(text)) == text
+
+
+def test_a_text_cannot_make_a_formula_by_itself() -> None:
+    assert neutral(f"{MARK}$$x{MARK}") == "$$x"
+    assert MARK not in neutral(f"```\n{MARK}$x${MARK}\n```")
+
+
+@given(
+    st.lists(
+        st.sampled_from(["$", "$$", "\\(", "\\)", "\\[", "\\]", "`", "```", "\n", "x", " ", "<b>", "\n\n"]),
+        max_size=20,
+    )
+)
+def test_formulas_leave_code_and_tags_as_harmless_as_without(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert plain(neutral(text)) == text
+    without = neutral(text).replace(MARK, "")
+    assert "<b>" not in re.sub(r"(?ms)^(`{3,})[^`\n]*$.*?(^ {0,3}\1`*[ \t]*$|\Z)", "", without)
+    assert neutral(text).count(MARK) % 2 == 0

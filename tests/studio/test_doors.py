@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -98,3 +100,9 @@ def test_a_file_without_keys_opens_nothing(tmp_path: Path, capsys: pytest.Captur
     empty.write_text("")
     assert main(["studio", "--folder", str(tmp_path / "f"), "--api-key-file", str(empty), "--port", "0"]) == 2
     assert str(empty) in capsys.readouterr().err
+
+
+def test_the_page_itself_has_no_torch() -> None:
+    script = "import sys, ptune.studio.app; print(sorted({'torch', 'transformers', 'onnxruntime'} & set(sys.modules)))"
+    told = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    assert told.strip() == "[]"

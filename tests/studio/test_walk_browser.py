@@ -22,7 +22,7 @@ from support.studio_page import Opened, browser, opened
 from ptune.formats.run import Run
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
-STEPS = 3000  # long enough for a studio to begin again meanwhile
+STEPS = 2000  # long enough for a studio to begin again meanwhile
 
 
 @pytest.fixture
@@ -121,6 +121,7 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     studio.open("Run")
     studio.choose("runs", "again")  # over each other
     wait_until(lambda: studio.page.locator("#charts .keys .key").count() == 2)
+    studio.page.keyboard.press("Escape")
     _photographed(studio, "several")
 
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
+from PIL import Image
 
 from ptune.codecs.reading import Reading, reading_after
 from ptune.codecs.reasoning import ReasoningFormat
@@ -67,7 +68,7 @@ class ByteCodec:
     special_tokens: ClassVar = {"eos_token": "<end>"}
     template = None
     system = None
-    vision = None
+    vision: Any = None
 
     def __init__(
         self,
@@ -138,9 +139,34 @@ class ByteCodec:
         return _ByteStream()
 
 
+class SeeingCodec(ByteCodec):
+    """A codec of a model that sees images: a prompt shows each as `<image NUMBER>`."""
+
+    vision = SimpleNamespace(
+        tiles=lambda image: image,
+        layout=lambda size: SimpleNamespace(written=(0,)),
+        preprocessing=SimpleNamespace(normalised=lambda image: image),
+        plain=list,
+    )
+
+
+class FakeTower:
+    """Remembers what it saw: the width, height and first pixel of each image, by their numbers."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int, tuple[int, int, int]]] = []
+
+    def see(self, image: Image.Image, layout: object) -> SimpleNamespace:
+        self.seen.append((image.width, image.height, cast(tuple[int, int, int], image.getpixel((0, 0)))))
+        return SimpleNamespace(first=len(self.seen) - 1)
+
+
 def _turn(message: Mapping[str, Any]) -> str:
     calls = "".join(f"<calls {call['function']['name']}>" for call in message.get("tool_calls", ()))
-    return f"{message.get('content', '')}{calls}"
+    content = message.get("content", "")
+    if isinstance(content, list) and any(part["type"] == "image" for part in content):
+        content = "".join(part.get("text") or f"<image {part['first_row']}>" for part in content)
+    return f"{content}{calls}"
 
 
 class _ByteStream:
@@ -169,7 +195,7 @@ class FakeEngine:
     )  # cleared: requests wait before their first token
     cancelled: list[Request] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
-    tower: None = None  # it sees no images
+    tower: FakeTower | None = None  # None: it sees no images
     running: int = 0
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
     counting: Any = field(default_factory=threading.Lock)  # `running` is changed by many threads
@@ -181,8 +207,9 @@ class FakeEngine:
         self.vocab_size = lambda adapter: ByteCodec.vocab_size
         base = SimpleNamespace(hash="sha256:" + "0123456789ab" * 5, source="llm_tiny", licence="apache-2.0")
         manifest = SimpleNamespace(
-            created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS), aliases={}, task="chat"
-        )
+            created="2025-06-01T12:00:00+00:00", base=base, adapters=dict(ADAPTERS), aliases={}, task="chat",
+            vision={},
+        )  # fmt: skip
         self.bundle = SimpleNamespace(folder=Path("/bundles/dictionary"), manifest=manifest)
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> FakeTicket:

@@ -28,8 +28,8 @@ _TOWER: dict[str, Any] = {
 _EXTRA = 32  # rows of the embedding for further tokens
 
 
-def idefics3(folder: Path, *, longest: int = 4 * EDGE, cut: bool = True) -> Path:
-    """Idefics 3, whose layers SmolVLM has, too: tiles by row and column, the whole image behind them. 4 rows a tile."""
+def idefics3(folder: Path, *, longest: int = 4 * EDGE, cut: bool = True, kind: str = "Idefics3") -> Path:
+    """Idefics 3: tiles by row and column, the whole image behind them. 4 rows a tile."""
     grids = [f"<row_{row}_col_{column}>" for row in range(1, 5) for column in range(1, 5)]
     words = _words(
         "<|im_start|>",
@@ -40,7 +40,7 @@ def idefics3(folder: Path, *, longest: int = 4 * EDGE, cut: bool = True) -> Path
         "<global-img>",
         *grids[:12],
     )
-    config = transformers.Idefics3Config(
+    config = getattr(transformers, f"{kind}Config")(
         text_config=_text("llama"),
         vision_config=_TOWER,
         scale_factor=2,
@@ -49,10 +49,15 @@ def idefics3(folder: Path, *, longest: int = 4 * EDGE, cut: bool = True) -> Path
     images = transformers.Idefics3ImageProcessor(
         size={"longest_edge": longest}, max_image_size={"longest_edge": EDGE}, do_image_splitting=cut
     )
-    model = _random(transformers.Idefics3ForConditionalGeneration, config)
+    model = _random(getattr(transformers, f"{kind}ForConditionalGeneration"), config)
     _loud(model.model.connector)
     processor = transformers.Idefics3Processor(images, words, image_seq_len=4, chat_template=TEMPLATE)
     return _saved(folder, model, processor)
+
+
+def smolvlm(folder: Path) -> Path:
+    """SmolVLM, with Idefics 3's processor, which shows and cuts images as its own: that one wants a further package."""
+    return idefics3(folder, kind="SmolVLM")
 
 
 def llava_next(folder: Path) -> Path:
@@ -171,6 +176,7 @@ def _qwen(folder: Path, kind: Any, config: Any, most: int) -> Path:
 
 TILED: dict[str, Callable[[Path], Path]] = {
     "idefics3": idefics3,
+    "smolvlm": smolvlm,
     "llava_next": llava_next,
     "internvl": internvl,
     "qwen2_vl": qwen2_vl,

@@ -20,6 +20,7 @@ from ptune.engine.adapters.sums import combined
 from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
+from ptune.engine.decoder.device_cache import DeviceCache
 from ptune.engine.decoder.distributions import Distributions, LabelledSequence, Wanted
 from ptune.engine.decoder.draft_model import DraftModel
 from ptune.engine.decoder.drafts import Drafts
@@ -34,6 +35,8 @@ from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Logits, Step
 from ptune.engine.decoder.ticket import Ticket, drawn, until_finish
+from ptune.engine.device import Device
+from ptune.engine.device_choice import device_for
 from ptune.engine.job import not_computed
 from ptune.engine.options import GIB, EngineKeywords, EngineOptions
 from ptune.errors import AdapterError, ParityError, PtuneError
@@ -72,6 +75,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     ) -> None:
         self.signature = bundle.decoder
         self.form = form  # its own operators, where it was opened with a bundle's choice
+        self.device = graphs.device  # that computes; None for the CPU
         super().__init__(
             bundle,
             options,
@@ -128,6 +132,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _build(cls, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
         profile = graph.parent.name
         least_tokens = bundle.manifest.graphs[profile].least_tokens
+        if (device := device_for(bundle, profile, options)) is not None:
+            return cls._on(device, bundle, graph, options)
         graph = bundle.graph_path(profile, options.kv_cache_dtype)
         form = chosen(bundle, profile, options.kv_cache_dtype, options.kernels)
         graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, form.kernels)
@@ -143,6 +149,13 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         folder = options.draft_model
         draft_model = None if folder is None else DraftModel.open(folder, bundle, cache, options)
         return cls(bundle, graphs, cache, options, form, draft_model)
+
+    @classmethod
+    def _on(cls, device: Device, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
+        """An engine whose graph, cache and adapters are on a device."""
+        graphs = Graphs.open(graph, bundle.decoder, options.threads, device=device)
+        cache = DeviceCache.on(options.kv_bytes, bundle.decoder, options.max_rows, device)
+        return cls(bundle, graphs, cache, options)
 
     def _load(self, folder: Path, record: AdapterRecord) -> Adapter:
         """Reads an adapter. Raises: FormatError; AdapterError where it does not fit, or missed its gate with these operators."""
@@ -167,6 +180,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         form = self.form
         own = None if form is None else own_golden(bundle, form)
         replayed = Replay(self, own or read_json(bundle.golden_file(profile, self._options.kv_cache_dtype)))
+        if self.device is not None:
+            return replayed.require_near_device()
         try:
             return replayed.require_same()
         except ParityError as error:
@@ -295,6 +310,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         return (
             f"{cache.slots} sequences at once, each of up to {cache.capacity:,} tokens, and "
             f"{cache.budget.tokens:,} tokens together in {self._options.kv_bytes / GIB:.3g} GB"
+            f"{'' if self.device is None else f' of {self.device.title}'}"
         )
 
     def stats(self) -> EngineStats:
@@ -349,7 +365,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         self.tower = None
         for slot in range(self._cache.slots):
             self._drafts.cut(slot, 0)
-        self._cache.states.free()
+        self._cache.free()
         self._drafts.free()
 
     @property

@@ -8,6 +8,7 @@ from pathlib import Path
 from ptune.engine.decoder.attention_metadata import Heads, least_keys
 from ptune.engine.decoder.flat_tokens import LEAST
 from ptune.engine.decoder.session import Session
+from ptune.engine.device import Device
 from ptune.engine.kernels import Kernels
 from ptune.engine.onnx_graph import available_cores
 from ptune.engine.options import LIGHT
@@ -51,6 +52,7 @@ class Graphs:
     least_keys: int = 1  # of a sequence, likewise
     own_attention: bool = False  # of ptune-kernels: any queries, chunks and slots may share a run, and need no memory for scores
     without_gains: Graphs | None = None
+    device: Device | None = None  # that computes them; None for the CPU
 
     @classmethod
     def open(
@@ -60,17 +62,18 @@ class Graphs:
         threads: int | None = None,
         least_tokens: int = 1,
         kernels: Kernels | None = None,
+        device: Device | None = None,
     ) -> Graphs:
         """Opens the graph at `path`, and the variants beside it where the weights are small.
 
-        kernels: own operators for int8 products. Raises: FormatError.
+        kernels: own operators for int8 products. device: that computes them. Raises: FormatError; PtuneError.
         """
         if path.parent.name == NF4:
             threads = min(threads or available_cores(), most_threads_of_nf4(signature))
         weights = path.with_name("model.onnx.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
 
-        whole = Session(path, signature, threads, kernels=kernels)
+        whole = Session(path, signature, threads, kernels=kernels, device=device)
         own = whole.own_attention
 
         plain = signature.without_gains()
@@ -82,14 +85,18 @@ class Graphs:
             there = path.with_name(name)
             if not light or not there.is_file():
                 return None
-            found = Session(there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels)
+            found = Session(
+                there, signature, threads, sockets=sockets, grouped=grouped, kernels=kernels, device=device
+            )
             return found if found.own_attention == own else None  # or else it has other bits
 
         of_int8 = path.name == INT8_CACHE
         without = beside(INT8_CACHE_NO_GAINS if of_int8 else NO_GAINS, signature=plain) if gains else None
-        if of_int8 or own:  # one query is computed as many are
+        if of_int8 or own or device is not None:  # one query is computed as many are
             bare = beside(INT8_CACHE_BARE if of_int8 else BARE, sockets=False)
-            found = cls(whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=own)
+            found = cls(
+                whole, bare, least_tokens=least_tokens, least_queries=1, own_attention=own, device=device
+            )
             return found if without is None else replace(found, without_gains=replace(found, whole=without))
         grouped = beside(GROUPED, grouped=True)
         if grouped is not None and grouped.packed != whole.packed:

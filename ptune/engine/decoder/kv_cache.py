@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ class KvCache:
         if signature.states:
             self.snapshots = Snapshots(self.states.snapshots, self.states.copy, alone=not signature.cache)
         self._written = np.zeros(slots, np.int64)  # positions of each slot that are in memory
-        self._last: tuple[tuple[int, int], dict[str, Array]] | None = None
+        self._last: tuple[tuple[int, int], Mapping[str, Array]] | None = None
 
     @classmethod
     def within(
@@ -123,7 +124,7 @@ class KvCache:
         capacity = min(signature.context, tokens // slots - 1)
         return cls(signature, slots, capacity, spare=spare, dtype=dtype, scales=scales, snapshots=snapshots)
 
-    def window(self, low: int, high: int) -> dict[str, Array]:
+    def window(self, low: int, high: int) -> Mapping[str, Any]:
         """Returns slots [low, high) of every cache input, views [high - low, kv_heads, room or more, dim], and of every state input. The
         same mapping is returned as long as the range stays the same."""
         if self._last is None or self._last[0] != (low, high):
@@ -162,6 +163,10 @@ class KvCache:
                 head_bytes = start_bytes + head * part.head_bytes
                 self._memory.give_back(head_bytes + keep_bytes, until_bytes - keep_bytes)
         self._written[slot] = positions
+
+    def free(self) -> None:
+        """Gives the states' memory back to the system; that of keys and values is cut."""
+        self.states.free()
 
     @property
     def resident_bytes(self) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from ptune.engine.adapters.lora import Adapter, Factor
 from ptune.engine.decoder.lazy_memory import zeros
 from ptune.engine.decoder.packed_factors import FactorLines, PackedFactors
+from ptune.engine.device import Device, DeviceArray, Placed, rows
 from ptune.engine.kernels import FACTORS
 from ptune.engine.onnx_graph import Array
 from ptune.formats.signature import Signature, Socket
@@ -31,7 +33,7 @@ class Window:
     """Adjacent slots: the graph's inputs A [G, in, R] and B [G, R, out], or lines of them, and the index of each adapter
     among the G."""
 
-    inputs: dict[str, Array]
+    inputs: dict[str, Any]  # arrays, or tensors on a device
     groups: WeakKeyDictionary[Adapter, int]  # weak: a window keeps no adapter in memory
     count: int  # G
     rank: int  # R
@@ -43,21 +45,29 @@ class Window:
 class LoraSlots:
     """One slot for each adapter that a step can have, of the rank of its widest. Unused slots take no memory."""
 
-    def __init__(self, signature: Signature, count: int, packed: PackedFactors | None = None) -> None:
-        """packed: factors that the graph takes in lines; None: each is an input."""
+    def __init__(
+        self,
+        signature: Signature,
+        count: int,
+        packed: PackedFactors | None = None,
+        device: Device | None = None,
+    ) -> None:
+        """packed: factors that the graph takes in lines; None: each is an input. device: where the factors lie."""
         self._signature = signature
         self._count = count
         self._packed = packed
+        self._device = device
         self._pools: list[_RankPool] = []  # the most recently used last
-        self._none = _RankPool(signature, packed, 1, 0).window(0, 1, {})
+        least = 0 if device is None else 1  # cuBLAS refuses products of rank 0
+        self._none = _RankPool(signature, packed, device, 1, least).window(0, 1, {})
 
     def of(self, adapters: Collection[Adapter]) -> Window:
-        """Returns a window with these adapters; for none, one slot of rank 0, which is the bare base."""
+        """Returns a window with these adapters; for none, one slot of rank 0, or of zeros, which is the bare base."""
         if not adapters:
             return self._none
         size = max(adapter.rank for adapter in adapters), max(map(_columns, adapters))
         pool = next((pool for pool in self._pools if (pool.rank, pool.columns) == size), None)
-        pool = pool or _RankPool(self._signature, self._packed, self._count, *size)
+        pool = pool or _RankPool(self._signature, self._packed, self._device, self._count, *size)
         self._pools = [*(other for other in self._pools if other is not pool), pool][-RANKS:]
         return pool.of({*adapters})
 
@@ -66,7 +76,13 @@ class _RankPool:
     """Slots for adapters up to one rank; lower ranks, and sockets that an adapter leaves alone, are padded with zeros."""
 
     def __init__(
-        self, signature: Signature, packed: PackedFactors | None, count: int, rank: int, columns: int = 0
+        self,
+        signature: Signature,
+        packed: PackedFactors | None,
+        device: Device | None,
+        count: int,
+        rank: int,
+        columns: int = 0,
     ) -> None:
         self.rank = rank
         self.columns = columns
@@ -78,6 +94,8 @@ class _RankPool:
                 (f"{socket.name}.B", (rank, socket.out_features)),
             )
         }
+        self._device = device
+        slots, count = count, count if device is None else 1  # one to fill, which is then copied to its place
         self._lines = None if packed is None else FactorLines(packed, shapes, count)
         self._arrays: dict[str, Array] = {} if self._lines is None else {FACTORS: self._lines.array}
         for name, shape in shapes.items():
@@ -90,10 +108,16 @@ class _RankPool:
             self._arrays[self._own] = zeros((count, ends.width, columns))
         self._gains = {name: zeros((count, 1, size)) for name, size in signature.gain_sizes().items()}
         self._arrays |= self._gains
-        self._gained = [False] * count  # whether a slot has gains that are not 0
+        self._placed: Mapping[str, Placed] = self._arrays
+        if device is not None:
+            self._placed = {
+                name: device.zeros((slots, *array.shape[1:]), array.dtype)
+                for name, array in self._arrays.items()
+            }
+        self._gained = [False] * slots  # whether a slot has gains that are not 0
         self._sockets = signature.sockets
-        self._holders: list[ref[Adapter] | None] = [None] * count
-        self._used = [0] * count  # number of the last window that used each slot
+        self._holders: list[ref[Adapter] | None] = [None] * slots
+        self._used = [0] * slots  # number of the last window that used each slot
         self._windows = 0
         self._last: Window | None = None
 
@@ -112,7 +136,7 @@ class _RankPool:
     def window(self, low: int, high: int, groups: Mapping[Adapter, int]) -> Window:
         """Returns slots [low, high)."""
         return Window(
-            {name: array[low:high] for name, array in self._arrays.items()},
+            {name: rows(tensor, low, high) for name, tensor in self._placed.items()},
             WeakKeyDictionary(groups),
             high - low,
             self.rank,
@@ -156,6 +180,16 @@ class _RankPool:
 
     def _load(self, adapter: Adapter, slot: int) -> None:
         """Copies an adapter's factors into a slot."""
+        self._fill(adapter, slot if self._device is None else 0)
+        self._gained[slot] = bool(adapter.gains)
+        self._holders[slot] = ref(adapter)
+        if self._device is not None:
+            for name, tensor in self._placed.items():
+                if isinstance(tensor, DeviceArray):
+                    self._device.copy(self._arrays[name], tensor.rows(slot, slot + 1))
+
+    def _fill(self, adapter: Adapter, slot: int) -> None:
+        """Writes an adapter's factors where a slot has them in the machine's memory."""
         for socket in self._sockets:
             name = socket.name
             a, b = adapter.factors.get(name) or _no_factors(socket)
@@ -168,11 +202,9 @@ class _RankPool:
         if self._own is not None and (count := _columns(adapter)):
             assert adapter.ends is not None
             self._arrays[self._own][slot][:, :count] = adapter.ends.columns
-        if adapter.gains or self._gained[slot]:
+        if adapter.gains or self._gained[slot] or self._device is not None:
             for name, array in self._gains.items():
                 array[slot] = adapter.gains.get(name, 0)
-            self._gained[slot] = bool(adapter.gains)
-        self._holders[slot] = ref(adapter)
 
 
 def _no_factors(socket: Socket) -> tuple[Factor, Factor]:

@@ -7,9 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime
 
 from ptune.engine.decoder.packed_factors import PackedFactors
+from ptune.engine.device import Device, Placed, place
 from ptune.engine.kernels import FACTORS, OWN_ATTENTION, Kernels
 from ptune.engine.onnx_graph import Array, check_names, open_graph
 from ptune.formats.signature import GROUPED_INPUTS, Signature
@@ -40,21 +42,24 @@ class Session:
         sockets: bool = True,
         grouped: bool = False,
         kernels: Kernels | None = None,
+        device: Device | None = None,
     ) -> None:
         """Loads the graph. `threads` defaults to the cores that this process really has.
 
         sockets: whether it takes adapters. grouped: whether it takes the grouped layout
         of attention (see ptune.engine.decoder.attention_metadata). kernels: own operators for its int8 products.
+        device: that computes it, on which caches and factors lie; None for the CPU.
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """
         without = () if signature.ends is None else (SCALED_PRODUCT,)
-        self._open = partial(open_graph, path, threads, without=without, kernels=kernels)
+        self._open = partial(open_graph, path, threads, without=without, kernels=kernels, device=device)
+        self._device = device
         self._session: Any = None
         self._binding: Any = None
-        self._bound: dict[str, Array] = {}  # kept alive as long as they are bound
+        self._bound: dict[str, Placed] = {}  # kept alive as long as they are bound
         self._given: dict[str, Array] = {}  # small inputs of the last run
-        self._caches: Mapping[str, Array] | None = None  # that are bound
-        self._adapters: Mapping[str, Array] | None = None
+        self._caches: Mapping[str, Placed] | None = None  # that are bound
+        self._adapters: Mapping[str, Placed] | None = None
         self._scores = 0  # since the last run that gave memory back
         self._load()
         factors = signature.factor_names() if sockets else []
@@ -72,8 +77,8 @@ class Session:
     def run(
         self,
         inputs: Mapping[str, Array],
-        caches: Mapping[str, Array],
-        factors: Mapping[str, Array],
+        caches: Mapping[str, Placed],
+        factors: Mapping[str, Placed],
         logits: Array,
         scores: int = 0,
     ) -> None:
@@ -89,14 +94,14 @@ class Session:
             if name in self._steps:
                 self._copy(name, array)
         if caches is not self._caches:
-            for name, array in caches.items():
-                self._bind(name, array)
+            for name, kept in caches.items():
+                self._bind(name, kept)
                 for present in self._presents[name]:
-                    self._bind(present, array, output=True)
+                    self._bind(present, kept, output=True)
         if factors is not self._adapters:
-            for name, array in factors.items():
+            for name, factor in factors.items():
                 if name in self._factors:
-                    self._bind(name, array)
+                    self._bind(name, factor)
         self._caches, self._adapters = caches, factors
         self._bind("logits", logits, output=True)
         try:
@@ -108,7 +113,7 @@ class Session:
     def _options(self, scores: int) -> onnxruntime.RunOptions | None:
         """How to run: after enough scores, onnxruntime gives the memory of its intermediate results back."""
         self._scores += scores
-        if self._scores <= KEPT_SCORES:
+        if self._scores <= KEPT_SCORES or self._device is not None:
             return None
         self._scores = 0
         options = onnxruntime.RunOptions()
@@ -136,14 +141,19 @@ class Session:
             return
         self._given[name] = array
         own = self._bound.get(name)
-        if own is not None and own.shape == array.shape:
+        if self._device is not None:
+            # It gets a copy as the array is bound, and sees nothing that is written there later.
+            self._bound.pop(name, None)
+            self._bind(name, array)
+        elif isinstance(own, np.ndarray) and own.shape == array.shape:
             own[...] = array
         else:
             self._bind(name, array.copy())
 
-    def _bind(self, name: str, array: Array, *, output: bool = False) -> None:
+    def _bind(self, name: str, array: Placed, *, output: bool = False) -> None:
         before = self._bound.get(name)
         self._bound[name] = array
-        if before is None or before.ctypes.data != array.ctypes.data or before.shape != array.shape:
+        memory, pointer = place(array)
+        if before is None or place(before) != (memory, pointer) or before.shape != array.shape:
             bind = self._binding.bind_output if output else self._binding.bind_input
-            bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+            bind(name, memory, 0, array.dtype, array.shape, pointer)

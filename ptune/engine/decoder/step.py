@@ -28,10 +28,11 @@ class Step:
         self._cache = cache
         self._vocab = signature.vocab_size
         self._plain = graphs.without_gains or graphs
-        self._gained_slots = LoraSlots(signature, cache.slots, graphs.whole.packed)
+        self._gained_slots = LoraSlots(signature, cache.slots, graphs.whole.packed, graphs.device)
         self._slots = self._gained_slots
         if graphs.without_gains is not None:
-            self._slots = LoraSlots(signature.without_gains(), cache.slots, self._plain.whole.packed)
+            plain = signature.without_gains()
+            self._slots = LoraSlots(plain, cache.slots, self._plain.whole.packed, graphs.device)
         self._keeps_states = bool(signature.states)
         self._scores = (
             bool(signature.cache) and not graphs.own_attention
@@ -87,7 +88,7 @@ class Step:
         columns = self._vocab + window.columns
         logits = self._room_for(at, (window.count, len(layout.wanted), columns))
         sees = any(chunk.sees for chunk in chunks)
-        session = graphs.of(sockets=window.rank > 0 or sees, grouped=grouped)
+        session = graphs.of(sockets=bool(window.groups) or sees, grouped=grouped)
         scores = layout.scores(inputs) if self._scores and not grouped else 0
         session.run(inputs, caches, window.inputs, logits, scores)
         found = [logits_at(logits, *cells) for cells in layout.answers]

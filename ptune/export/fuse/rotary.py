@@ -22,16 +22,21 @@ HEADS_FIRST = [0, 2, 1, 3]
 def fuse_rotary(graph: onnx_ir.Graph) -> int:
     """Replaces x cos + (-x2, x1) sin of [rows, heads, tokens, dim] by RotaryEmbedding of [rows, tokens, heads * dim]."""
     tables: dict[onnx_ir.Value, onnx_ir.Value] = {}
+    positions = next((value for value in graph.inputs if value.name == "position_ids"), None)
+    placed = positions is not None and positions.shape is not None and len(positions.shape) == 3
     count = 0
     for node in list(graph):
-        if node.op_type == "Add" and (match := _match(node)) is not None:
+        if node.op_type == "Add" and (match := _match(node, placed)) is not None:
             _rewrite(graph, node, *match, tables)
             count += 1
     return count
 
 
-def _match(node: onnx_ir.Node) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value] | None:
-    """Matches at the last addition; returns x [rows, tokens, heads, dim], cos and sin [rows, tokens, dim]."""
+def _match(node: onnx_ir.Node, placed: bool) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Value] | None:
+    """Matches at the last addition; returns x [rows, tokens, heads, dim], cos and sin [rows, tokens, dim].
+
+    placed: whether tokens have positions in three dimensions.
+    """
     for straight, turned in (node.inputs, reversed(node.inputs)):
         products = made_by(straight, "Mul"), made_by(turned, "Mul")
         if products[0] is None or products[1] is None:
@@ -40,8 +45,8 @@ def _match(node: onnx_ir.Node) -> tuple[onnx_ir.Value, onnx_ir.Value, onnx_ir.Va
             x = _rotated(half)
             if x is None:
                 continue
-            cos = _table(other_input(products[0], x), "Cos")
-            sin = _table(other_input(products[1], half), "Sin")
+            cos = _table(other_input(products[0], x), "Cos", placed)
+            sin = _table(other_input(products[1], half), "Sin", placed)
             heads = made_by(x, "Transpose")
             if (
                 cos is not None
@@ -85,12 +90,14 @@ def _axis(piece: onnx_ir.Node) -> int:
     return -1 if found is None else int(found.reshape(()))
 
 
-def _table(value: onnx_ir.Value | None, kind: str) -> onnx_ir.Value | None:
+def _table(value: onnx_ir.Value | None, kind: str, placed: bool) -> onnx_ir.Value | None:
     """cos or sin [rows, tokens, dim] without the axis for the heads, if its two halves are equal."""
     spread = made_by(value, "Unsqueeze")
     if spread is None or spread.inputs[0] is None:
         return None
     table = spread.inputs[0]
+    if placed and _doubled(table):  # put together out of three angles' waves
+        return table
     angles = table
     scaled = made_by(table, "Mul")
     if scaled is not None:
@@ -98,10 +105,13 @@ def _table(value: onnx_ir.Value | None, kind: str) -> onnx_ir.Value | None:
         if constant_of(other_input(scaled, angles)) is None:
             return None
     waves = made_by(angles, kind)
-    doubled = made_by(waves.inputs[0], "Concat") if waves is not None else None
-    if doubled is None or len(doubled.inputs) != 2 or doubled.inputs[0] is not doubled.inputs[1]:
-        return None
-    return table
+    return table if waves is not None and _doubled(waves.inputs[0]) else None
+
+
+def _doubled(value: onnx_ir.Value | None) -> bool:
+    """Whether a value's two halves are equal."""
+    joined = made_by(value, "Concat")
+    return joined is not None and len(joined.inputs) == 2 and joined.inputs[0] is joined.inputs[1]
 
 
 def _rewrite(

@@ -13,10 +13,10 @@ import gradio as gr
 
 from ptune.begin.presets import WHAT
 from ptune.begin.starts import STARTS
+from ptune.config.cards import GPUS
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import write_json
 from ptune.methods import METHODS
-from ptune.planning.hardware import GPUS
 from ptune.studio import choice, commands, drafts, forms, shown_recipe
 from ptune.studio.ask import ask
 from ptune.studio.choice import Choice
@@ -226,9 +226,7 @@ class Recipe:
             choices = [(one or "not set", one) for one in option.choices]
             component = gr.Dropdown(choices, value=value, **about)
         else:
-            component = gr.Textbox(
-                value, placeholder="not set" if not option.value else "", max_lines=3, **about
-            )
+            component = gr.Textbox(value, placeholder="not set", max_lines=3, **about)
         # gradio's input of a text knows nothing of what is pasted.
         event = component.change if option.kind == "text" else component.input
         event(

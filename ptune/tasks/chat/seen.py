@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptune.codecs.image import MAX_PIXELS
 from ptune.codecs.image_parts import image_of_part
-from ptune.codecs.vision import Placed, has_images, with_rows
+from ptune.codecs.vision import Placed, has_images, image_count, with_rows
 from ptune.engine.decoder.images import NO_PICTURES, Picture, Tower
 from ptune.errors import DataError, RequestError
 
@@ -53,14 +53,14 @@ def encoded(
         return Prompt(codec.encode_prompt(messages, **arguments))
     if tower is None or codec.vision is None:
         raise _refused("this model sees no images: send text alone")
+    if image_count(messages) > MAX_IMAGES:
+        raise _refused(f"more than {MAX_IMAGES} images in one conversation: send fewer")
     vision, pictures = codec.vision, dict[int, Picture]()
     count = taken = 0
 
     def place(part: Mapping[str, Any]) -> Placed:
         nonlocal count, taken
         count += 1
-        if count > MAX_IMAGES:
-            raise _refused(f"more than {MAX_IMAGES} images in one conversation: send fewer")
         try:
             image = open_image(part)
             tiles, layout = vision.tiles(image), vision.layout(image.size)

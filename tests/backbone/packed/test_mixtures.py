@@ -63,6 +63,9 @@ def test_gpt_oss_is_what_transformers_dequantises(tmp_path: Path, dtype: Any) ->
     with torch.no_grad():
         found = [one(IDS).logits.float().log_softmax(-1) for one in (loaded.model, expected)]
     torch.testing.assert_close(*found, atol=near, rtol=0)
+    streamed = load(Backbone(model=str(folder), dtype=dtype), device="cpu", streamed=True).model
+    with torch.no_grad():
+        assert torch.equal(streamed(IDS).logits, loaded.model(IDS).logits)
 
 
 def test_blocks_of_fp8_are_what_transformers_dequantises(tmp_path: Path) -> None:
