@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from support import tiny_models
 
+from ptune.config.cards import GPUS
 from ptune.config.recipe import Plan, Recipe
 from ptune.errors import RecipeError
 from ptune.planning import fit_into, planned, predict, preflight, refuse
-from ptune.planning.hardware import GPUS, gpu_bytes
+from ptune.planning.hardware import gpu_bytes
 
 from .conftest import Make
 

@@ -13,10 +13,10 @@ import gradio as gr
 
 from ptune.begin.presets import WHAT
 from ptune.begin.starts import STARTS
+from ptune.config.cards import GPUS
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import write_json
 from ptune.methods import METHODS
-from ptune.planning.hardware import GPUS
 from ptune.studio import choice, commands, drafts, forms, shown_recipe
 from ptune.studio.ask import ask
 from ptune.studio.choice import Choice
