@@ -23,8 +23,8 @@ from support.studio_page import Opened, browser, opened, photographed
 from support.tiny_models import build, conversations, write_jsonl
 
 from ptune.formats.bundle import Bundle
-from ptune.studio.binomial import interval
-from ptune.studio.jobs import Jobs
+from ptune.studio.jobs.queue import Jobs
+from ptune.studio.judge.binomial import interval
 from ptune.studio.workspace import Workspace
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
