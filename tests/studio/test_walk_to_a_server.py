@@ -181,7 +181,7 @@ def reported(studio: Opened) -> None:
     assert frame is not None
     frame.wait_for_url(f"{studio.url}/studio/report/talk")
     report = studio.page.request.get(frame.url)
-    assert report.text() == (studio.folder / "runs" / "talk" / "report.html").read_text()
+    assert report.body() == (studio.folder / "runs" / "talk" / "report.html").read_bytes()
     assert "sandbox" in report.headers["content-security-policy"]
     assert studio.page.locator("iframe.report").get_attribute("sandbox") == ""
 
