@@ -85,6 +85,9 @@ class Opened:
     def option(self, name: str, value: str) -> None:
         """Searches an option of the recipe, and sets it."""
         self.box("search").fill(name)
+        # Until the search is answered the options of a part stand there, the same one among them, and are drawn anew.
+        others = [part for part in FIRST_OPTIONS if not name.startswith(f"{part}.")]
+        wait_until(lambda: self.page.locator('[id^="option-"]').count() < FEW)
         box = self.box(f"option-{name}")
         box.wait_for()
         box.fill(value)
