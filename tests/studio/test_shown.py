@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from ptune.studio.ask import answer_in, problem_in
 from ptune.studio.data import shown as shown_data
 from ptune.studio.jobs.queue import Job
 from ptune.studio.recipe import shown as shown_recipe
-from ptune.studio.run import plots
+from ptune.studio.run import courses, plots
 from ptune.studio.run import shown as shown_runs
 from ptune.studio.run.courses import Course
+from ptune.studio.workspace import Workspace
 
 KNOWN = {
     "a", "article", "b", "circle", "code", "dd", "div", "dl", "dt", "figcaption", "figure", "h2", "h3", "header", "i", "li", "line",
@@ -130,6 +132,35 @@ def test_where_a_run_stands() -> None:
     assert 'aria-valuenow="33"' in html
 
 
+def test_before_its_first_step_a_run_says_what_its_job_does() -> None:
+    job = Job("00001", "train", "mine", ("ptune",), "running", 1.0, 1.0)
+    log = "reading mine.csv\nloading <tiny>\n\n"
+    fresh = Course("mine", [], None, job, False)
+    assert "Before the first step: loading &lt;tiny&gt; …" in shown_runs.facts(fresh, None, None, log)
+    assert "Before the first step: starting …" in shown_runs.facts(fresh, None, None, "")
+    entries = [{"step": step, "loss": 2.0, "seconds": 0.5} for step in (1, 2)]
+    resumed = Course("mine", entries, _record(planned_steps=30), job, True, stepped=False)
+    assert resumed.left_s is None, "it was told by steps of another job"
+    html = shown_runs.facts(resumed, None, None, log)
+    assert "loading &lt;tiny&gt;" in html
+    assert "about" not in html
+    at_work = Course("mine", entries, _record(planned_steps=30), job, True)
+    assert "Before the first step" not in shown_runs.facts(at_work, None, None, log)
+    assert at_work.left_s == 14.0
+
+
+def test_a_journal_from_before_the_job_is_not_its_own(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    folder = workspace.run("mine")
+    folder.mkdir()
+    journal = folder / "metrics.jsonl"
+    journal.write_text('{"step": 1, "loss": 2.0}\n')
+    os.utime(journal, (100.0, 100.0))
+    for started, stepped in ((99.0, True), (101.0, False)):
+        job = Job("00001", "train", "mine", ("ptune",), "running", 1.0, started)
+        assert courses.course(workspace, [job], "mine").stepped is stepped
+
+
 def test_the_state_of_a_run() -> None:
     def state(status: str | None, job: str | None) -> str:
         record = None if status is None else _record(status=status)
@@ -147,11 +178,11 @@ def test_the_state_of_a_run() -> None:
 
 
 def test_several_runs_have_a_colour_each() -> None:
-    courses = [
+    several = [
         Course(name, [{"step": step, "loss": 1.0 / step} for step in (1, 2, 3)], None, None, False)
         for name in "ab"
     ]
-    html = plots.charts(courses)
+    html = plots.charts(several)
     assert html.index("line-0") < html.index("line-1")
     assert '<span class="key line-1">b</span>' in html
     assert "Charts begin" in plots.charts([])

@@ -25,7 +25,7 @@ Points = list[tuple[float, float]]
 class Course:
     """A run: its journal's lines, its record, its newest training job.
 
-    record: None before the first step is prepared.
+    record: None before the first step is prepared. stepped: whether its job has written to the journal.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Course:
     record: RunRecord | None
     job: Job | None
     resumable: bool
+    stepped: bool = True
 
     @property
     def state(self) -> str:
@@ -44,6 +45,16 @@ class Course:
         if self.job is not None and self.job.state in ("failed", "stopped"):
             return self.job.state
         return "cut off" if self.record is not None else "not begun"
+
+    @property
+    def preparing(self) -> bool:
+        """Whether its job runs and is not yet at its first step: data is read, and the model loaded."""
+        return self.state in ("running", "stopping") and not (self.entries and self.stepped)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it can be evaluated and exported."""
+        return self.state in ("finished", "stopped early")
 
     @property
     def step(self) -> int:
@@ -59,7 +70,7 @@ class Course:
     def left_s(self) -> float | None:
         """Seconds until the last step, by the recent ones; validations are not counted. None if not known."""
         recent = [seconds for _, seconds in self.points("seconds")[-RECENT:]]
-        if not recent or self.planned <= self.step:
+        if not recent or self.preparing or self.planned <= self.step:
             return None
         return statistics.fmean(recent) * (self.planned - self.step)
 
@@ -95,7 +106,17 @@ def course(workspace: Workspace, jobs: Sequence[Job], name: str) -> Course:
     except (PtuneError, OSError):  # being written, or damaged: shown as far as it is known
         record, entries = None, []
     resumable = record is not None and record.status in ("running", "interrupted")
-    return Course(name, entries, record, job, resumable)
+    return Course(name, entries, record, job, resumable, _since(run.metrics_path, job))
+
+
+def _since(journal: Path, job: Job | None) -> bool:
+    """Whether a journal was written to since a job's start; True without a job."""
+    if job is None or job.started is None:
+        return True
+    try:
+        return journal.stat().st_mtime >= job.started
+    except OSError:
+        return False
 
 
 def names(workspace: Workspace, jobs: Jobs | Sequence[Job]) -> list[str]:

@@ -32,8 +32,8 @@ def chip(state: str) -> str:
     return f'<span class="chip {escape(state)}">{escape(state)}</span>'
 
 
-def facts(course: Course, peak_bytes: int | None, planned_bytes: int | None) -> str:
-    """Where a run stands: a bar of its steps, and its newest figures."""
+def facts(course: Course, peak_bytes: int | None, planned_bytes: int | None, log: str = "") -> str:
+    """Where a run stands: a bar of its steps, and its newest figures; before its first step what its job's log said last."""
     done = course.step / course.planned if course.planned else 0.0
     steps = f"{course.step:,} <small>of {course.planned:,}</small>" if course.planned else f"{course.step:,}"
     running = course.state in ("running", "stopping")
@@ -58,7 +58,14 @@ def facts(course: Course, peak_bytes: int | None, planned_bytes: int | None) -> 
         f'<div class=progress role=progressbar aria-valuenow="{100 * done:.0f}" aria-valuemin=0 aria-valuemax=100'
         f' aria-label="steps done"><i style="width:{100 * min(done, 1):.1f}%"></i></div>'
     )
-    return f"<h2>{escape(course.name)}</h2>{bar}<dl class=facts>{told}</dl>"
+    now = f"<p role=status>Before the first step: {escape(last_line(log))} …</p>" if course.preparing else ""
+    return f"<h2>{escape(course.name)}</h2>{bar}{now}<dl class=facts>{told}</dl>"
+
+
+def last_line(log: str) -> str:
+    """What a job that prepares its training said last."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return lines[-1] if lines else "starting"
 
 
 def _memory(peak: int | None, planned: int | None) -> str:

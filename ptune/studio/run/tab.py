@@ -122,7 +122,7 @@ class Runs:
         goes_on = first.resumable and not ends
         return (
             queue,
-            shown_runs.facts(first, peak, self._planned_bytes(first.name)),
+            shown_runs.facts(first, peak, self._planned_bytes(first.name), log),
             _button("Stop at once" if job is not None and job.stopping else "Stop", ends),
             _button("Resume", goes_on),
             self._trouble(first, log),
