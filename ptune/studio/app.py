@@ -17,6 +17,7 @@ from ptune.formats.whole_write import write_text
 from ptune.studio import sheet
 from ptune.studio.data.tab import Data
 from ptune.studio.doors import AskForKey, KnownHosts, SameOrigin
+from ptune.studio.jobs.finished_runs import finished_runs
 from ptune.studio.jobs.queue import Job, Jobs
 from ptune.studio.judge.tab import Judge
 from ptune.studio.looks import CSS as OWN_CSS
@@ -115,10 +116,11 @@ def build(workspace: Workspace) -> gr.Blocks:
         with gr.Column(elem_id="page"), gr.Tabs(elem_id="tabs") as tabs:
             studio = Studio(workspace, Jobs(workspace), page, tabs)
             data, recipe, runs = Data(studio), Recipe(studio), Runs(studio)
-            for tab in AFTER_TRAINING:
-                tab(studio)
+            judge, ship, _ = (tab(studio) for tab in AFTER_TRAINING)
         leads(studio, data.chosen, data.ready, recipe)
         leads(studio, recipe.training, recipe.ready, runs)
+        takes(studio, runs.judge.click, runs.chosen, judge)
+        takes(studio, runs.ship.click, runs.chosen, ship)
         again = gr.Timer(LOOK_AGAIN_S)
 
         def look() -> str:
@@ -136,6 +138,17 @@ def leads(studio: Studio, event: Any, ready: gr.State, tab: Any) -> None:
         return gr.update(selected=tab.tab.id) if went else gr.skip()
 
     event.then(go, ready, studio.tabs, **QUIET).then(tab.look, tab.looks_at, tab.looked, **QUIET)
+
+
+def takes(studio: Studio, event: Any, chosen: gr.Dropdown, tab: Any) -> None:
+    """At the event the page goes to a tab, which shows the first of the chosen runs."""
+
+    def go(names: list[str]) -> list[Any]:
+        finished = finished_runs(studio.workspace)
+        run = gr.update(choices=finished, value=names[0]) if names and names[0] in finished else gr.skip()
+        return [run, gr.update(selected=tab.tab.id)]
+
+    event(go, chosen, [tab.run, studio.tabs], **QUIET)
 
 
 def heading(folder: Path, jobs: list[Job]) -> str:

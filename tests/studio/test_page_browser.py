@@ -13,6 +13,9 @@ from support.fake_chat_model import wait_until
 from support.studio_page import Opened, browser, opened
 
 from ptune.config.recipe import Recipe
+from ptune.formats.bundle import BaseIdentity
+from ptune.formats.run import RunRecord
+from ptune.formats.whole_write import write_text
 
 pytestmark = NEEDS_BROWSER
 MOODS = ("glad", "sad")
@@ -135,3 +138,23 @@ def test_every_control_has_a_name_for_a_screen_reader(dropped: Opened, tab: str)
              || one.labels?.length || one.closest('label') || one.closest('fieldset'))).map(one => one.outerHTML.slice(0, 200))"""
     )
     assert nameless == []
+
+
+def test_a_finished_run_leads_to_the_tab_judge(studio: Opened) -> None:
+    for name in ("first", "second"):
+        folder = studio.folder / "runs" / name
+        folder.mkdir(parents=True)
+        base = BaseIdentity(source="tiny", hash="0" * 64)
+        write_text(
+            folder / "run.json", RunRecord(created="2024", base=base, status="finished").model_dump_json()
+        )
+    studio.open("Run")
+    studio.says("facts", "finished")
+    shown = studio.page.locator("#facts h2").inner_text()
+    studio.press("Judge it")
+    wait_until(
+        lambda: studio.box("judge-run").is_visible() and studio.box("judge-run").input_value() == shown
+    )
+    studio.go("Run")
+    studio.press("Export it")
+    wait_until(lambda: studio.box("ship-run").is_visible() and studio.box("ship-run").input_value() == shown)

@@ -105,6 +105,8 @@ def trained(studio: Opened, data: Path, name: str, task: str, model: str) -> Non
     studio.says("diff", "preset quick")
     studio.press("Train it")
     studio.says("facts", "finished")
+    studio.press("Judge it")
+    wait_until(lambda: studio.box("judge-run").input_value() == name)
 
 
 def evaluated(studio: Opened, name: str, figure: str, answers: str = "") -> None:

@@ -14,7 +14,7 @@ import gradio as gr
 from ptune.begin.presets import WHAT
 from ptune.begin.starts import STARTS
 from ptune.config.cards import GPUS
-from ptune.errors import PtuneError, UsageError
+from ptune.errors import PtuneError
 from ptune.formats.whole_write import write_json
 from ptune.methods import METHODS
 from ptune.studio import commands
@@ -26,6 +26,7 @@ from ptune.studio.recipe import drafts, forms
 from ptune.studio.recipe import shown as shown_recipe
 from ptune.studio.recipe.drafts import PRESETS, Draft
 from ptune.studio.recipe.models_here import models_here
+from ptune.studio.run.start import start
 from ptune.studio.studio import QUIET, Studio
 from ptune_serve.ui.labels import problem, waiting
 
@@ -267,7 +268,7 @@ class Recipe:
         return self._attempt(draft, lambda named: None)[1:]
 
     def _trains(self, draft: Draft | None) -> list[Any]:
-        return self._attempt(draft, self._queue)
+        return self._attempt(draft, lambda named: start(self._jobs, named.name.strip()))
 
     def _attempt(self, draft: Draft | None, then: Callable[[Draft], None]) -> list[Any]:
         """Writes the recipe, and does what comes then: whether it went well, and what to show."""
@@ -280,20 +281,6 @@ class Recipe:
             return [False, problem(str(error)), shows(())]
         told = f"<p class=good-news>Written: {self._workspace.shown(path)}</p>"
         return [True, told, shows(commands.train(f"recipes/{draft.name}.yaml", f"runs/{draft.name}"))]
-
-    def _queue(self, draft: Draft) -> None:
-        """Appends the training. Raises: UsageError if it is there."""
-        before = self._jobs.newest("train", draft.name)
-        if before is not None and before.state in ("waiting", "running"):
-            raise UsageError(f"{draft.name} is {before.state} already: see the tab Run.")
-        if (self._workspace.run(draft.name) / "run.json").exists():
-            other = drafts.free_name(self._workspace, draft.name)
-            raise UsageError(
-                f"runs/{draft.name} is there already: resume it on the tab Run, or call this one {other}."
-            )
-        self._jobs.add(
-            "train", draft.name, commands.train(f"recipes/{draft.name}.yaml", f"runs/{draft.name}")
-        )
 
     def _say(self, draft: Draft | None, card: str) -> list[Any]:
         _, told, _ = self._attempt(draft, lambda named: None)

@@ -12,6 +12,7 @@ from ptune.errors import PtuneError
 from ptune.evaluation.curve import averaged
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json
+from ptune.studio.jobs.finished_runs import FINISHED
 from ptune.studio.jobs.queue import Job, Jobs
 from ptune.studio.workspace import Workspace
 
@@ -54,7 +55,7 @@ class Course:
     @property
     def finished(self) -> bool:
         """Whether it can be evaluated and exported."""
-        return self.state in ("finished", "stopped early")
+        return self.state in FINISHED
 
     @property
     def step(self) -> int:

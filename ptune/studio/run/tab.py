@@ -17,6 +17,7 @@ from ptune.studio.jobs.queue import Job
 from ptune.studio.run import courses, plots
 from ptune.studio.run import shown as shown_runs
 from ptune.studio.run.courses import Course
+from ptune.studio.run.start import start
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 from ptune_serve.ui.labels import problem, waiting
 
@@ -39,7 +40,7 @@ class Runs:
                 with gr.Column(scale=3, min_width=300, elem_classes="pane"):
                     self._render_runs()
         self.looks_at: list[Any] = []
-        self.looked = [self._runs, self._recipe, self._seen, *self._shown]
+        self.looked = [self.chosen, self._recipe, self._seen, *self._shown]
         with self.tab:
             self._connect(studio)  # inside: what stands between tabs would count as one
 
@@ -51,7 +52,7 @@ class Runs:
             self._start = gr.Button("Train", size="sm", elem_id="start")
 
     def _render_runs(self) -> None:
-        self._runs = gr.Dropdown(
+        self.chosen = gr.Dropdown(
             [], label="Runs to show", info="The first one in figures, all of them in the charts", multiselect=True,
             max_choices=MOST_SHOWN, elem_id="runs",
         )  # fmt: skip
@@ -59,6 +60,10 @@ class Runs:
         with gr.Row(elem_classes="doing"):
             self._stop = gr.Button("Stop", size="sm", interactive=False, elem_id="stop")
             self._resume = gr.Button("Resume", size="sm", interactive=False, elem_id="resume")
+            self.judge = gr.Button(
+                "Judge it", variant="primary", size="sm", visible=False, elem_id="judge-it"
+            )
+            self.ship = gr.Button("Export it", size="sm", visible=False, elem_id="export-it")
         self._told = gr.HTML(elem_id="run-told")
         self._charts = gr.HTML(elem_id="charts")
         self._command = command_line()
@@ -67,20 +72,21 @@ class Runs:
                 show_label=False, label="Log", interactive=False, lines=10, max_lines=24, elem_classes="log", elem_id="log"
             )  # fmt: skip
         self._shown = [
-            self._queue, self._facts, self._stop, self._resume, self._told, self._charts, self._command, self._log
+            self._queue, self._facts, self._stop, self._resume, self.judge, self.ship, self._told, self._charts, self._command,
+            self._log,
         ]  # fmt: skip
 
     def _connect(self, studio: Studio) -> None:
         seen = [self._seen, *self._shown]
         studio.page.load(self.look, None, self.looked, **QUIET)
-        self.tab.select(self._offers, None, [self._runs, self._recipe], **QUIET)
+        self.tab.select(self._offers, None, [self.chosen, self._recipe], **QUIET)
         again = gr.Timer(LOOK_AGAIN_S)
-        again.tick(self._again, [self._runs, self._seen], seen, **QUIET)
-        self._runs.input(self._again, [self._runs, self._seen], seen, **QUIET)
-        self._stop.click(self._does(self._stops), [self._runs, self._seen], seen, **QUIET)
-        self._resume.click(self._does(self._resumes), [self._runs, self._seen], seen, **QUIET)
-        self._start.click(self._starts, self._recipe, [self._told, self._runs], **QUIET).then(
-            self._again, [self._runs, self._seen], seen, **QUIET
+        again.tick(self._again, [self.chosen, self._seen], seen, **QUIET)
+        self.chosen.input(self._again, [self.chosen, self._seen], seen, **QUIET)
+        self._stop.click(self._does(self._stops), [self.chosen, self._seen], seen, **QUIET)
+        self._resume.click(self._does(self._resumes), [self.chosen, self._seen], seen, **QUIET)
+        self._start.click(self._starts, self._recipe, [self._told, self.chosen], **QUIET).then(
+            self._again, [self.chosen, self._seen], seen, **QUIET
         )
 
     def look(self) -> list[Any]:
@@ -113,7 +119,8 @@ class Runs:
         """Values for the shown components, comparable."""
         queue = shown_runs.queue(jobs, time.time())
         if not chosen:
-            return (queue, waiting(_NONE), _button("Stop", False), _button("Resume", False), "", "", (), "")
+            off = (_button("Stop", False), _button("Resume", False), _onward(False), _onward(False))
+            return (queue, waiting(_NONE), *off, "", "", (), "")
         shown = [courses.course(self._workspace, jobs, name) for name in chosen]
         first, job = shown[0], shown[0].job
         peak = courses.peak_bytes(self._workspace.jobs, job)
@@ -125,6 +132,8 @@ class Runs:
             shown_runs.facts(first, peak, self._planned_bytes(first.name), log),
             _button("Stop at once" if job is not None and job.stopping else "Stop", ends),
             _button("Resume", goes_on),
+            _onward(first.finished),
+            _onward(first.finished),
             self._trouble(first, log),
             plots.charts([one for one in shown if one.entries]),
             self._line(first),
@@ -189,11 +198,7 @@ class Runs:
         try:
             if not name:
                 raise UsageError("There is no recipe yet: make one on the tab Recipe.")
-            if self._workspace.run(name).exists():
-                raise UsageError(f"runs/{name} is there already: resume it, or give the recipe another name.")
-            if (job := self._jobs.newest("train", name)) is not None and job.state in ("waiting", "running"):
-                raise UsageError(f"{name} is {job.state} already.")
-            self._jobs.add("train", name, commands.train(f"recipes/{name}.yaml", f"runs/{name}"))
+            start(self._jobs, name)
         except PtuneError as error:
             return [problem(str(error)), gr.skip()]
         return ["", gr.update(choices=courses.names(self._workspace, self._jobs), value=[name])]
@@ -203,8 +208,14 @@ def _button(name: str, works: bool) -> tuple[str, str, bool]:
     return ("button", name, works)
 
 
+def _onward(there: bool) -> tuple[str, bool]:
+    return ("onward", there)
+
+
 def _update(value: Any) -> Any:
     """A comparable value as a component takes it."""
     if isinstance(value, tuple) and value[:1] == ("button",):
         return gr.update(value=value[1], interactive=value[2])
+    if isinstance(value, tuple) and value[:1] == ("onward",):
+        return gr.update(visible=value[1])
     return shows(value) if isinstance(value, tuple) else value
