@@ -1,4 +1,4 @@
-"""Three amounts of training: a quick look, what the shipped recipe does, and the best that more time gives."""
+"""Three amounts of training: a quick look, as much as the task usually takes, and the best that more time gives."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ptune.spec import Spec
 
 Preset: TypeAlias = Literal["quick", "balanced", "best"]
 WHAT: dict[Preset, str] = {
-    "quick": "a few minutes: 20 steps on at most 200 rows, to see that all of it works",
-    "balanced": "what the shipped recipe does",
-    "best": "up to three times as long: stops when validation gets no better, and keeps the best",
+    "quick": "20 steps on at most 200 rows, only to see that all of it works",
+    "balanced": "as many passes over your rows as this task usually takes",
+    "best": "up to three times as many passes; stops when it gets no better on held-out rows, and keeps the best",
 }
 QUICK_STEPS, QUICK_ROWS, QUICK_HELD_OUT = 20, 200, 20
 LONGER, PATIENCE = 3, 6

@@ -21,14 +21,24 @@ class Series:
     marks: bool = False  # a dot at every point
 
 
-def chart(title: str, x_label: str, series: Sequence[Series], size: tuple[int, int] = (WIDTH, HEIGHT)) -> str:
-    """<figure> with the lines over common axes; empty if there are no points. size: of the view box, in pixels."""
+def chart(
+    title: str,
+    x_label: str,
+    series: Sequence[Series],
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    *,
+    from_zero: bool = False,
+) -> str:
+    """<figure> with the lines over common axes; empty if there are no points. x: counts, such as steps, so that its ticks are
+    whole. size: of the view box, in pixels. from_zero: where no value is negative, the axis begins at 0, so that a small change
+    looks small."""
     width, height = size
     drawn = [plotted for plotted in series if plotted.points]
     if not drawn:
         return ""
     xs, ys = ([point[axis] for plotted in drawn for point in plotted.points] for axis in (0, 1))
-    x_ticks, y_ticks = ticks(min(xs), max(xs), width // 120), ticks(min(ys), max(ys), 5)
+    low = 0.0 if from_zero and min(ys) >= 0 else min(ys)
+    x_ticks, y_ticks = ticks(min(xs), max(xs), width // 120, least=1.0), ticks(low, max(ys), 5)
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - x_ticks[0]) / (x_ticks[-1] - x_ticks[0])
@@ -73,14 +83,15 @@ def averaged(points: Sequence[tuple[float, float]], over: int) -> list[tuple[flo
     return smooth
 
 
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """About `count` round numbers that enclose low to high; at least two."""
+def ticks(low: float, high: float, count: int, *, least: float = 0.0) -> list[float]:
+    """About `count` round numbers that enclose low to high; at least two. least: the smallest distance between them."""
     if high - low <= max(1e-9 * max(abs(low), abs(high)), 1e-12):  # one value
         margin = 0.1 * abs(low) or 0.5
         low, high = low - margin, high + margin
     raw = (high - low) / count
     unit = 10.0 ** math.floor(math.log10(raw))
-    step = next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * (1 - 1e-9))
-    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    step = max(least, next(unit * factor for factor in (1, 2, 5, 10) if unit * factor >= raw * (1 - 1e-9)))
+    first = math.floor(low / step + 1e-9)
+    last = max(first + 1, math.ceil(high / step - 1e-9))
     digits = max(0, 2 - math.floor(math.log10(step)))
     return [round(index * step, digits) for index in range(first, last + 1)]

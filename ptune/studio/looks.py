@@ -7,6 +7,9 @@ CSS = """
   --line-4: #0e7490; --line-5: #6d28d9; }
 .dark { --good: #5fd38a; --bad: #ff8a7a; --line-0: #9aa5ff; --line-1: #f5b74f; --line-2: #5fd38a; --line-3: #ff8ab8;
   --line-4: #5cd6e6; --line-5: #c4a1ff; }
+/* gradio's own grey has 2.6:1 on white, and what waits for an answer is nearly transparent. */
+:root:root { --body-text-color-subdued: #475569; } :root .dark.dark { --body-text-color-subdued: #a3b1c6; }
+#page .html-container.pending { opacity: 1; }
 #heading { padding-bottom: 0.25rem; }
 #heading p { overflow-wrap: anywhere; }
 #page .tabitem > div { gap: 1rem; }
@@ -33,13 +36,14 @@ CSS = """
 .data th, .jobs th { font-weight: 600; color: var(--body-text-color-subdued); white-space: nowrap; }
 .data table, .data tr, .data tbody, .jobs table, .jobs tr, .jobs tbody { border: 0 !important; background: transparent !important; }
 .data td { overflow-wrap: anywhere; min-width: 5rem; }
-.data .number, .jobs .number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; }
+.data .number, .jobs .number { text-align: right; font-variant-numeric: tabular-nums; min-width: 0; white-space: nowrap; }
 .data code, .jobs code { font-family: var(--font-mono); font-size: 0.82rem; background: var(--background-fill-secondary);
   padding: 0.1em 0.35em; border-radius: 0.3em; }
 .data .dim { opacity: 0.5; }
 .bars { display: flex; flex-direction: column; gap: 0.35rem; }
 .bar { display: grid; grid-template-columns: minmax(4.5rem, 26%) 1fr 4rem; align-items: center; gap: 0.6rem; font-size: 0.88rem; }
 .bar .label { overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }
+#plan .bar .label { white-space: normal; }
 .bar .track { height: 0.6rem; border-radius: 0.3rem; background: var(--background-fill-secondary);
   box-shadow: inset 0 0 0 1px var(--border-color-primary); overflow: hidden; }
 .bar .track i { display: block; height: 100%; min-width: 2px; background: var(--primary-500); }

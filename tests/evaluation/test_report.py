@@ -76,6 +76,14 @@ def test_ticks_are_few_even_and_enclose(low: float, span: float, count: int) -> 
     assert max(steps) - min(steps) <= slack
 
 
+@pytest.mark.parametrize(("low", "high"), [(1, 3), (1, 1), (0, 1), (0.0, 1e-12), (5, 400)])
+def test_ticks_of_counts_are_whole(low: float, high: float) -> None:
+    found = ticks(low, high, 4, least=1.0)
+    assert all(tick == int(tick) for tick in found)
+    assert found[0] <= low
+    assert high <= found[-1]
+
+
 def steps_of(losses: list[float]) -> list[dict[str, float]]:
     return [{"step": float(step), "loss": loss} for step, loss in enumerate(losses, 1)]
 

@@ -99,6 +99,27 @@ def test_what_others_wrote_is_not_replaced(workspace: Workspace) -> None:
     assert other.write(workspace).is_file(), "the same recipe may be written again"
 
 
+def test_a_plan_leaves_no_recipe_and_takes_no_name(workspace: Workspace) -> None:
+    draft = _draft(workspace, task="chat", columns={}, preset="quick")
+    path = draft.write_for_plan(workspace)
+    assert path == workspace.folder / ".studio" / "plans" / "tweets.yaml"
+    assert Recipe.load(path) == draft.recipe()
+    assert list(workspace.recipes.iterdir()) == []
+    assert drafts.free_name(workspace, "tweets") == "tweets"
+    written = draft.write(workspace)
+    assert draft.write_for_plan(workspace) == written, "it says the same"
+    other = replace(draft, changes={"train.lr": "2e-3"})
+    assert Recipe.load(other.write_for_plan(workspace)).train.lr == 2e-3
+    assert Recipe.load(written) == draft.recipe()
+
+
+@pytest.mark.parametrize(
+    ("word", "predicted"), [("chat", True), ("preferences", True), ("classify", False), ("embed", False)]
+)
+def test_for_which_tasks_memory_is_predicted(workspace: Workspace, word: str, predicted: bool) -> None:
+    assert _draft(workspace, task=word, columns={}).memory_is_predicted is predicted
+
+
 @pytest.mark.parametrize("name", ["", "../up", "a/b", ".hidden"])
 def test_a_bad_name_is_a_sentence(workspace: Workspace, name: str) -> None:
     with pytest.raises(UsageError, match="cannot be a name"):

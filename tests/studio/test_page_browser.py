@@ -85,6 +85,8 @@ def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
     wait_until(lambda: dropped.box("name").input_value() == "tweets")
     dropped.page.get_by_label("quick:").check()
     dropped.says("diff", "preset quick")
+    assert "Here about 20 steps, 8.9 passes over 36 rows" in dropped.text("preset")
+    assert not dropped.page.locator("#predict").is_visible(), "of a classifier no memory is predicted"
     dropped.unfold("all-options")
     dropped.option("train.lr", "2e-3")
     dropped.says("diff", "0.001", "0.002")
@@ -107,7 +109,7 @@ def test_mistakes_are_sentences_on_the_page(dropped: Opened) -> None:
     dropped.press("Make a recipe of it")
     dropped.says("recipe-head", "data/tweets.csv")
     dropped.unfold("all-options")
-    dropped.option("train.lr", "fast")
+    dropped.option("train.lr", "fast", told="recipe-head")
     dropped.says("recipe-head", "train.lr: ", "'fast'")
     dropped.press("Train it")
     dropped.says("written", "train.lr: ")
@@ -116,7 +118,10 @@ def test_mistakes_are_sentences_on_the_page(dropped: Opened) -> None:
     dropped.says("all-options", "did you mean 'epochs'?")
     dropped.box("name").fill("../up")
     dropped.says("recipe-head", "cannot be a name")
+    dropped.press("Write the recipe")
+    dropped.says("written", "cannot be a name")
     dropped.box("name").fill("tweets")
+    wait_until(lambda: "cannot be a name" not in dropped.text("written"))
     assert list((dropped.folder / "runs").iterdir()) == []
     assert "Traceback" not in dropped.page.content()
 

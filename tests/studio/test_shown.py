@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,38 @@ def test_several_runs_have_a_colour_each() -> None:
     assert html.index("line-0") < html.index("line-1")
     assert '<span class="key line-1">b</span>' in html
     assert "Charts begin" in plots.charts([])
+
+
+def test_charts_do_not_make_noise_a_trend() -> None:
+    """Axes of norms and losses begin at 0; steps are whole."""
+    entries = [{"step": at, "loss": 1.6 + at / 1000, "grad_norm": 1.434 + at / 1000} for at in (1, 2, 3)]
+    html = plots.charts([Course("few", entries, None, None, False)])
+    ticks = [
+        [float(text) for text in re.findall(r"<text[^>]*>([-\d.e]+)</text>", one)]
+        for one in html.split("</figure>")
+    ]
+    for drawn in filter(None, ticks):
+        assert 0.0 in drawn
+    across = re.findall(r'text-anchor="middle">([^<]+)<', html)
+    assert across
+    assert all(text.isdecimal() for text in across)
+    below = [{"step": at, "loss": -at / 10} for at in (1, 2, 3)]
+    assert ">-0.3<" in plots.charts([Course("reward", below, None, None, False)])
+
+
+def test_amounts_of_memory() -> None:
+    amounts = (999_400_000, 999_600_000, 1_400_000_000)
+    assert [shown_recipe.gigabytes(amount) for amount in amounts] == ["999 MB", "1.0 GB", "1.4 GB"]
+    document = {
+        "needed_bytes": 10**9,
+        "memory_bytes": 2 * 10**9,
+        "fits": True,
+        "weights": 10**9,
+        "loss_workspace": 400_000,
+    }
+    html = shown_recipe.plan(document, "this machine")
+    assert "model weights" in html
+    assert "0 MB" not in html
 
 
 def test_long_runs_are_thinned_and_keep_their_end() -> None:

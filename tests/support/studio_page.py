@@ -84,15 +84,15 @@ class Opened:
         """Waits until an element says all of these."""
         wait_until(lambda: all(word in self.text(name) for word in words))
 
-    def option(self, name: str, value: str) -> None:
-        """Searches an option of the recipe, and sets it."""
+    def option(self, name: str, value: str, told: str = "diff") -> None:
+        """Searches an option of the recipe, and sets it. told: the element that names it then."""
         self.box("search").fill(name)
         # Until the search is answered the options of a part stand there, the same one among them, and are drawn anew.
         wait_until(lambda: self.page.locator('[id^="option-"]').count() < FEW_OPTIONS)
         box = self.box(f"option-{name}")
         box.wait_for()
         box.fill(value)
-        self.says("diff", name)
+        self.says(told, name)
 
 
 @contextmanager

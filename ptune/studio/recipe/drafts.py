@@ -10,6 +10,7 @@ from typing import Any, get_args
 from ptune.begin.presets import Preset
 from ptune.begin.project import Answers, recipe_of, write_recipe
 from ptune.begin.starts import STARTS, Word
+from ptune.config.chat import Chat
 from ptune.config.read_recipe import read_recipe
 from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, UsageError
@@ -64,6 +65,21 @@ class Draft:
         write_recipe(recipe, self._answers(), path)
         write_json(_record(workspace, self.name), {"sha256": sha256_of(path)})
         return path
+
+    def write_for_plan(self, workspace: Workspace) -> Path:
+        """The recipe's file for `ptune plan`: recipes/NAME.yaml, if it says just that, else one in .studio/, so that a look
+        at the memory makes no recipe. Raises: UsageError, RecipeError."""
+        recipe, path = self.recipe(), workspace.recipe(self.name)
+        if path.exists() and Recipe.load(path) == recipe:
+            return path
+        aside = workspace.own / "plans" / path.name
+        write_recipe(recipe, self._answers(), aside)
+        return aside
+
+    @property
+    def memory_is_predicted(self) -> bool:
+        """Whether `ptune plan` knows the task; of a translation its model decides, too."""
+        return isinstance(read_recipe(STARTS[self.task].recipe).task, Chat)
 
     def _answers(self) -> Answers:
         return Answers(

@@ -9,7 +9,7 @@ from typing import Any
 from ptune.studio.recipe.forms import Option
 
 PARTS = {
-    "weights": "the model's weights",
+    "weights": "model weights",
     "quantisation_state": "scales of quantised weights",
     "adapter": "adapter",
     "gradients": "gradients",
@@ -21,6 +21,8 @@ PARTS = {
     "baseline": "libraries",
 }
 """The parts of `ptune plan`'s ledger."""
+SEEN_BYTES = 500_000
+"""Less is 0 MB, and has no bar."""
 
 
 def diff(differences: Sequence[tuple[str, str, str]], preset: str) -> str:
@@ -45,7 +47,7 @@ def plan(document: Mapping[str, Any], where: str) -> str:
     changes = document.get("changes")
     told = "".join(f"<li>{escape(str(one))}</li>" for one in changes or ())
     advice = f"<p>With <code>plan.auto</code> it is made to fit by:</p><ul>{told}</ul>" if told else ""
-    parts = [(name, document[key]) for key, name in PARTS.items() if document.get(key)]
+    parts = [(name, document[key]) for key, name in PARTS.items() if document.get(key, 0) >= SEEN_BYTES]
     most = max([amount for _, amount in parts], default=1)
     bars = "".join(_bar(name, amount, most) for name, amount in sorted(parts, key=lambda part: -part[1]))
     more = "".join(
@@ -89,7 +91,7 @@ def about(option: Option) -> str:
 
 def gigabytes(amount: float) -> str:
     """An amount of memory in GB or MB of 10^9 and 10^6 bytes."""
-    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.0f} MB"
+    return f"{amount / 1e9:.1f} GB" if amount >= 999.5e6 else f"{amount / 1e6:.0f} MB"
 
 
 def _bar(name: str, amount: int, most: int) -> str:

@@ -14,7 +14,7 @@ import gradio as gr
 from ptune.begin.presets import WHAT
 from ptune.begin.starts import STARTS
 from ptune.config.cards import GPUS
-from ptune.errors import PtuneError
+from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import write_json
 from ptune.methods import METHODS
 from ptune.studio import commands
@@ -22,7 +22,7 @@ from ptune.studio.ask import ask
 from ptune.studio.command_shown import command_line, shows
 from ptune.studio.data import choice
 from ptune.studio.data.choice import Choice
-from ptune.studio.recipe import drafts, forms
+from ptune.studio.recipe import drafts, forms, length
 from ptune.studio.recipe import shown as shown_recipe
 from ptune.studio.recipe.drafts import PRESETS, Draft
 from ptune.studio.recipe.models_here import models_here
@@ -56,14 +56,12 @@ class Recipe:
         self.looks_at: list[Any] = []
         self.looked = [
             self._draft, self._form, self._head, self._begin, self._name, self._preset, self._model, self._method, self._diff,
-            self._write_line, self._train_line,
+            self._planning, *self._outcome,
         ]  # fmt: skip
         self._connect(studio)
 
     def _render_choices(self) -> None:
-        self._begin = gr.Dropdown(
-            [], label="Begin from a recipe that is here", elem_id="begin-from", value=None
-        )
+        self._begin = gr.Dropdown([], label="Start from an existing recipe", elem_id="begin-from", value=None)
         self._name = gr.Textbox(
             label="Name",
             info="Names recipes/NAME.yaml, runs/NAME and bundles/NAME",
@@ -104,11 +102,11 @@ class Recipe:
             self._options(draft, words or "", part)
 
     def _render_outcome(self) -> None:
-        gr.HTML("<h2>Against the preset</h2>")
+        gr.HTML("<h2>Changes from the preset</h2>")
         self._diff = gr.HTML(elem_classes="data", elem_id="diff")
-        with gr.Row(elem_classes="doing"):
+        with gr.Row(elem_classes="doing") as self._planning:
             self._card = gr.Dropdown(
-                [HERE, *GPUS], value=HERE, label="Memory of", allow_custom_value=True, elem_id="card", min_width=150
+                [HERE, *GPUS], value=HERE, label="Memory on", allow_custom_value=True, elem_id="card", min_width=150
             )  # fmt: skip
             self._predict = gr.Button("Predict the memory", size="sm", elem_id="predict")
         self._plan_line = command_line("The prediction on the command line")
@@ -118,12 +116,14 @@ class Recipe:
             self._train = gr.Button("Train it", variant="primary", size="sm", elem_id="train")
         self._write_line = gr.HTML(elem_classes="data", elem_id="written")
         self._train_line = command_line()
+        # What was said of a recipe; it is taken away where another one is meant.
+        self._outcome = [self._write_line, self._train_line, self._plan_line, self._plan]
 
     def _connect(self, studio: Studio) -> None:
         studio.page.load(self.look, None, self.looked, **QUIET)
         self.tab.select(self._again, self._draft, self.looked, **QUIET)
         self._begin.input(self._begins, self._begin, self.looked, **QUIET)
-        changing = [self._draft, self._form, self._head, self._diff]
+        changing = [self._draft, self._form, self._head, self._diff, *self._outcome]
         for component, field in (
             (self._preset, "preset"), (self._model, "model"), (self._method, "method")
         ):  # fmt: skip
@@ -169,7 +169,7 @@ class Recipe:
         recipes = gr.update(choices=self._workspace.recipe_names(), value=None)
         if draft is None:
             empty = [gr.skip()] * 4
-            return [None, 0, waiting(_NO_DATA), recipes, *empty, "", "", shows(())]
+            return [None, 0, waiting(_NO_DATA), recipes, *empty, "", gr.skip(), *_nothing()]
         drafts.keep(self._workspace, draft)
         try:
             shown = draft.preset_recipe()
@@ -178,8 +178,21 @@ class Recipe:
             model, method = draft.model or "", draft.method or "Lora"
         models = gr.update(choices=list(dict.fromkeys([model, *models_here(self._workspace)])), value=model)
         return [
-            draft, _next(), self._told(draft), recipes, draft.name, draft.preset, models, method, self._differs(draft), "", shows(()),
+            draft, _next(), self._told(draft), recipes, draft.name, self._presets(draft), models, method, self._differs(draft),
+            gr.update(visible=draft.memory_is_predicted), *_nothing(),
         ]  # fmt: skip
+
+    def _presets(self, draft: Draft) -> Any:
+        """The presets, with about how long each is on this data."""
+        rows = length.rows_of(self._workspace.folder, draft.files)
+        choices = []
+        for preset in PRESETS:
+            try:
+                recipe = replace(draft, preset=preset).preset_recipe()
+            except PtuneError:
+                recipe = None
+            choices.append((length.label(preset, recipe, rows), preset))
+        return gr.update(choices=choices, value=draft.preset)
 
     def _again(self, draft: Draft | None) -> list[Any]:
         """As `look`, where other data was chosen meanwhile."""
@@ -189,14 +202,15 @@ class Recipe:
     def _chosen(self, field: str, draft: Draft | None, form: int, value: str) -> list[Any]:
         """Another name, preset, model or method."""
         if draft is None:
-            return [None, form, problem(_NO_DATA), ""]
-        fields: dict[str, Any] = {field: value.strip()}
+            return [None, form, problem(_NO_DATA), "", *_nothing()]
+        before, fields = draft, dict[str, Any]({field: value.strip()})
         draft = replace(draft, **fields)
         if field == "method":  # the options of another method are others
             kept = {name: text for name, text in draft.changes.items() if not name.startswith("method.")}
             draft = replace(draft, changes=kept)
         drafts.keep(self._workspace, draft)
-        return [draft, form if field == "name" else _next(), self._told(draft), self._differs(draft)]
+        form = form if field == "name" else _next()
+        return [draft, form, self._told(draft), self._differs(draft), *_nothing(draft == before)]
 
     def _options(self, draft: Draft | None, words: str, part: str) -> None:
         """Draws the options that were searched for, or those of a part."""
@@ -234,8 +248,8 @@ class Recipe:
         # gradio's input of a text knows nothing of what is pasted.
         event = component.change if option.kind == "text" else component.input
         event(
-            partial(self._set, option.name, option.value), [self._draft, component], [self._draft, self._head, self._diff],
-            trigger_mode="always_last", **QUIET,
+            partial(self._set, option.name, option.value), [self._draft, component],
+            [self._draft, self._head, self._diff, *self._outcome], trigger_mode="always_last", **QUIET,
         )  # fmt: skip
 
     def _set(self, name: str, preset: str, draft: Draft, value: Any) -> list[Any]:
@@ -244,9 +258,9 @@ class Recipe:
         changes = {key: old for key, old in draft.changes.items() if key != name}
         if text != preset:
             changes[name] = text
-        draft = replace(draft, changes=changes)
+        before, draft = draft, replace(draft, changes=changes)
         drafts.keep(self._workspace, draft)
-        return [draft, self._told(draft), self._differs(draft)]
+        return [draft, self._told(draft), self._differs(draft), *_nothing(draft == before)]
 
     def _told(self, draft: Draft) -> str:
         """What the recipe is for, or what is wrong with it."""
@@ -283,23 +297,30 @@ class Recipe:
         return [True, told, shows(commands.train(f"recipes/{draft.name}.yaml", f"runs/{draft.name}"))]
 
     def _say(self, draft: Draft | None, card: str) -> list[Any]:
-        _, told, _ = self._attempt(draft, lambda named: None)
-        if draft is None or "problem" in told:
-            return [shows(()), told]
+        try:
+            command = self._plan_command(draft, card)
+        except PtuneError as error:
+            return [shows(()), problem(str(error))]
         return [
-            shows(self._plan_command(draft, card)),
+            shows(command),
             waiting("Predicting: the model is laid out without its weights …"),
         ]
 
-    def _plan_command(self, draft: Draft, card: str) -> tuple[str, ...]:
-        return commands.plan(f"recipes/{draft.name}.yaml", None if card in ("", HERE) else card)
+    def _plan_command(self, draft: Draft | None, card: str) -> tuple[str, ...]:
+        """The command, for which there is a file. Raises: UsageError, RecipeError."""
+        if draft is None:
+            raise UsageError(_NO_DATA)
+        path = draft.write_for_plan(self._workspace)
+        return commands.plan(self._workspace.shown(path), None if card in ("", HERE) else card)
 
     def _planned(self, draft: Draft | None, card: str) -> Any:
-        if draft is None or not self._workspace.recipe(draft.name).exists():
+        try:
+            command = self._plan_command(draft, card)
+        except PtuneError:  # told already
             return gr.skip()
-        answer = ask(self._workspace, commands.as_json(self._plan_command(draft, card)))
-        if answer.document is None:
-            return waiting(answer.problem)
+        answer = ask(self._workspace, commands.as_json(command))
+        if draft is None or answer.document is None:
+            return problem(answer.problem)
         if card in ("", HERE):
             write_json(self._workspace.own / "plans" / f"{draft.name}.json", answer.document)
         return shown_recipe.plan(answer.document, card or HERE)
@@ -313,6 +334,11 @@ class Recipe:
             return problem(str(error))
         answer = ask(self._workspace, ("ptune", "doctor", "--model", model, "--json"))
         return problem(answer.problem) if answer.document is None else shown_recipe.model(answer.document)
+
+
+def _nothing(same: bool = False) -> list[Any]:
+    """Values that take away what was said of a recipe. same: of this one: it stays."""
+    return [gr.skip()] * 4 if same else ["", shows(()), shows(()), ""]
 
 
 def _next() -> int:

@@ -20,7 +20,7 @@ def charts(courses: Sequence[Course]) -> str:
         _of(courses, "Validation accuracy", "validation_accuracy", marks=True),
         _of(courses, "Reward", "reward", smooth=True),
         _of(courses, "Learning rate", "lr"),
-        _of(courses, "Gradient norm", "grad_norm", smooth=True),
+        _of(courses, "Gradient norm", "grad_norm", smooth=True, from_zero=True),
         _speeds(courses),
     ]
     inside = "".join(one for one in drawn if one)
@@ -38,10 +38,18 @@ def _losses(courses: Sequence[Course]) -> str:
         series.append(Series(f"{whose}smoothed", colour, _thin(course.smoothed("loss"))))
         held = course.points("validation_loss")
         series.append(Series(f"{whose}validation", f"{colour} dashed", held, marks=True))
-    return chart("Loss", "step", series, SIZE)
+    return chart("Loss", "step", series, SIZE, from_zero=True)
 
 
-def _of(courses: Sequence[Course], title: str, key: str, *, smooth: bool = False, marks: bool = False) -> str:
+def _of(
+    courses: Sequence[Course],
+    title: str,
+    key: str,
+    *,
+    smooth: bool = False,
+    marks: bool = False,
+    from_zero: bool = False,
+) -> str:
     series = [
         Series(
             course.name,
@@ -51,7 +59,7 @@ def _of(courses: Sequence[Course], title: str, key: str, *, smooth: bool = False
         )
         for at, course in enumerate(courses)
     ]
-    return chart(title, "step", series, SIZE)
+    return chart(title, "step", series, SIZE, from_zero=from_zero)
 
 
 def _speeds(courses: Sequence[Course]) -> str:

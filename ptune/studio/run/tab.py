@@ -67,7 +67,7 @@ class Runs:
         self._told = gr.HTML(elem_id="run-told")
         self._charts = gr.HTML(elem_id="charts")
         self._command = command_line()
-        with gr.Accordion("What it says", open=False):
+        with gr.Accordion("Log", open=False):
             self._log = gr.Textbox(
                 show_label=False, label="Log", interactive=False, lines=10, max_lines=24, elem_classes="log", elem_id="log"
             )  # fmt: skip
@@ -82,7 +82,8 @@ class Runs:
         self.tab.select(self._offers, None, [self.chosen, self._recipe], **QUIET)
         again = gr.Timer(LOOK_AGAIN_S)
         again.tick(self._again, [self.chosen, self._seen], seen, **QUIET)
-        self.chosen.input(self._again, [self.chosen, self._seen], seen, **QUIET)
+        self.chosen.input(self._does(lambda name: None), [self.chosen, self._seen], seen, **QUIET)
+        self._recipe.input(lambda: "", None, self._told, **QUIET)  # why another one was not trained
         self._stop.click(self._does(self._stops), [self.chosen, self._seen], seen, **QUIET)
         self._resume.click(self._does(self._resumes), [self.chosen, self._seen], seen, **QUIET)
         self._start.click(self._starts, self._recipe, [self._told, self.chosen], **QUIET).then(
