@@ -28,6 +28,11 @@ def test_the_steps_of_sixty_rows(preset: Preset, told: str) -> None:
     assert told in label(preset, replace(CHAT, preset=preset).preset_recipe(), 60)
 
 
+def test_very_few_rows_are_passed_over_often() -> None:
+    labels = Draft("mine", ("moods.csv",), "classify", {"text": "message", "label": "mood"})
+    assert "up to 200 steps, 356 passes over 9 rows" in label("balanced", labels.preset_recipe(), 10)
+
+
 def test_quick_takes_few_of_many_rows() -> None:
     quick = replace(CHAT, preset="quick").preset_recipe()
     assert "over 180 rows" in label("quick", quick, 100_000)

@@ -85,7 +85,7 @@ def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
     wait_until(lambda: dropped.box("name").input_value() == "tweets")
     dropped.page.get_by_label("quick:").check()
     dropped.says("diff", "preset quick")
-    assert "Here about 20 steps, 8.9 passes over 36 rows" in dropped.text("preset")
+    assert "Here up to 20 steps, 8.9 passes over 36 rows" in dropped.text("preset")
     assert not dropped.page.locator("#predict").is_visible(), "of a classifier no memory is predicted"
     dropped.unfold("all-options")
     dropped.option("train.lr", "2e-3")

@@ -27,7 +27,8 @@ def label(preset: Preset, recipe: Recipe | None, rows: int | None) -> str:
     trained = rows if recipe.data.validation else rows - round(rows * recipe.data.validation_share)
     steps = Order(max(1, trained), recipe.train.batch_size, recipe.train.seed).steps(recipe.train)
     most = "up to" if recipe.train.patience is not None else "about"
-    passes = f"{steps * recipe.train.batch_size / max(1, trained):.2g}"
+    often = steps * recipe.train.batch_size / max(1, trained)
+    passes = f"{often:,.0f}" if often >= 10 else f"{often:.2g}"
     return f"{told}. Here {most} {steps:,} steps, {passes} pass{'es' * (passes != '1')} over {trained:,} rows"
 
 
