@@ -319,6 +319,8 @@ class Recipe:
         except PtuneError:  # told already
             return gr.skip()
         answer = ask(self._workspace, commands.as_json(command))
+        if drafts.kept(self._workspace, choice.load(self._workspace)) != draft:
+            return gr.skip()  # another recipe is meant by now
         if draft is None or answer.document is None:
             return problem(answer.problem)
         if card in ("", HERE):
