@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptune.config.cards import GPUS
 from ptune.engine.memory import most_bytes, ram_bytes
 from ptune.errors import UsageError
 from ptune.planning.hardware import (
     GIB,
-    GPUS,
     card_for,
     computes_in,
     gpu_bytes,
