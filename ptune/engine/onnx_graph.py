@@ -5,16 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy.typing as npt
 import onnxruntime
 
 from ptune.engine.kernels import Kernels
 from ptune.errors import FormatError, PtuneError
-
-if TYPE_CHECKING:
-    from ptune.engine.device import Device
 
 Array = npt.NDArray[Any]
 LEAST_ONNXRUNTIME = (1, 32)  # as pyproject.toml; 1.31.1 refuses the decoder's graphs
@@ -25,13 +22,24 @@ LEAST_ONNXRUNTIME = (1, 32)  # as pyproject.toml; 1.31.1 refuses the decoder's g
 NO_TILES = "ORT_GQA_DISABLE_FLASH_ATTENTION"
 
 
+class Provider(Protocol):
+    """What computes in place of the CPU (`ptune.engine.device.Device`)."""
+
+    @property
+    def providers(self) -> list[Any]: ...
+
+    def prepare(self, path: Path, options: Any) -> bytes: ...
+
+    def check(self, session: onnxruntime.InferenceSession) -> None: ...
+
+
 def open_graph(
     path: Path,
     threads: int | None = None,
     *,
     without: Sequence[str] = (),
     kernels: Kernels | None = None,
-    device: Device | None = None,
+    device: Provider | None = None,
 ) -> onnxruntime.InferenceSession:
     """Loads a graph. `threads` defaults to the cores that this process really has.
 

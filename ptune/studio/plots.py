@@ -20,7 +20,7 @@ def charts(courses: Sequence[Course]) -> str:
         _of(courses, "Validation accuracy", "validation_accuracy", marks=True),
         _of(courses, "Reward", "reward", smooth=True),
         _of(courses, "Learning rate", "lr"),
-        _of(courses, "Length of the gradient", "grad_norm", smooth=True),
+        _of(courses, "Gradient norm", "grad_norm", smooth=True),
         _speeds(courses),
     ]
     inside = "".join(one for one in drawn if one)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,9 +12,8 @@ def began(pid: int) -> str | None:
     """When the process began, as the system tells it, and in which life of the machine; None if it runs no more."""
     if Path("/proc/self/stat").exists():
         return _in_proc(pid)
-    told = subprocess.run(
-        ["ps", "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True
-    ).stdout
+    ps = shutil.which("ps") or "/bin/ps"
+    told = subprocess.run([ps, "-o", "stat=,lstart=", "-p", str(pid)], capture_output=True, text=True).stdout
     state, _, since = told.strip().partition(" ")
     return None if not state or state.startswith("Z") else since.strip()
 

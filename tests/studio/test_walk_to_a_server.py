@@ -65,6 +65,7 @@ def test_from_labelled_texts_to_an_answer(studio: Opened, tmp_path: Path) -> Non
     assert "rows are wrong" in figures or "No row is wrong" in figures
     assert "only generated text is voted on" in studio.text("blind")
     photographed(studio, "judge-labels")
+    refused(studio, "no better than")
     exported(studio, "tweets")
     served(studio, "tweets")
     studio.box("ask-text").fill("this was a wonderful film")
@@ -185,6 +186,16 @@ def reported(studio: Opened) -> None:
     assert studio.page.locator("iframe.report").get_attribute("sandbox") == ""
 
 
+def refused(studio: Opened, why: str) -> None:
+    """The command's own sentence, and what the page offers against it."""
+    studio.go("Ship")
+    wait_until(lambda: studio.box("ship-run").input_value() == "tweets")
+    studio.press("Export and prove")
+    studio.says("ship-state", "Not exported", why)
+    studio.page.get_by_label("Even if no better than a baseline").check()
+    wait_until(lambda: "--anyway" in studio.page.locator(".command:visible textarea").first.input_value())
+
+
 def exported(studio: Opened, name: str, *, killed: bool = False) -> None:
     """The table fills in; if the studio dies meanwhile, the next one shows the same export, its hops and its end."""
     studio.go("Ship")
@@ -202,7 +213,8 @@ def exported(studio: Opened, name: str, *, killed: bool = False) -> None:
     hops = [*bundle.manifest.hops, *bundle.adapter(name).hops]
     assert rows.count() == len(hops) > early
     assert all(hop.name in studio.text("ship-proof") for hop in hops)
-    [job] = [job for job in Jobs(Workspace(studio.folder)).all() if job.kind == "export"]
+    job = Jobs(Workspace(studio.folder)).newest("export", name)
+    assert job is not None
     assert (job.state, job.returncode) == ("done", 0)
     studio.says("ship-sizes", "fp32")
 

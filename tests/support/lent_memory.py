@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import ptune.engine.decoder.engine as engine
+from ptune.engine.decoder import device_cache
 from ptune.engine.decoder.session import Session
 from ptune.engine.device import Device, DeviceArray
 
@@ -49,4 +49,4 @@ def lend(monkeypatch: pytest.MonkeyPatch, device: Device = DEVICE) -> None:
 
     monkeypatch.setattr(Device, "zeros", noted)
     monkeypatch.setattr(Session, "_load", carrying)
-    monkeypatch.setattr(engine, "device_for", lambda *_: device)
+    monkeypatch.setattr(device_cache, "device_for", lambda *_: device)

@@ -6,6 +6,7 @@ A slot is copied whole, within the device: at the speed of its memory that is a 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,28 @@ import numpy.typing as npt
 
 from ptune.engine.adapters.prefix import Prefix
 from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.decoder.kv_cache import LONG_TOKENS, KvCache, rows_within
 from ptune.engine.decoder.snapshots import Snapshots
 from ptune.engine.decoder.states import States
 from ptune.engine.device import CACHE, Device
+from ptune.engine.device_choice import device_for
+from ptune.engine.options import EngineOptions
 from ptune.errors import UsageError
+from ptune.formats.bundle import Bundle
 from ptune.formats.signature import Signature
+
+
+def on_device(bundle: Bundle, graph: Path, options: EngineOptions) -> tuple[Graphs, DeviceCache] | None:
+    """The graph and the cache of an engine on the device that `options` ask for; None for the CPU.
+
+    Raises: UsageError where it cannot serve the graph's profile, or has too little memory; FormatError; PtuneError.
+    """
+    device = device_for(bundle, graph.parent.name, options)
+    if device is None:
+        return None
+    graphs = Graphs.open(graph, bundle.decoder, options.threads, device=device)
+    return graphs, DeviceCache.on(options.kv_bytes, bundle.decoder, options.max_rows, device)
 
 
 class DeviceStates(States):

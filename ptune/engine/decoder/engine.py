@@ -20,7 +20,7 @@ from ptune.engine.adapters.sums import combined
 from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
-from ptune.engine.decoder.device_cache import DeviceCache
+from ptune.engine.decoder.device_cache import on_device
 from ptune.engine.decoder.distributions import Distributions, LabelledSequence, Wanted
 from ptune.engine.decoder.draft_model import DraftModel
 from ptune.engine.decoder.drafts import Drafts
@@ -35,8 +35,6 @@ from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Logits, Step
 from ptune.engine.decoder.ticket import Ticket, drawn, until_finish
-from ptune.engine.device import Device
-from ptune.engine.device_choice import device_for
 from ptune.engine.job import not_computed
 from ptune.engine.options import GIB, EngineKeywords, EngineOptions
 from ptune.errors import AdapterError, ParityError, PtuneError
@@ -132,30 +130,19 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _build(cls, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
         profile = graph.parent.name
         least_tokens = bundle.manifest.graphs[profile].least_tokens
-        if (device := device_for(bundle, profile, options)) is not None:
-            return cls._on(device, bundle, graph, options)
+        if (placed := on_device(bundle, graph, options)) is not None:
+            return cls(bundle, *placed, options)
         graph = bundle.graph_path(profile, options.kv_cache_dtype)
         form = chosen(bundle, profile, options.kv_cache_dtype, options.kernels)
         graphs = Graphs.open(graph, bundle.decoder, options.threads, least_tokens, form.kernels)
         spare = spare_positions(graphs.heads, graphs.least_keys)
+        scales = read_scales(graph, options.kv_cache_dtype)
         cache = KvCache.within(
-            options.kv_bytes,
-            bundle.decoder,
-            options.max_rows,
-            spare,
-            options.kv_cache_dtype,
-            read_scales(graph, options.kv_cache_dtype),
+            options.kv_bytes, bundle.decoder, options.max_rows, spare, options.kv_cache_dtype, scales
         )
         folder = options.draft_model
         draft_model = None if folder is None else DraftModel.open(folder, bundle, cache, options)
         return cls(bundle, graphs, cache, options, form, draft_model)
-
-    @classmethod
-    def _on(cls, device: Device, bundle: Bundle, graph: Path, options: EngineOptions) -> Engine:
-        """An engine whose graph, cache and adapters are on a device."""
-        graphs = Graphs.open(graph, bundle.decoder, options.threads, device=device)
-        cache = DeviceCache.on(options.kv_bytes, bundle.decoder, options.max_rows, device)
-        return cls(bundle, graphs, cache, options)
 
     def _load(self, folder: Path, record: AdapterRecord) -> Adapter:
         """Reads an adapter. Raises: FormatError; AdapterError where it does not fit, or missed its gate with these operators."""
@@ -306,11 +293,10 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
 
     def capacity(self) -> str:
         """How many sequences run at once, and how long they may be, in words."""
-        cache = self._cache
+        cache, where = self._cache, "" if self.device is None else f" of {self.device.title}"
         return (
             f"{cache.slots} sequences at once, each of up to {cache.capacity:,} tokens, and "
-            f"{cache.budget.tokens:,} tokens together in {self._options.kv_bytes / GIB:.3g} GB"
-            f"{'' if self.device is None else f' of {self.device.title}'}"
+            f"{cache.budget.tokens:,} tokens together in {self._options.kv_bytes / GIB:.3g} GB{where}"
         )
 
     def stats(self) -> EngineStats:

@@ -72,7 +72,6 @@ class Graphs:
             threads = min(threads or available_cores(), most_threads_of_nf4(signature))
         weights = path.with_name("model.onnx.data")
         light = not weights.is_file() or weights.stat().st_size <= LIGHT
-
         whole = Session(path, signature, threads, kernels=kernels, device=device)
         own = whole.own_attention
 

@@ -59,9 +59,9 @@ class Ship:
             )  # fmt: skip
             self._kind = gr.Dropdown(GGUF_TYPES, value="auto", label="Type of the weights", visible=False)
         with gr.Row():
-            self._cache = gr.Checkbox(label="Keys and values in int8, too")
-            self._merge = gr.Checkbox(label="Merge the adapter into the weights")
-            self._anyway = gr.Checkbox(label="Even if no better than a baseline")
+            self._cache = gr.Checkbox(label="Keys and values in int8, too", min_width=220)
+            self._merge = gr.Checkbox(label="Merge the adapter into the weights", min_width=220)
+            self._anyway = gr.Checkbox(label="Even if no better than a baseline", min_width=220)
         with gr.Row(elem_classes="doing"):
             self._export = gr.Button("Export and prove", variant="primary", elem_id="ship-export", size="sm")
             self._stop = gr.Button("Stop", elem_id="ship-stop", size="sm", visible=False)
