@@ -15,17 +15,17 @@ from fastapi import FastAPI
 from ptune.errors import UsageError
 from ptune.formats.whole_write import write_text
 from ptune.studio import sheet
+from ptune.studio.data.tab import Data
 from ptune.studio.doors import AskForKey, KnownHosts, SameOrigin
-from ptune.studio.downloads import routes
-from ptune.studio.jobs import Job, Jobs
+from ptune.studio.jobs.queue import Job, Jobs
+from ptune.studio.judge.tab import Judge
 from ptune.studio.looks import CSS as OWN_CSS
+from ptune.studio.recipe.tab import Recipe
+from ptune.studio.run.tab import Runs
+from ptune.studio.serve.tab import Serve
+from ptune.studio.ship.downloads import routes
+from ptune.studio.ship.tab import Ship
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
-from ptune.studio.tabs.data import Data
-from ptune.studio.tabs.judge import Judge
-from ptune.studio.tabs.recipe import Recipe
-from ptune.studio.tabs.run import Runs
-from ptune.studio.tabs.serve import Serve
-from ptune.studio.tabs.ship import Ship
 from ptune.studio.workspace import Workspace
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.http.listen import Server, listen, local_names, url_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ptune.begin.starts import STARTS
-from ptune.studio.choice import Choice
+from ptune.studio.data.choice import Choice
 
 ROWS = 8  # that are shown token by token
 

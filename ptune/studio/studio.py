@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ptune.studio.jobs import Jobs
+from ptune.studio.jobs.queue import Jobs
 from ptune.studio.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.studio import binomial
+from ptune.studio.judge import binomial
 
 stats = pytest.importorskip("scipy.stats")
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptune.errors import UsageError
-from ptune.studio.downloads import Kind, link, own_files, place, routes, zipped
+from ptune.studio.ship.downloads import Kind, link, own_files, place, routes, zipped
 from ptune.studio.workspace import Workspace
 
 WEIGHTS = bytes(range(256)) * 9000  # over two chunks

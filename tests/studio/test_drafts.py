@@ -16,10 +16,11 @@ from ptune.config.read_recipe import read_recipe
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError, UsageError
 from ptune.methods.vera import Vera
-from ptune.studio import choice, drafts
-from ptune.studio.choice import Choice
-from ptune.studio.drafts import Draft
-from ptune.studio.forms import changed
+from ptune.studio.data import choice
+from ptune.studio.data.choice import Choice
+from ptune.studio.recipe import drafts
+from ptune.studio.recipe.drafts import Draft
+from ptune.studio.recipe.forms import changed
 from ptune.studio.workspace import Workspace
 
 TWEETS = Choice(("data/tweets.csv",), "classify", {"text": "message", "label": "mood"})

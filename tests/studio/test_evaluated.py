@@ -8,8 +8,8 @@ from typing import Any
 
 from ptune.evaluation.compare import Compared, Comparison
 from ptune.evaluation.paired import Difference
-from ptune.studio.compared import of
-from ptune.studio.evaluated import tables
+from ptune.studio.judge.compared import of
+from ptune.studio.judge.evaluated import tables
 
 CHAT: dict[str, Any] = {
     "format": 1, "split": "test", "examples": 40,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 
 from ptune.errors import FormatError
-from ptune.studio.exposition import Scrape
+from ptune.studio.serve.exposition import Scrape
 
 BOUNDS = (0.1, 0.5, 1.0, 5.0)
 names = st.text(min_size=1, max_size=6)  # label values may hold quotes, backslashes and line breaks

@@ -13,7 +13,7 @@ from ptune.config.recipe import Recipe
 from ptune.config.shipped import shipped
 from ptune.errors import RecipeError
 from ptune.methods import METHODS
-from ptune.studio.forms import as_text, changed, differences, found, meant, options_of, with_method
+from ptune.studio.recipe.forms import as_text, changed, differences, found, meant, options_of, with_method
 
 RECIPE = Recipe()
 

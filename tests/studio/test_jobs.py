@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from support.fake_chat_model import wait_until
 
 from ptune.errors import UsageError
-from ptune.studio.jobs import Job, Jobs
-from ptune.studio.processes import began, runs
+from ptune.studio.jobs.processes import began, runs
+from ptune.studio.jobs.queue import Job, Jobs
 from ptune.studio.workspace import Workspace
 
 SLEEPS = ("sleep", "60")
@@ -97,7 +97,7 @@ def test_ctrl_c_arrives_where_the_studio_was_started_in_the_background(tmp_path:
     """A shell starts `ptune studio &` with SIGINT ignored, and what is ignored is inherited."""
     script = (
         "import signal, sys; from pathlib import Path; signal.signal(signal.SIGINT, signal.SIG_IGN);"
-        "from ptune.studio.jobs import Jobs; from ptune.studio.workspace import Workspace;"
+        "from ptune.studio.jobs.queue import Jobs; from ptune.studio.workspace import Workspace;"
         f"Jobs(Workspace(Path({str(tmp_path)!r}))).add('train', 'mine', {SLEEPS!r})"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
@@ -132,7 +132,7 @@ def test_a_killed_command_has_failed(jobs: Jobs) -> None:
 
 def test_jobs_outlive_the_studio_and_the_queue_goes_on_without_one(tmp_path: Path) -> None:
     script = (
-        "import os, signal; from pathlib import Path; from ptune.studio.jobs import Jobs;"
+        "import os, signal; from pathlib import Path; from ptune.studio.jobs.queue import Jobs;"
         "from ptune.studio.workspace import Workspace;"
         f"jobs = Jobs(Workspace(Path({str(tmp_path)!r})));"
         "jobs.add('train', 'one', ('sh', '-c', 'sleep 0.5; touch one'));"
@@ -149,7 +149,7 @@ def test_jobs_outlive_the_studio_and_the_queue_goes_on_without_one(tmp_path: Pat
 def test_two_studios_on_one_folder_run_each_job_once(tmp_path: Path) -> None:
     Workspace(tmp_path)
     script = (
-        "import sys; from pathlib import Path; from ptune.studio.jobs import Jobs;"
+        "import sys; from pathlib import Path; from ptune.studio.jobs.queue import Jobs;"
         "from ptune.studio.workspace import Workspace;"
         f"jobs = Jobs(Workspace(Path({str(tmp_path)!r})));"
         "[jobs.add('train', sys.argv[1] + str(at), ('sh', '-c', 'echo b >> f; sleep 0.05; echo e >> f')) for at in range(3)]"

@@ -8,7 +8,7 @@ import pytest
 
 from ptune.begin.starts import STARTS, Word
 from ptune.config.read_recipe import read_recipe
-from ptune.studio import own_data
+from ptune.studio.data import own_data
 from ptune.studio.workspace import Workspace
 
 

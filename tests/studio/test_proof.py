@@ -9,8 +9,8 @@ import pytest
 
 from ptune.formats.bundle import Hop
 from ptune.formats.hop_log import Followed, hop_log, note_hops, note_stage
-from ptune.studio.jobs import Job
-from ptune.studio.proof import followed, hop_log_of, last_error, state, table
+from ptune.studio.jobs.queue import Job
+from ptune.studio.ship.proof import followed, hop_log_of, last_error, state, table
 
 GRAPH = Hop(
     name="torch → ONNX base", prompts=16, positions=16, max_abs_logprob=1.234e-5, limit="≤ 0.001", passed=True

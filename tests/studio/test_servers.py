@@ -11,10 +11,10 @@ from support.living_adapters import Living, living
 
 import ptune
 from ptune.errors import PtuneError, UsageError
-from ptune.studio.aliases import alias_table
-from ptune.studio.load import load_of
-from ptune.studio.load_tables import figures, keys, limits, models
-from ptune.studio.servers import Client, NoServerError, address, alias_body, curl, request_of, said
+from ptune.studio.serve.load import load_of
+from ptune.studio.serve.load_tables import figures, keys, limits, models
+from ptune.studio.serve.servers import Client, NoServerError, address, alias_body, curl, request_of, said
+from ptune.studio.ship.aliases import alias_table
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.access.keys import Key, Limits, plain
 from ptune_serve.app import create_app

@@ -20,9 +20,9 @@ from ptune.config.chat import Chat
 from ptune.config.classification import TextClassification
 from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import UsageError
-from ptune.studio.jobs import Jobs
-from ptune.studio.servers import serve_command
-from ptune.studio.shipped import (
+from ptune.studio.jobs.queue import Jobs
+from ptune.studio.serve.servers import serve_command
+from ptune.studio.ship.shipped import (
     Export,
     add_command,
     downloads,

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from ptune.begin.look import Look
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.run import RunRecord
-from ptune.studio import plots, shown_data, shown_recipe, shown_runs
 from ptune.studio.ask import answer_in, problem_in
-from ptune.studio.courses import Course
-from ptune.studio.jobs import Job
+from ptune.studio.data import shown as shown_data
+from ptune.studio.jobs.queue import Job
+from ptune.studio.recipe import shown as shown_recipe
+from ptune.studio.run import plots
+from ptune.studio.run import shown as shown_runs
+from ptune.studio.run.courses import Course
 
 KNOWN = {
     "a", "article", "b", "circle", "code", "dd", "div", "dl", "dt", "figcaption", "figure", "h2", "h3", "header", "i", "li", "line",

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from ptune.errors import FormatError
 from ptune.formats.run import Run
-from ptune.studio.votes import VOTES, Ballot, Pair, against_base, against_run
+from ptune.studio.judge.votes import VOTES, Ballot, Pair, against_base, against_run
 
 texts = st.text(max_size=8)  # with what JSON and files find hard: quotes, surrogates, U+2028
 pairs = st.lists(st.builds(Pair, texts, st.tuples(texts, texts)), max_size=8)

@@ -23,8 +23,8 @@ from support.studio_page import Opened, browser, opened, photographed
 from support.tiny_models import build, conversations, write_jsonl
 
 from ptune.formats.bundle import Bundle
-from ptune.studio.binomial import interval
-from ptune.studio.jobs import Jobs
+from ptune.studio.jobs.queue import Jobs
+from ptune.studio.judge.binomial import interval
 from ptune.studio.workspace import Workspace
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]
@@ -181,7 +181,7 @@ def reported(studio: Opened) -> None:
     assert frame is not None
     frame.wait_for_url(f"{studio.url}/studio/report/talk")
     report = studio.page.request.get(frame.url)
-    assert report.text() == (studio.folder / "runs" / "talk" / "report.html").read_text()
+    assert report.body() == (studio.folder / "runs" / "talk" / "report.html").read_bytes()
     assert "sandbox" in report.headers["content-security-policy"]
     assert studio.page.locator("iframe.report").get_attribute("sandbox") == ""
 

@@ -18,6 +18,8 @@ from support.fake_chat_model import wait_until
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
 
+FEW_OPTIONS = 12  # fewer than a part of the recipe has, more than any search by a whole name finds
+
 
 @dataclass
 class Opened:
@@ -85,6 +87,8 @@ class Opened:
     def option(self, name: str, value: str) -> None:
         """Searches an option of the recipe, and sets it."""
         self.box("search").fill(name)
+        # Until the search is answered the options of a part stand there, the same one among them, and are drawn anew.
+        wait_until(lambda: self.page.locator('[id^="option-"]').count() < FEW_OPTIONS)
         box = self.box(f"option-{name}")
         box.wait_for()
         box.fill(value)

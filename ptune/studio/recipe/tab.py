@@ -17,13 +17,16 @@ from ptune.config.cards import GPUS
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import write_json
 from ptune.methods import METHODS
-from ptune.studio import choice, commands, drafts, forms, shown_recipe
+from ptune.studio import commands
 from ptune.studio.ask import ask
-from ptune.studio.choice import Choice
-from ptune.studio.drafts import PRESETS, Draft
-from ptune.studio.models_here import models_here
+from ptune.studio.command_shown import command_line, shows
+from ptune.studio.data import choice
+from ptune.studio.data.choice import Choice
+from ptune.studio.recipe import drafts, forms
+from ptune.studio.recipe import shown as shown_recipe
+from ptune.studio.recipe.drafts import PRESETS, Draft
+from ptune.studio.recipe.models_here import models_here
 from ptune.studio.studio import QUIET, Studio
-from ptune.studio.tabs.command import command_line, shows
 from ptune_serve.ui.labels import problem, waiting
 
 HERE = "this machine"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ptune.studio.exposition import Scrape
+from ptune.studio.serve.exposition import Scrape
 
 REQUESTS = "ptune_requests_total"
 GENERATED = "ptune_generation_tokens_total"

@@ -8,12 +8,16 @@ import gradio as gr
 
 from ptune.errors import PtuneError
 from ptune.formats.hop_log import Followed
-from ptune.studio import proof
-from ptune.studio.finished import finished_runs
-from ptune.studio.jobs import Job
-from ptune.studio.proof import last_error
+from ptune.studio.command_shown import command_line, shows
+from ptune.studio.jobs.finished_runs import finished_runs
+from ptune.studio.jobs.queue import Job
 from ptune.studio.sheet import error, note
-from ptune.studio.shipped import (
+from ptune.studio.ship import proof
+from ptune.studio.ship.add_to_bundle import AddToBundle
+from ptune.studio.ship.proof import last_error
+from ptune.studio.ship.push import Push
+from ptune.studio.ship.rollout import Rollout
+from ptune.studio.ship.shipped import (
     Export,
     downloads,
     export_command,
@@ -22,12 +26,8 @@ from ptune.studio.shipped import (
     profiles_for,
     speed_command,
 )
+from ptune.studio.ship.start_server import StartServer
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
-from ptune.studio.tabs.add_to_bundle import AddToBundle
-from ptune.studio.tabs.command import command_line, shows
-from ptune.studio.tabs.push import Push
-from ptune.studio.tabs.rollout import Rollout
-from ptune.studio.tabs.start_server import StartServer
 
 BUNDLE, GGUF = "ONNX bundle, for ptune serve", "GGUF, for llama.cpp and Ollama"
 PROFILES = ("fp32", "int8", "int4", "nf4", "auto")

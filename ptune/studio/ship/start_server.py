@@ -8,11 +8,11 @@ import gradio as gr
 
 from ptune.errors import PtuneError
 from ptune.formats.bundle import Bundle
-from ptune.studio.proof import last_error
-from ptune.studio.servers import serve_command, served
+from ptune.studio.command_shown import command_line, shows
+from ptune.studio.serve.servers import serve_command, served
 from ptune.studio.sheet import error, note
+from ptune.studio.ship.proof import last_error
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
-from ptune.studio.tabs.command import command_line, shows
 
 DEFAULT = "the bundle's default"
 

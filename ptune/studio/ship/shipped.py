@@ -15,9 +15,9 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.gguf_export import ADAPTER_FILE, MODELFILE, RECORD
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
-from ptune.studio.downloads import Kind, gguf_folder, link, own_files, place
-from ptune.studio.proof import hop_log_of
 from ptune.studio.sheet import Cell, Content, sheet, size
+from ptune.studio.ship.downloads import Kind, gguf_folder, link, own_files, place
+from ptune.studio.ship.proof import hop_log_of
 from ptune.studio.workspace import Workspace
 
 GGUF_FILES = (".gguf", MODELFILE)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 
 from ptune.evaluation.curve import Series, chart
-from ptune.studio.courses import Course
+from ptune.studio.run.courses import Course
 
 SIZE = (560, 250)
 COLOURS = 6  # of lines, in `ptune.studio.looks`

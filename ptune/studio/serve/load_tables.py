@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptune.errors import PtuneError
-from ptune.studio.load import Load
+from ptune.studio.serve.load import Load
 from ptune.studio.sheet import Cell, Content, note, sheet
 from ptune_serve.access.keys import read
 

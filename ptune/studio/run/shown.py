@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from html import escape
 
 from ptune.progress import duration
-from ptune.studio.courses import Course
-from ptune.studio.jobs import Job
-from ptune.studio.shown_recipe import gigabytes
+from ptune.studio.jobs.queue import Job
+from ptune.studio.recipe.shown import gigabytes
+from ptune.studio.run.courses import Course
 
 MOST_JOBS = 12
 

@@ -1,4 +1,4 @@
-"""Runs one job and writes down how it ended: `python -m ptune.studio.runner WORKSPACE ID`, started by `Jobs`.
+"""Runs one job and writes down how it ended: `python -m ptune.studio.jobs.runner WORKSPACE ID`, started by `Jobs`.
 
 A process of its own, in a session of its own, so that the job outlives the studio; and tiny, since one waits beside each job.
 """
@@ -16,8 +16,8 @@ from pathlib import Path
 from ptune.child import module_command
 from ptune.errors import PtuneError
 from ptune.formats.whole_write import write_json
-from ptune.studio.jobs import Jobs
-from ptune.studio.processes import began, nice
+from ptune.studio.jobs.processes import began, nice
+from ptune.studio.jobs.queue import Jobs
 from ptune.studio.workspace import Workspace
 
 NICE = 10  # the page and the user's other work come first

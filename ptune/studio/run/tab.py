@@ -10,12 +10,14 @@ import gradio as gr
 
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import read_json
-from ptune.studio import commands, courses, plots, shown_runs
+from ptune.studio import commands
 from ptune.studio.ask import problem_in
-from ptune.studio.courses import Course
-from ptune.studio.jobs import Job
+from ptune.studio.command_shown import command_line, shows
+from ptune.studio.jobs.queue import Job
+from ptune.studio.run import courses, plots
+from ptune.studio.run import shown as shown_runs
+from ptune.studio.run.courses import Course
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
-from ptune.studio.tabs.command import command_line, shows
 from ptune_serve.ui.labels import problem, waiting
 
 MOST_SHOWN = 6

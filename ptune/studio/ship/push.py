@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from ptune.errors import PtuneError
-from ptune.studio.proof import last_error
+from ptune.studio.command_shown import command_line, shows
 from ptune.studio.sheet import error, note
-from ptune.studio.shipped import push_command
+from ptune.studio.ship.proof import last_error
+from ptune.studio.ship.shipped import push_command
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
-from ptune.studio.tabs.command import command_line, shows
 
 TOKEN = "The token is what `hf auth login` or HF_TOKEN says. Without a push nothing leaves this machine."  # noqa: S105
 LINES = 12  # of what the command says

@@ -10,13 +10,13 @@ from typing import Any
 import gradio as gr
 
 from ptune.errors import PtuneError, UsageError
-from ptune.studio.exposition import Scrape
-from ptune.studio.load import load_of
-from ptune.studio.load_tables import figures, keys, limits, models
-from ptune.studio.servers import Client, Served, curl, request_of, served
+from ptune.studio.command_shown import command_line, shows
+from ptune.studio.serve.exposition import Scrape
+from ptune.studio.serve.load import load_of
+from ptune.studio.serve.load_tables import figures, keys, limits, models
+from ptune.studio.serve.servers import Client, Served, curl, request_of, served
 from ptune.studio.sheet import error, note
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
-from ptune.studio.tabs.command import command_line, shows
 
 NONE_YET = "No server runs here: start one in the tab Ship, or name another's address."
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from ptune.errors import FormatError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
-from ptune.studio.binomial import interval, p_value
+from ptune.studio.judge.binomial import interval, p_value
 
 FORMAT = 1
 BASE = "base"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from ptune.studio.forms import Option
+from ptune.studio.recipe.forms import Option
 
 PARTS = {
     "weights": "the model's weights",

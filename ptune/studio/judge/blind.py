@@ -9,10 +9,10 @@ import gradio as gr
 
 from ptune.errors import PtuneError
 from ptune.formats.run import Run
-from ptune.studio.finished import finished_runs
+from ptune.studio.jobs.finished_runs import finished_runs
+from ptune.studio.judge.votes import VOTES, Ballot, NoAnswersError, Shown, Tally, against_base, against_run
 from ptune.studio.sheet import error, note
 from ptune.studio.studio import QUIET, Studio
-from ptune.studio.votes import VOTES, Ballot, NoAnswersError, Shown, Tally, against_base, against_run
 
 BEFORE = "its base, before training"
 _BUTTONS = {

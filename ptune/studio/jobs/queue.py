@@ -29,7 +29,7 @@ from ptune.child import module_command
 from ptune.errors import FormatError, UsageError
 from ptune.formats.file_lock import take_lock
 from ptune.formats.whole_write import disk_errors, read_json, write_json
-from ptune.studio.processes import runs
+from ptune.studio.jobs.processes import runs
 from ptune.studio.workspace import Workspace
 
 State: TypeAlias = Literal["waiting", "running", "done", "failed", "stopped"]
@@ -137,7 +137,7 @@ class Jobs:
     def _start(self, folder: Path) -> None:
         """Starts a job's runner, which goes on when we are gone, and waits until it has signed for the job."""
         runner = subprocess.Popen(
-            module_command("ptune.studio.runner", str(self.workspace.folder), folder.name),
+            module_command("ptune.studio.jobs.runner", str(self.workspace.folder), folder.name),
             cwd=self.workspace.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,

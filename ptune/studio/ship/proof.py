@@ -9,7 +9,7 @@ from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.formats.gguf_export import RECORD
 from ptune.formats.hop_log import Followed, read_hop_log
 from ptune.formats.whole_write import read_json
-from ptune.studio.jobs import Job
+from ptune.studio.jobs.queue import Job
 from ptune.studio.sheet import Cell, Content, note, sheet
 
 HEADS = ("under", "hop", "prompts", "max |Δ log p|", "mean KL", "top-1", "rel. L2", "limit", "verdict")

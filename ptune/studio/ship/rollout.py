@@ -7,11 +7,11 @@ from typing import Any
 import gradio as gr
 
 from ptune.errors import PtuneError
-from ptune.studio.aliases import alias_table
-from ptune.studio.servers import Client, alias_body, curl, served
+from ptune.studio.command_shown import command_line
+from ptune.studio.serve.servers import Client, alias_body, curl, served
 from ptune.studio.sheet import error, note
+from ptune.studio.ship.aliases import alias_table
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
-from ptune.studio.tabs.command import command_line
 
 
 class Rollout:

@@ -14,8 +14,8 @@ from ptune.config.read_recipe import read_recipe
 from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, UsageError
 from ptune.formats.whole_write import read_json, sha256_of, write_json
-from ptune.studio.choice import Choice
-from ptune.studio.forms import changed, differences, with_method
+from ptune.studio.data.choice import Choice
+from ptune.studio.recipe.forms import changed, differences, with_method
 from ptune.studio.workspace import Workspace, checked
 
 PRESETS: tuple[Preset, ...] = get_args(Preset)

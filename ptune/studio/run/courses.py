@@ -12,7 +12,7 @@ from ptune.errors import PtuneError
 from ptune.evaluation.curve import averaged
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json
-from ptune.studio.jobs import Job, Jobs
+from ptune.studio.jobs.queue import Job, Jobs
 from ptune.studio.workspace import Workspace
 
 SMOOTHED_OVER = 20  # steps, of a long run; of a short one a tenth

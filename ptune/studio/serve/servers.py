@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 
 from ptune.errors import PtuneError, UsageError
-from ptune.studio.exposition import Scrape
-from ptune.studio.jobs import Job, Jobs
+from ptune.studio.jobs.queue import Job, Jobs
+from ptune.studio.serve.exposition import Scrape
 
 TIMEOUT_S = 10.0
 ACCEPTED = (

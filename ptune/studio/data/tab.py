@@ -13,11 +13,13 @@ from ptune.begin.look import Look, look_at
 from ptune.begin.recognise import check
 from ptune.begin.starts import STARTS, Word
 from ptune.errors import PtuneError
-from ptune.studio import commands, own_data, shown_data
+from ptune.studio import commands
 from ptune.studio.ask import ask
-from ptune.studio.choice import Choice, load, save
+from ptune.studio.command_shown import command_line, shows
+from ptune.studio.data import own_data
+from ptune.studio.data import shown as shown_data
+from ptune.studio.data.choice import Choice, load, save
 from ptune.studio.studio import QUIET, Studio
-from ptune.studio.tabs.command import command_line, shows
 from ptune_serve.ui.labels import problem, waiting
 
 _INVITATION = "Drop a file, or choose one that is here already."

@@ -12,16 +12,16 @@ import gradio as gr
 from ptune.errors import PtuneError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
-from ptune.studio.compared import comparison
-from ptune.studio.evaluated import tables
-from ptune.studio.finished import finished_runs
-from ptune.studio.jobs import Job
-from ptune.studio.proof import last_error
+from ptune.studio.command_shown import command_line, shows
+from ptune.studio.jobs.finished_runs import finished_runs
+from ptune.studio.jobs.queue import Job
+from ptune.studio.judge.blind import Blind
+from ptune.studio.judge.compared import comparison
+from ptune.studio.judge.evaluated import tables
 from ptune.studio.sheet import error, note
-from ptune.studio.shipped import has_gguf
+from ptune.studio.ship.proof import last_error
+from ptune.studio.ship.shipped import has_gguf
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
-from ptune.studio.tabs.blind import Blind
-from ptune.studio.tabs.command import command_line, shows
 
 AS_THE_RECIPE, ANSWERS = "as its recipe says", ("20", "50", "100", "200")
 NONE_YET = "No run has finished yet: train one in the tab Run."

@@ -1,0 +1,1 @@
+"""Jobs: a queue on disk, and the processes that run them."""

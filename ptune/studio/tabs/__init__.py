@@ -1,1 +1,0 @@
-"""The tabs of the studio, a class each. A tab renders itself into the page that is being built."""
