@@ -14,7 +14,9 @@ from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.task_spec import TaskSpec
 from ptune.data.conversations import recognise
-from ptune.data.labelled import open_labelled
+from ptune.data.label_splits import problem_asked
+from ptune.data.label_values import Known, labels_of
+from ptune.data.labelled import LabelledFile, TextTask, open_labelled
 from ptune.data.read import DataFile, open_file
 from ptune.data.rows import Row
 from ptune.data.shapes import shapes_of
@@ -71,7 +73,7 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
     """A file, and what its rows teach."""
     if isinstance(task, TextClassification | TokenClassification):
         labelled = open_labelled(path, task)
-        rows = {row.number: (row.input, row.label) for row in labelled.rows}
+        rows = _labelled_rows(labelled, task)
 
         def written(row: Row) -> Any:
             if row.number not in rows:
@@ -86,6 +88,15 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
     file = in_columns(open_file(path), task)
     shape = recognise(dict.fromkeys(_columns(file)), shapes_of(task))
     return file, lambda row: asdict(shape.converted(row.value))
+
+
+def _labelled_rows(file: LabelledFile, task: TextTask) -> dict[int, Any]:
+    """What each row teaches, by its number; rows whose label is empty or unknown are missing, as training refuses them."""
+    if not file.rows:
+        return {}
+    written = [row.label for row in file.rows]
+    known = Known(labels_of(written, problem_asked(task, written), task.labels), named=bool(task.labels))
+    return {number: (row.input, row.label) for row, number in file.looked_up(known)}
 
 
 def _columns(file: DataFile) -> Iterator[str]:

@@ -15,8 +15,10 @@ from ptune.config.chat import Chat
 from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
 from ptune.config.columns import TextColumns
 from ptune.config.preference import Preference
+from ptune.config.recipe import Data
 from ptune.config.task_spec import TaskSpec
 from ptune.data.clean import write_clean
+from ptune.data.label_splits import read_splits
 from ptune.errors import DataError
 
 
@@ -66,12 +68,18 @@ def test_texts_with_labels_in_columns_of_their_own(tmp_path: Path) -> None:
         csv.writer(file).writerows(rows)
     task = TextClassification(columns=TextColumns(text="message", label="mood"))
     cleaned = write_clean(path, task, tmp_path)
-    assert _lines(cleaned.copy)[:2] == [
+    assert _lines(cleaned.copy) == [
         {"message": "hi", "mood": "glad", "by": "x"},
         {"message": "hi", "mood": "sad", "by": "x"},
     ], "another label of the same text is for the user to judge"
-    assert cleaned.copies == 1
-    assert cleaned.kept + cleaned.unusable + cleaned.copies == 5
+    assert (cleaned.kept, cleaned.unusable, cleaned.copies) == (2, 2, 1), "an empty label cannot be learnt"
+    assert read_splits(Data(files=(Path(cleaned.copy),) * 2), task, 0).files[0][1].problems.count == 0
+
+
+def test_labels_that_the_recipe_does_not_name_are_left_out(tmp_path: Path) -> None:
+    path = _write(tmp_path / "r.jsonl", [json.dumps({"text": one, "label": one}) for one in ("a", "b", "c")])
+    cleaned = write_clean(path, TextClassification(labels=("a", "b")), tmp_path)
+    assert (cleaned.kept, cleaned.unusable) == (2, 1)
 
 
 def test_words_and_pairs_of_answers(tmp_path: Path) -> None:
