@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ptune.begin.columns_meant import columns_meant
 from ptune.begin.look import Look, look_at
 from ptune.begin.recognise import check
 from ptune.begin.starts import STARTS, Word
@@ -138,7 +139,10 @@ class Data:
         if not files:
             return [waiting(_INVITATION), *self._meaning(None, task, {})]
         found = self._looked(files[0])
-        named = found.named if isinstance(found, Look) and task == found.task else {}
+        named: Mapping[str, str] = {}
+        if isinstance(found, Look) and task is not None:
+            same = task == found.task
+            named = found.named if same else columns_meant(task, found.rows, found.columns or ())
         choice = Choice(tuple(files), task, named)
         save(self._workspace, choice)
         return [self._shown(found, choice), *self._meaning(found, task, named)]
