@@ -61,10 +61,16 @@ def look_at(path: Path) -> Look:
     if task == "embed" and {"question", "answer"}.issubset(columns):
         # Such pairs are for search, too, but mostly meant to be answered.
         task, named = "chat", {"prompt": "question", "completion": "answer"}
-    unreadable = tuple(f"{reader.unit} {first}: {why}" for why, first, _ in problems.reasons())
+    unreadable = tuple(_told(reader.unit, *kind) for kind in problems.kinds())
     return Look(
         path, reader.format, columns, tuple(rows[:LOOKED_AT]), len(rows) > LOOKED_AT, task, named, unreadable
     )
+
+
+def _told(unit: str, why: str, first: int, count: int) -> str:
+    """E.g. "line 4: not UTF-8 … (and 19 more lines like it)"."""
+    more = f" (and {count - 1:,} more {unit}{'s' * (count > 2)} like it)" if count > 1 else ""
+    return f"{unit} {first}: {why}{more}"
 
 
 def _at_folder(path: Path) -> Look:

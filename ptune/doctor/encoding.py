@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
-from ptune.data.read import COMPRESSED, resolve
+from ptune.data.not_text import COMPRESSED, DOCUMENTS
+from ptune.data.read import resolve
 from ptune.data.rows import BYTE_ORDER_MARK
 from ptune.doctor.finding import Finding, Place, Rule, Tally
 from ptune.errors import DataError
@@ -17,7 +18,7 @@ from ptune.progress import Progress
 
 _PIECE = 1 << 20  # bytes; a longer line comes in several pieces
 _HEAD = 4096
-_BINARY = (PARQUET_MAGIC, ARROW_MAGIC, ARROW_STREAM_MAGIC, *COMPRESSED)
+_BINARY = (PARQUET_MAGIC, ARROW_MAGIC, ARROW_STREAM_MAGIC, *COMPRESSED, *DOCUMENTS)
 _WIDE = (
     (b"\xff\xfe\x00\x00", "UTF-32LE"), (b"\x00\x00\xfe\xff", "UTF-32BE"),
     (b"\xff\xfe", "UTF-16LE"), (b"\xfe\xff", "UTF-16BE"),

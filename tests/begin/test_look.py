@@ -106,6 +106,18 @@ def test_unreadable_rows_are_named(tmp_path: Path) -> None:
     assert found.unreadable[0].startswith("line 2: ")
 
 
+def test_one_fault_of_many_rows_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [
+        "text,label",
+        *(f"caf\xe9 {at},{MOODS[at % 2]}" if at % 2 else f"tea {at},sad" for at in range(20)),
+    ]
+    path.write_bytes("\n".join(lines).encode("cp1252"))
+    [told] = look_at(path).unreadable
+    assert told.startswith("line 3: not UTF-8")
+    assert told.endswith("(and 9 more lines like it)")
+
+
 def test_folders_of_images(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "a.png").write_bytes(b"")
