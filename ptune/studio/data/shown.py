@@ -187,6 +187,11 @@ def cleaned(made: Sequence[Mapping[str, Any]]) -> str:
     """What became of the rows of each file that was copied."""
     return "".join(
         f"<p><b>{escape(one['copy'])}</b>: {one['kept']:,} rows; left out: {one['unusable']:,} that cannot be used,"
-        f" {one['copies']:,} copies of others. {escape(one['file'])} stays as it is.</p>"
+        f" {one['copies']:,} copies of others. {_read_as(one)}{escape(one['file'])} stays as it is.</p>"
         for one in made
     )
+
+
+def _read_as(copied: Mapping[str, Any]) -> str:
+    encoding = copied.get("encoding", "UTF-8")
+    return "" if encoding == "UTF-8" else f"It was read as {escape(encoding)}; the copy is UTF-8. "
