@@ -65,7 +65,9 @@ def test_rows_without_a_chat_template_are_told_of(
 
 
 def test_the_task_that_was_chosen_is_the_one_that_is_told() -> None:
-    found = Look(Path("a"), "JSONL", ("question", "answer"), ({"question": "a", "answer": "b"},), task="embed")
+    found = Look(
+        Path("a"), "JSONL", ("question", "answer"), ({"question": "a", "answer": "b"},), task="embed"
+    )
     assert "likely for <b>embed</b>" in shown.look(found, "a")
     chosen = shown.look(found, "a", "chat")
     assert "<b>chat</b>" in chosen

@@ -67,7 +67,9 @@ def test_errors_are_told_and_a_clean_copy_has_none(studio: Opened, tmp_path: Pat
         writer = csv.writer(file)
         writer.writerow(("comment", "verdict"))
         for at in range(30):
-            writer.writerow(("" if at in (3, 5, 7) else f"number {at}", "" if at in (8, 9) else MOODS[at % 2]))
+            writer.writerow(
+                ("" if at in (3, 5, 7) else f"number {at}", "" if at in (8, 9) else MOODS[at % 2])
+            )
         writer.writerow(("number 0", MOODS[0]))
     studio.open("Data")
     studio.drop(path)
