@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from ptune.begin.columns_meant import label_and_text
 from ptune.begin.recognise import likely_task
 from ptune.begin.starts import Word
 from ptune.data.hub import PREFIX
@@ -16,7 +17,6 @@ from ptune.data.read import reader_of, resolve
 from ptune.errors import DataError
 
 LOOKED_AT = 200  # rows
-LONGEST_LABEL = 40  # characters
 IMAGES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 
 
@@ -58,32 +58,19 @@ def look_at(path: Path) -> Look:
     task, named = likely_task(path, columns), dict[str, str]()
     if task is None and (guessed := label_and_text(rows, columns)) is not None:
         task, named = "classify", guessed
-    unreadable = tuple(f"{reader.unit} {first}: {why}" for why, first, _ in problems.reasons())
+    if task == "embed" and {"question", "answer"}.issubset(columns):
+        # Such pairs are for search, too, but mostly meant to be answered.
+        task, named = "chat", {"prompt": "question", "completion": "answer"}
+    unreadable = tuple(_told(reader.unit, *kind) for kind in problems.kinds())
     return Look(
         path, reader.format, columns, tuple(rows[:LOOKED_AT]), len(rows) > LOOKED_AT, task, named, unreadable
     )
 
 
-def label_and_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str] | None:
-    """Which column is a text's label and which the text, by their values: labels are short and recur, and the text is what is
-    longest and does not. None where that cannot be told."""
-    labels = [column for column in columns if _recurs([row.get(column) for row in rows])]
-    texts = {
-        column: sum(len(value) for row in rows if isinstance(value := row.get(column), str)) / len(rows)
-        for column in columns
-        if column not in labels
-    }
-    text = max(texts, key=lambda column: texts[column], default=None)
-    if len(labels) != 1 or text is None or not texts[text]:
-        return None
-    return {"text": text, "label": labels[0]}
-
-
-def _recurs(values: Sequence[Any]) -> bool:
-    plain = [value for value in values if isinstance(value, str | int)]
-    if len(plain) < len(values) or any(len(str(value)) > LONGEST_LABEL or not str(value) for value in plain):
-        return False
-    return 2 <= len(set(plain)) <= max(2, len(plain) // 3)
+def _told(unit: str, why: str, first: int, count: int) -> str:
+    """E.g. "line 4: not UTF-8 … (and 19 more lines like it)"."""
+    more = f" (and {count - 1:,} more {unit}{'s' * (count > 2)} like it)" if count > 1 else ""
+    return f"{unit} {first}: {why}{more}"
 
 
 def _at_folder(path: Path) -> Look:

@@ -72,6 +72,7 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
         for one in cleaned:
             console.print(
                 f"{one.copy}: {one.kept:,} rows; left out: {one.unusable:,} unusable, {one.copies:,} copies of others"
+                f"{'' if one.encoding == 'UTF-8' else f'; read as {one.encoding}'}"
             )
         if not examined.has_errors:
             again = without_own(words)

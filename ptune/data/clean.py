@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,12 +14,17 @@ from ptune.config.chat import Chat
 from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.task_spec import TaskSpec
-from ptune.data.conversations import recognise
-from ptune.data.labelled import open_labelled
-from ptune.data.read import DataFile, open_file
+from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
+from ptune.data.conversations import Conversation, Convertible, Judged, Preferred, recognise
+from ptune.data.hub import PREFIX as HUB
+from ptune.data.label_splits import problem_asked
+from ptune.data.label_values import Known, labels_of
+from ptune.data.labelled import LabelledFile, TextTask, open_labelled
+from ptune.data.read import DataFile, open_file, resolve
 from ptune.data.rows import Row
 from ptune.data.shapes import shapes_of
 from ptune.data.translations import in_columns
+from ptune.data.windows_1252 import converted
 from ptune.errors import DataError
 from ptune.formats.whole_write import whole_file
 
@@ -35,6 +41,7 @@ class Cleaned:
     kept: int
     unusable: int
     copies: int
+    encoding: str = "UTF-8"  # of the file; the copy is UTF-8
 
     def described(self) -> dict[str, Any]:
         """In JSON types."""
@@ -44,9 +51,34 @@ class Cleaned:
 def write_clean(path: Path, task: TaskSpec, folder: Path) -> Cleaned:
     """Writes the usable rows of a file as JSONL into a folder, as NAME.clean.jsonl; of rows that teach the same, the first.
 
+    A file in Windows-1252 is read as such, where that is sure.
+
     Raises: DataError if the file as a whole cannot be used, has no usable row, or holds what JSONL cannot.
     """
-    file, content = _opened(path, task)
+    with tempfile.TemporaryDirectory(prefix="ptune-") as place:
+        source = _in_utf_8(path, Path(place))
+        if source is None:
+            return _written(path, path, task, folder)
+        try:
+            made = _written(source, path, task, folder)
+        except DataError as error:
+            raise DataError(str(error).replace(str(source), str(path))) from None
+        return replace(made, encoding="Windows-1252")
+
+
+def _in_utf_8(path: Path, place: Path) -> Path | None:
+    """A copy of a text in Windows-1252; None of other files. A pipe can be read only once, and the hub not here."""
+    if str(path).startswith(HUB) or not (file := resolve(path)).is_file():
+        return None
+    with file.open("rb") as opened:
+        head = opened.read(len(ARROW_STREAM_MAGIC) + len(ARROW_MAGIC))
+    binary = head.startswith((PARQUET_MAGIC, ARROW_MAGIC, ARROW_STREAM_MAGIC))
+    return None if binary else converted(file, place)
+
+
+def _written(source: Path, path: Path, task: TaskSpec, folder: Path) -> Cleaned:
+    """Writes the usable rows of a source. path: the user's name for it."""
+    file, content = _opened(source, task)
     target = folder / f"{path.stem.replace(':', '-')}.clean.jsonl"
     seen, kept, unusable, copies, problems = set[bytes](), 0, 0, 0, file.problems()
     with whole_file(target) as part, part.open("wb") as out:
@@ -71,7 +103,7 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
     """A file, and what its rows teach."""
     if isinstance(task, TextClassification | TokenClassification):
         labelled = open_labelled(path, task)
-        rows = {row.number: (row.input, row.label) for row in labelled.rows}
+        rows = _labelled_rows(labelled, task)
 
         def written(row: Row) -> Any:
             if row.number not in rows:
@@ -85,7 +117,33 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
         )
     file = in_columns(open_file(path), task)
     shape = recognise(dict.fromkeys(_columns(file)), shapes_of(task))
-    return file, lambda row: asdict(shape.converted(row.value))
+    return file, lambda row: asdict(_taught(shape.converted(row.value)))
+
+
+def _taught(conversation: Convertible) -> Convertible:
+    """The conversation. Raises: DataError if it has an empty answer or two equal ones, which doctor calls errors."""
+    answered: object = conversation
+    if isinstance(conversation, Preferred):
+        if conversation.chosen == conversation.rejected:
+            raise DataError("chosen and rejected are the same answer")
+        answered = conversation.chosen
+    elif isinstance(conversation, Judged):
+        answered = conversation.answered if conversation.desirable else None
+    for message in answered.messages if isinstance(answered, Conversation) else ():
+        learned = message["role"] == "assistant" and message.get("train", True)
+        content = message.get("content") or ""
+        if learned and not message.get("tool_calls") and isinstance(content, str) and not content.strip():
+            raise DataError("has an empty answer")
+    return conversation
+
+
+def _labelled_rows(file: LabelledFile, task: TextTask) -> dict[int, Any]:
+    """What each row teaches, by its number; rows whose label is empty or unknown are missing, as training refuses them."""
+    if not file.rows:
+        return {}
+    written = [row.label for row in file.rows]
+    known = Known(labels_of(written, problem_asked(task, written), task.labels), named=bool(task.labels))
+    return {number: (row.input, row.label) for row, number in file.looked_up(known)}
 
 
 def _columns(file: DataFile) -> Iterator[str]:

@@ -70,14 +70,15 @@ def read_splits(data: Data, task: TextTask, seed: int) -> LabelSplits:
     written = [row.label for split, file in splits.files if split == "train" for row in file.rows]
     try:
         if written:
-            splits.labels = labels_of(written, _problem(task, written), task.labels)
+            splits.labels = labels_of(written, problem_asked(task, written), task.labels)
             _fill(splits, Known(splits.labels, named=bool(task.labels)), data, seed)
     except DataError as error:
         splits.errors.append(error)
     return splits
 
 
-def _problem(task: TextTask, written: Sequence[Written]) -> Problem:
+def problem_asked(task: TextTask, written: Sequence[Written]) -> Problem:
+    """The problem that a task states, or else the one that its labels look like."""
     if not isinstance(task, TextClassification):
         return "tags"
     if task.problem != "auto":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from ptune.errors import DataError
 
 _SHOWN = 5
 _MOST_KINDS = 1000  # most kinds to keep of a thoroughly broken file
+_VALUES = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
 
 
 @dataclass
@@ -30,6 +33,15 @@ class Problems:
         """Each reason with its first row and the number of rows."""
         return [(reason, first, count) for reason, (first, count) in self._kinds.items()]
 
+    def kinds(self, leave_out: Container[str] = ()) -> list[tuple[str, int, int]]:
+        """As `reasons`, with one for all that differ only in numbers and quotations."""
+        kinds: dict[str, tuple[str, int, int]] = {}
+        for reason, first, count in self.reasons():
+            if reason not in leave_out:
+                first_reason, at, before = kinds.get(kind_of(reason), (reason, first, 0))
+                kinds[kind_of(reason)] = (first_reason, at, before + count)
+        return list(kinds.values())
+
     def raise_if_any(self, total: int) -> None:
         """Raises: DataError that names the first rows with problems, and their number of `total`."""
         if not self.count:
@@ -46,3 +58,8 @@ class Problems:
     def _told(self, reason: str, first: int, count: int) -> str:
         more = "" if count == 1 else f" (and {count - 1} more like it)"
         return f"{self.unit} {first}: {reason}{more}"
+
+
+def kind_of(reason: str) -> str:
+    """A reason without its numbers and quotations."""
+    return _VALUES.sub("", reason)

@@ -20,6 +20,7 @@ from ptune.data.hub import PREFIX as HUB
 from ptune.data.hub import open_hub
 from ptune.data.json_array import JsonArray
 from ptune.data.jsonl import JsonLines, is_object
+from ptune.data.not_text import why_not_text
 from ptune.data.plain_text import SUFFIXES as TEXT_SUFFIXES
 from ptune.data.plain_text import PlainText
 from ptune.data.po import SUFFIXES as PO_SUFFIXES
@@ -32,13 +33,6 @@ from ptune.errors import DataError
 from ptune.progress import Progress
 
 _SAMPLE = "sample:"
-COMPRESSED = {
-    b"\x1f\x8b": "gzip",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ": "xz",
-    b"PK\3\4": "zip",
-}
 _FIRST_BYTES = 1 << 16
 _MEGABYTE = 1 << 20
 
@@ -156,9 +150,8 @@ def _reader(path: Path, file: Path) -> Reader:
             beginning = more.lstrip()
     if not beginning:
         raise DataError("the file is empty", file=named)
-    for magic, name in COMPRESSED.items():
-        if first.startswith(magic):
-            raise DataError(f"the file is compressed ({name}): unpack it first", file=named)
+    if other := why_not_text(first):
+        raise DataError(other, file=named)
     if first.startswith(PARQUET_MAGIC):
         return Columns(file, named, "Parquet")
     if first.startswith(ARROW_MAGIC):

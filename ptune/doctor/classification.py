@@ -93,7 +93,9 @@ def examine_labelled(data: Data, task: TextTask, codec: SequenceCodec, seed: int
         *_of_bytes((*data.files, *data.validation, *data.test)),
         *map(refused.file_refused, splits.errors),
     ]
-    findings += [found for _, file in splits.files for found in refused.refusals(file.problems)]
+    explained = {finding.place for finding in findings}
+    refusals = (found for _, file in splits.files for found in refused.refusals(file.problems))
+    findings += [found for found in refusals if found.place not in explained]
     encodes: SequenceData | None = None
     if splits.labels is not None:
         try:

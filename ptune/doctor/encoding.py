@@ -9,15 +9,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
-from ptune.data.read import COMPRESSED, resolve
+from ptune.data.not_text import COMPRESSED, DOCUMENTS
+from ptune.data.read import resolve
 from ptune.data.rows import BYTE_ORDER_MARK
+from ptune.data.windows_1252 import read_line
 from ptune.doctor.finding import Finding, Place, Rule, Tally
 from ptune.errors import DataError
 from ptune.progress import Progress
 
 _PIECE = 1 << 20  # bytes; a longer line comes in several pieces
 _HEAD = 4096
-_BINARY = (PARQUET_MAGIC, ARROW_MAGIC, ARROW_STREAM_MAGIC, *COMPRESSED)
+_BINARY = (PARQUET_MAGIC, ARROW_MAGIC, ARROW_STREAM_MAGIC, *COMPRESSED, *DOCUMENTS)
 _WIDE = (
     (b"\xff\xfe\x00\x00", "UTF-32LE"), (b"\x00\x00\xfe\xff", "UTF-32BE"),
     (b"\xff\xfe", "UTF-16LE"), (b"\xfe\xff", "UTF-16BE"),
@@ -60,9 +62,11 @@ def not_utf_8(line: bytes) -> str | None:
         what = f"byte 0x{line[start]:02x} at byte {start + 1} of the line is not UTF-8"
         if end - start > 3:
             return f"{what}: find out the file's encoding and convert it, for example with iconv -f GB18030 -t UTF-8"
-        name, read_as = ("Latin-1", "latin-1") if min(line[start:end]) >= 0xA0 else ("Windows-1252", "cp1252")
-        around = line[max(0, start - 12) : end + 12].decode(read_as, errors="replace")
-        return f"{what}; as {name} it reads {around!r}: convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8"
+        name = "Latin-1" if min(line[start:end]) >= 0xA0 else "Windows-1252"
+        if read_line(line) is None:
+            return f"{what}: find out the file's encoding and convert it, for example with iconv -f ISO-8859-2 -t UTF-8"
+        around = line[max(0, start - 12) : end + 12].decode("cp1252", errors="replace")
+        return f"{what}; as {name} it reads {around!r}: convert the file, for example with iconv -f WINDOWS-1252 -t UTF-8; a clean copy (--clean FOLDER) is converted, too"
     return None
 
 

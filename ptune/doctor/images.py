@@ -18,6 +18,7 @@ from ptune.data.image_look import Look
 from ptune.data.image_splits import ImageSplits, PlacedImage, read_image_splits
 from ptune.data.images import ImageRef, ImageSource
 from ptune.data.label_splits import SPLITS
+from ptune.data.problems import kind_of
 from ptune.doctor import encoding, labels, refused
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
@@ -135,7 +136,7 @@ def unusable_image(source: ImageSource) -> Iterator[Finding]:
     """Images that are missing, empty, damaged, truncated, of a single pixel, or in a format that Pillow cannot read."""
     kinds: dict[str, list[tuple[Place, str]]] = {}
     for image in source.damaged:
-        kinds.setdefault(refused.kind_of(image.reason), []).append(
+        kinds.setdefault(kind_of(image.reason), []).append(
             (_at(source, image.number, image.path), image.reason)
         )
     for images in kinds.values():

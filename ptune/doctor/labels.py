@@ -134,11 +134,12 @@ def _repeated(sets: Entries, rule: str, splits: tuple[str, ...], *, same: bool) 
                 repeated.append((entry, before))
         if repeated:
             entry, before = repeated[0]
+            what = "image" if sets.unit == "images" else "text"
             among = f"among {len(entries):,} {split} {sets.unit}"
             message = (
                 f"a copy of {before.place} ({len(repeated):,} copies {among}): remove them, unless they are meant to weigh more"
                 if same
-                else f"the input of {before.place} with another label ({len(repeated):,} such {among}): keep the right one"
+                else f"the same {what} as {before.place} with another label ({len(repeated):,} such {among}): keep the right one"
             )
             yield Finding(rule, "warning", message, entry.place, len(repeated))
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container, Iterator
 
 from ptune.data.problems import Problems
 from ptune.doctor.finding import Finding, Place, Rule
 from ptune.errors import DataError
-
-_VALUES = re.compile(r"0x[0-9a-f]+|\d+|'[^']*'|\"[^\"]*\"")
 
 
 def lone_surrogate(reason: str) -> bool:
@@ -50,20 +47,8 @@ RULES = (*ROW_RULES, UNUSABLE_FILE)
 
 def refusals(problems: Problems, leave_out: Container[str] = ()) -> Iterator[Finding]:
     """One finding per kind of reason; reasons that differ only in numbers and quotations are of one kind."""
-    kinds: dict[str, tuple[str, int, int]] = {}
-    for reason, first, count in problems.reasons():
-        if reason in leave_out:
-            continue
-        kind = kind_of(reason)
-        first_reason, at, before = kinds.get(kind, (reason, first, 0))
-        kinds[kind] = (first_reason, at, before + count)
-    for reason, first, count in kinds.values():
+    for reason, first, count in problems.kinds(leave_out):
         yield row_refused(Place(problems.file, first, problems.unit), reason, count)
-
-
-def kind_of(reason: str) -> str:
-    """A reason without its numbers and quotations."""
-    return _VALUES.sub("", reason)
 
 
 def row_refused(place: Place, reason: str, count: int) -> Finding:

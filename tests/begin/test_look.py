@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.begin.look import LOOKED_AT, label_and_text, look_at
+from ptune.begin.columns_meant import columns_meant, label_and_text
+from ptune.begin.look import LOOKED_AT, look_at
+from ptune.begin.starts import Word
 from ptune.errors import DataError
 
 MOODS = ("glad", "sad")
@@ -34,6 +36,43 @@ def test_texts_and_labels_are_known_by_their_values(tmp_path: Path) -> None:
     assert (found.task, found.named) == ("classify", {"text": "message", "label": "mood"})
     assert found.columns == ("when", "mood", "message")
     assert (found.format, len(found.rows), found.more) == ("CSV", 28, False)
+
+
+def test_empty_cells_do_not_hide_which_column_is_which(tmp_path: Path) -> None:
+    rows = [{"comment": f"a comment, number {at}", "verdict": MOODS[at % 2]} for at in range(20)]
+    for at in (3, 9):
+        rows[at]["verdict"] = ""
+    for at in (1, 2, 4):
+        rows[at]["comment"] = ""
+    found = look_at(_csv(tmp_path / "reviews.csv", rows))
+    assert (found.task, found.named) == ("classify", {"text": "comment", "label": "verdict"})
+
+
+def test_questions_with_answers_are_for_chat_first(tmp_path: Path) -> None:
+    found = look_at(
+        _csv(tmp_path / "faq.csv", [{"question": f"What is {at}?", "answer": "A."} for at in "ab"])
+    )
+    assert (found.task, found.named) == ("chat", {"prompt": "question", "completion": "answer"})
+
+
+@pytest.mark.parametrize(
+    ("word", "row", "named"),
+    [
+        (
+            "classify",
+            {"comment": "a long comment", "verdict": "good"},
+            {"text": "comment", "label": "verdict"},
+        ),
+        ("chat", {"ask": "why so?", "reply": "because"}, {"prompt": "ask", "completion": "reply"}),
+        ("chat", {"prompt": "why?", "completion": "so"}, {}),
+        ("images", {"a": "b"}, {}),
+    ],
+)
+def test_a_task_that_was_chosen_has_its_columns_proposed(
+    word: Word, row: dict[str, str], named: dict[str, str]
+) -> None:
+    rows = [row, row | {next(iter(row)): "another of them"}, row | {list(row)[-1]: "other"}]
+    assert columns_meant(word, rows, list(row)) == named
 
 
 def test_usual_names_need_no_naming(tmp_path: Path) -> None:
@@ -65,6 +104,18 @@ def test_unreadable_rows_are_named(tmp_path: Path) -> None:
     assert len(found.rows) == 2
     assert found.unreadable
     assert found.unreadable[0].startswith("line 2: ")
+
+
+def test_one_fault_of_many_rows_is_told_once(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    lines = [
+        "text,label",
+        *(f"caf\xe9 {at},{MOODS[at % 2]}" if at % 2 else f"tea {at},sad" for at in range(20)),
+    ]
+    path.write_bytes("\n".join(lines).encode("cp1252"))
+    [told] = look_at(path).unreadable
+    assert told.startswith("line 3: not UTF-8")
+    assert told.endswith("(and 9 more lines like it)")
 
 
 def test_folders_of_images(tmp_path: Path) -> None:

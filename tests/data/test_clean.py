@@ -15,8 +15,10 @@ from ptune.config.chat import Chat
 from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
 from ptune.config.columns import TextColumns
 from ptune.config.preference import Preference
+from ptune.config.recipe import Data
 from ptune.config.task_spec import TaskSpec
 from ptune.data.clean import write_clean
+from ptune.data.label_splits import read_splits
 from ptune.errors import DataError
 
 
@@ -52,6 +54,19 @@ def test_conversations(tmp_path: Path) -> None:
     assert path.read_text(encoding="utf-8") == "\n".join(lines) + "\n", "the file itself stays"
 
 
+def test_answers_that_teach_nothing_are_left_out(tmp_path: Path) -> None:
+    called = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"function": {"name": "f", "arguments": {}}}],
+    }
+    calls = json.dumps({"messages": [{"role": "user", "content": "a"}, called]})
+    talks = _write(tmp_path / "t.jsonl", [_talk("a", "b"), _talk("a", " "), calls])
+    assert write_clean(talks, Chat(), tmp_path).unusable == 1, "a call of a tool is an answer"
+    pairs = [json.dumps({"prompt": "a", "chosen": "b", "rejected": other}) for other in "bc"]
+    assert write_clean(_write(tmp_path / "p.jsonl", pairs), Preference(), tmp_path).unusable == 1
+
+
 def test_texts_with_labels_in_columns_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "tweets.csv"
     with path.open("w", newline="") as file:
@@ -66,12 +81,18 @@ def test_texts_with_labels_in_columns_of_their_own(tmp_path: Path) -> None:
         csv.writer(file).writerows(rows)
     task = TextClassification(columns=TextColumns(text="message", label="mood"))
     cleaned = write_clean(path, task, tmp_path)
-    assert _lines(cleaned.copy)[:2] == [
+    assert _lines(cleaned.copy) == [
         {"message": "hi", "mood": "glad", "by": "x"},
         {"message": "hi", "mood": "sad", "by": "x"},
     ], "another label of the same text is for the user to judge"
-    assert cleaned.copies == 1
-    assert cleaned.kept + cleaned.unusable + cleaned.copies == 5
+    assert (cleaned.kept, cleaned.unusable, cleaned.copies) == (2, 2, 1), "an empty label cannot be learnt"
+    assert read_splits(Data(files=(Path(cleaned.copy),) * 2), task, 0).files[0][1].problems.count == 0
+
+
+def test_labels_that_the_recipe_does_not_name_are_left_out(tmp_path: Path) -> None:
+    path = _write(tmp_path / "r.jsonl", [json.dumps({"text": one, "label": one}) for one in ("a", "b", "c")])
+    cleaned = write_clean(path, TextClassification(labels=("a", "b")), tmp_path)
+    assert (cleaned.kept, cleaned.unusable) == (2, 1)
 
 
 def test_words_and_pairs_of_answers(tmp_path: Path) -> None:
@@ -132,3 +153,38 @@ def test_a_copy_is_clean_and_a_copy_of_it_is_the_same(
     again = write_clean(Path(cleaned.copy), TextClassification(), folder)
     assert (again.kept, again.unusable, again.copies) == (cleaned.kept, 0, 0)
     assert Path(again.copy).read_bytes() == Path(cleaned.copy).read_bytes()
+
+
+@given(
+    st.lists(st.sampled_from(("café", "it’s", "smörgåsbord", "tea", "5 €", "Straße")), min_size=1, max_size=9)
+)
+def test_windows_1252_becomes_utf_8(tmp_path_factory: pytest.TempPathFactory, words: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("rows")
+    path = folder / "rows.csv"
+    path.write_bytes("".join(["text,label\n", *(f"{word},a\n" for word in words)]).encode("cp1252"))
+    before = path.read_bytes()
+    cleaned = write_clean(path, TextClassification(), folder)
+    assert {row["text"] for row in _lines(cleaned.copy)} == set(words)
+    assert (cleaned.file, cleaned.unusable) == (str(path), 0)
+    assert cleaned.encoding == (
+        "UTF-8" if words == [word for word in words if word.isascii()] else "Windows-1252"
+    )
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"), [("Привет", "koi8-r"), ("książka", "cp1250"), ("你好", "gb18030")]
+)
+def test_other_encodings_are_not_guessed_at(tmp_path: Path, text: str, encoding: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"text,label\nfine,a\n" + text.encode(encoding) + b",b\n")
+    cleaned = write_clean(path, TextClassification(), tmp_path)
+    assert (cleaned.kept, cleaned.unusable, cleaned.encoding) == (1, 1, "UTF-8")
+
+
+def test_a_converted_file_is_called_by_its_own_name(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes("text\ncafé\n".encode("cp1252"))
+    with pytest.raises(DataError) as raised:
+        write_clean(path, TextClassification(), tmp_path)
+    assert str(raised.value).startswith(f"{path}: has no column")

@@ -64,6 +64,37 @@ def test_what_cannot_be_read_is_a_sentence(studio: Opened, tmp_path: Path) -> No
     assert "Traceback" not in studio.page.content()
 
 
+def test_errors_are_told_and_a_clean_copy_has_none(studio: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "reviews.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("comment", "verdict"))
+        for at in range(30):
+            writer.writerow(
+                ("" if at in (3, 5, 7) else f"number {at}", "" if at in (8, 9) else MOODS[at % 2])
+            )
+        writer.writerow(("number 0", MOODS[0]))
+    studio.open("Data")
+    studio.drop(path)
+    studio.says("look", "data/reviews.csv", "likely for classify")
+    assert [studio.box(f"column-{at}").input_value() for at in (0, 1)] == ["comment", "verdict"]
+    studio.press("Examine the rows")
+    studio.says("examined", "comment is empty", "label is empty")
+    studio.press("Make a clean copy")
+    studio.says("examined", "25 rows; left out: 5 that cannot be used, 1 copies")
+    studio.press("Examine the rows")
+    studio.says("examined", "Splits")
+    assert "error" not in studio.text("examined")
+    studio.drop(path)
+    studio.says("look", "data/reviews.csv")
+    wait_until(lambda: studio.text("examined") == "")
+    studio.press("Examine the rows")
+    studio.says("examined", "label is empty")
+    studio.press("Make a recipe")
+    studio.says("recipe-head", "data/reviews.csv")
+    wait_until(lambda: "training will stop" in studio.page.content())
+
+
 def test_chat_data_is_recognised(studio: Opened, tmp_path: Path) -> None:
     rows = [
         {"messages": [{"role": "user", "content": f"{at}?"}, {"role": "assistant", "content": "!"}]}
@@ -74,13 +105,13 @@ def test_chat_data_is_recognised(studio: Opened, tmp_path: Path) -> None:
     studio.open("Data")
     studio.drop(path)
     studio.says("look", "data/talk.jsonl", "likely for chat")
-    studio.press("Make a recipe of it")
+    studio.press("Make a recipe")
     studio.says("recipe-head", "chat", "data/talk.jsonl")
     wait_until(lambda: studio.box("name").input_value() == "talk")
 
 
 def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
-    dropped.press("Make a recipe of it")
+    dropped.press("Make a recipe")
     dropped.says("recipe-head", "classify", "data/tweets.csv")
     wait_until(lambda: dropped.box("name").input_value() == "tweets")
     dropped.page.get_by_label("quick:").check()
@@ -106,7 +137,7 @@ def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
 
 
 def test_mistakes_are_sentences_on_the_page(dropped: Opened) -> None:
-    dropped.press("Make a recipe of it")
+    dropped.press("Make a recipe")
     dropped.says("recipe-head", "data/tweets.csv")
     dropped.unfold("all-options")
     dropped.option("train.lr", "fast", told="recipe-head")

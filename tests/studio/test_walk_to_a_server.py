@@ -98,7 +98,7 @@ def trained(studio: Opened, data: Path, name: str, task: str, model: str) -> Non
     studio.open("Data")
     studio.drop(data)
     studio.says("look", f"likely for {task}")
-    studio.press("Make a recipe of it")
+    studio.press("Make a recipe")
     wait_until(lambda: studio.box("name").input_value() == name)
     studio.choose("model", model)
     studio.page.get_by_label("quick:").check()

@@ -8,7 +8,7 @@ from html import escape
 from typing import Any
 
 from ptune.begin.look import Look
-from ptune.begin.starts import STARTS
+from ptune.begin.starts import STARTS, Word
 
 ROWS = 6
 LONGEST_CELL = 240  # characters
@@ -19,15 +19,16 @@ _NAMES = {
 }  # fmt: skip
 
 
-def look(found: Look, name: str) -> str:
-    """What was recognised of a file, and its first rows."""
+def look(found: Look, name: str, task: Word | None = None) -> str:
+    """What was recognised of a file, and its first rows. task: the one that was chosen."""
     count = f"{'more than ' if found.more else ''}{len(found.rows)} rows, " if found.columns else ""
     what = f"columns {', '.join(found.columns)}" if found.columns else f"{len(found.rows)} folders"
     told = f"<b>{escape(name)}</b> · {escape(found.format)} · {count}{escape(what)}" if found.rows else ""
+    meant = task or found.task
     likely = (
         "ptune cannot tell what it is for: choose below"
-        if found.task is None
-        else f"likely for <b>{found.task}</b>: {escape(STARTS[found.task].what)}"
+        if meant is None
+        else f"{'likely for' if meant == found.task else 'for'} <b>{meant}</b>: {escape(STARTS[meant].what)}"
     )
     bad = "".join(f'<p class="problem">{escape(one)}</p>' for one in found.unreadable)
     head = told or f"<b>{escape(name)}</b> · {escape(found.format)}"
@@ -41,7 +42,7 @@ def findings(document: Mapping[str, Any]) -> str:
         return '<p class="good-news">Nothing is wrong with the data.</p>'
     items = "".join(
         f'<li class="{escape(one["severity"])}"><b>{escape(one["severity"])}</b> <code>{escape(place(one["place"]))}</code>'
-        f"{_more(one['count'])}<p>{escape(one['message'])}</p></li>"
+        f"{_more(one['count'])} <p>{escape(one['message'])}</p></li>"
         for one in found
     )
     return f"<ul class=findings>{items}</ul>"
@@ -88,8 +89,8 @@ def lengths(document: Mapping[str, Any]) -> str:
     return f"<h3>Tokens of a training example{longest}</h3><div class=bars>{bars}</div>"
 
 
-def rows(document: Mapping[str, Any]) -> str:
-    """Training rows token by token; what is learned is marked."""
+def rows(document: Mapping[str, Any], note: str | None = None) -> str:
+    """Training rows token by token; what is learned is marked. note: what else is to be said of them."""
     found: Sequence[Mapping[str, Any]] = document.get("rows", [])
     if not found:
         return ""
@@ -103,7 +104,8 @@ def rows(document: Mapping[str, Any]) -> str:
         else "The model reads all tokens, and learns to write those that are <mark class=learned>marked</mark>"
     )
     articles = "".join(map(_row, found))
-    return f"<p class=quiet>{told}; small boxes are tokens.</p><div class=seen-rows>{articles}</div>"
+    more = f"<p>{escape(note)}</p>" if note else ""
+    return f"<p class=quiet>{told}; small boxes are tokens.</p>{more}<div class=seen-rows>{articles}</div>"
 
 
 def _row(row: Mapping[str, Any]) -> str:
@@ -185,6 +187,11 @@ def cleaned(made: Sequence[Mapping[str, Any]]) -> str:
     """What became of the rows of each file that was copied."""
     return "".join(
         f"<p><b>{escape(one['copy'])}</b>: {one['kept']:,} rows; left out: {one['unusable']:,} that cannot be used,"
-        f" {one['copies']:,} copies of others. {escape(one['file'])} stays as it is.</p>"
+        f" {one['copies']:,} copies of others. {_read_as(one)}{escape(one['file'])} stays as it is.</p>"
         for one in made
     )
+
+
+def _read_as(copied: Mapping[str, Any]) -> str:
+    encoding = copied.get("encoding", "UTF-8")
+    return "" if encoding == "UTF-8" else f"It was read as {escape(encoding)}; the copy is UTF-8. "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from ptune.begin.columns_meant import columns_meant
 from ptune.begin.look import Look, look_at
 from ptune.begin.recognise import check
 from ptune.begin.starts import STARTS, Word
@@ -16,14 +18,13 @@ from ptune.errors import PtuneError
 from ptune.studio import commands
 from ptune.studio.ask import ask
 from ptune.studio.command_shown import command_line, shows
-from ptune.studio.data import own_data
+from ptune.studio.data import own_data, said
 from ptune.studio.data import shown as shown_data
 from ptune.studio.data.choice import Choice, load, save
 from ptune.studio.studio import QUIET, Studio
 from ptune_serve.ui.labels import problem, waiting
 
 _INVITATION = "Drop a file, or choose one that is here already."
-_UNCHOSEN = "Choose files, and what the model is to learn."
 
 
 class Data:
@@ -42,10 +43,9 @@ class Data:
             with gr.Row(elem_classes="doing"):
                 self._examine = gr.Button("Examine the rows", size="sm", elem_id="examine")
                 self._clean = gr.Button("Make a clean copy", size="sm", visible=False, elem_id="clean")
-                self._next = gr.Button(
-                    "Make a recipe of it", variant="primary", size="sm", elem_id="to-recipe"
-                )
+                self._next = gr.Button("Make a recipe", variant="primary", size="sm", elem_id="to-recipe")
             self.ready = gr.State(False)
+            self._errors = gr.State(0)  # that the last examination found
             self._command = command_line()
             self._told = gr.HTML(elem_classes="data", elem_id="examined")
         self._connect(studio)
@@ -89,18 +89,25 @@ class Data:
         self._task.input(self._ask_for_columns, [self._files, self._task], shown, **QUIET)
         for column in self._columns:
             column.input(self._keep, [self._files, *meaning], self._look, **QUIET)
+        self._drop.upload(
+            self._forget, None, told := [self._command, self._told, self._clean, self._errors], **QUIET
+        )
+        for changed in (self._files, *meaning):
+            changed.input(self._forget, None, told, **QUIET)
         chosen = [self._files, *meaning]
-        self.chosen = self._next.click(self._is_ready, chosen, [self.ready, self._told], **QUIET)
+        self.chosen = self._next.click(
+            self._is_ready, [self._errors, *chosen], [self.ready, self._told], **QUIET
+        )
         examining: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
         self._examine.click(self._say, chosen, [self._command, self._told], **QUIET).then(
-            self._examined, chosen, [self._told, self._clean], **examining
+            self._examined, chosen, [self._told, self._clean, self._errors], **examining
         )
         self._clean.click(
             lambda: waiting("Copying the rows that can be used …"), None, self._told, **QUIET
         ).then(
             self._cleans,
             chosen,
-            [self._files, self._look, self._command, self._told, self._clean],
+            [self._files, self._look, self._command, self._told, self._clean, self._errors],
             **examining,
         )
 
@@ -138,7 +145,10 @@ class Data:
         if not files:
             return [waiting(_INVITATION), *self._meaning(None, task, {})]
         found = self._looked(files[0])
-        named = found.named if isinstance(found, Look) and task == found.task else {}
+        named: Mapping[str, str] = {}
+        if isinstance(found, Look) and task is not None:
+            same = task == found.task
+            named = found.named if same else columns_meant(task, found.rows, found.columns or ())
         choice = Choice(tuple(files), task, named)
         save(self._workspace, choice)
         return [self._shown(found, choice), *self._meaning(found, task, named)]
@@ -155,48 +165,59 @@ class Data:
         }
         return Choice(tuple(files), task, columns)
 
-    def _is_ready(self, files: Sequence[str], task: Word | None, *named: str | None) -> tuple[bool, Any]:
-        if not files or task is None:
-            return False, problem(_UNCHOSEN)
+    def _forget(self) -> list[Any]:
+        """What was said about other data, or about another task, does not stay."""
+        return [shows(()), "", gr.update(visible=False), 0]
+
+    def _is_ready(
+        self, errors: int, files: Sequence[str], task: Word | None, *named: str | None
+    ) -> tuple[bool, Any]:
+        if unchosen := said.missing(files, task):
+            return False, problem(unchosen)
+        if errors:
+            gr.Warning(said.before_training(errors))
         save(self._workspace, self._choice(files, task, named))
         return True, gr.skip()
 
     def _say(self, files: Sequence[str], task: Word | None, *named: str | None) -> tuple[Any, str]:
         """The command, before its answer is there."""
-        if not files or task is None:
-            return shows(()), problem(_UNCHOSEN)
+        if unchosen := said.missing(files, task):
+            return shows(()), problem(unchosen)
         return shows(commands.doctor(self._choice(files, task, named))), waiting("Examining every row …")
 
     def _examined(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
         if not files or task is None:
-            return [gr.skip(), gr.skip()]
-        command = commands.doctor(self._choice(files, task, named))
+            return [gr.skip(), gr.skip(), 0]
+        choice = self._choice(files, task, named)
+        command = commands.doctor(choice)
         answer = ask(self._workspace, commands.as_json(command, "--rows", str(commands.ROWS)))
         if answer.document is None:
-            return [problem(answer.problem), gr.update(visible=False)]
+            return [problem(answer.problem), gr.update(visible=False), 0]
+        untold = said.without_template(self._looked(files[0]), choice)
         parts: tuple[Callable[[Any], str], ...] = (
-            shown_data.findings, shown_data.splits, shown_data.lengths, shown_data.rows
+            shown_data.findings, shown_data.splits, shown_data.lengths, partial(shown_data.rows, note=untold)
         )  # fmt: skip
         titles = ("What doctor found", "Splits", "", "As the model sees it")
         told = [(title, part(answer.document)) for title, part in zip(titles, parts, strict=True)]
         page = "".join(f"{f'<h2>{title}</h2>' if title else ''}{html}" for title, html in told if html)
-        return [page, gr.update(visible=bool(answer.document.get("findings")))]
+        found = bool(answer.document.get("findings"))
+        return [page, gr.update(visible=found), said.errors_in(answer.document)]
 
     def _cleans(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
         """Copies without the rows that cannot be used take the place of the files."""
         if not files or task is None:
-            return [gr.skip(), gr.skip(), shows(()), problem(_UNCHOSEN), gr.skip()]
+            return [gr.skip(), gr.skip(), shows(()), problem(said.missing(files, task) or ""), gr.skip(), 0]
         choice = self._choice(files, task, named)
         command = (*commands.doctor(choice), "--clean", self._workspace.shown(self._workspace.data))
         answer = ask(self._workspace, commands.as_json(command))
         if answer.document is None:
-            return [gr.skip(), gr.skip(), shows(command), problem(answer.problem), gr.skip()]
+            return [gr.skip(), gr.skip(), shows(command), problem(answer.problem), gr.skip(), gr.skip()]
         made = answer.document["clean"]
         choice = replace(choice, files=tuple(one["copy"] for one in made))
         save(self._workspace, choice)
         return [
             gr.update(choices=own_data.names(self._workspace), value=list(choice.files)),
-            self._shown(self._looked(choice.files[0]), choice), shows(command), shown_data.cleaned(made), gr.update(visible=False),
+            self._shown(self._looked(choice.files[0]), choice), shows(command), shown_data.cleaned(made), gr.update(visible=False), 0,
         ]  # fmt: skip
 
     def _looked(self, file: str) -> Look | str:
@@ -217,7 +238,7 @@ class Data:
                 wrong = problem(
                     f"{choice.task} does not find its columns among {', '.join(found.columns or ())}: say below which is which."
                 )
-        return shown_data.look(found, choice.files[0]) + wrong
+        return shown_data.look(found, choice.files[0], choice.task) + wrong
 
     def _meaning(self, found: Look | str | None, task: Word | None, named: Any) -> list[Any]:
         """Updates of the task and its columns."""
@@ -227,7 +248,7 @@ class Data:
         for at in range(len(self._columns)):
             if at < len(asked) and columns:
                 value = named.get(asked[at]) or (asked[at] if asked[at] in columns else "")
-                choices = [(one or "by its usual name", one) for one in ("", *columns)]
+                choices = [(one or "automatic", one) for one in ("", *columns)]
                 updates.append(gr.update(label=asked[at], choices=choices, value=value, visible=True))
             else:
                 updates.append(gr.update(visible=False, value=None, choices=[]))

@@ -1,0 +1,56 @@
+"""Which columns of a file a task is likely to mean, where they have names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ptune.begin.recognise import fits
+from ptune.begin.starts import Word
+from ptune.data.named_columns import proposed
+
+LONGEST_LABEL = 40  # characters
+_USUAL: Mapping[Word, tuple[str, ...]] = {
+    "chat": ("prompt", "completion"),
+    "classify": ("text", "label"),
+    "tag": ("tokens", "tags"),
+    "embed": ("anchor", "positive"),
+    "rerank": ("anchor", "positive"),
+    "translate": ("source", "target"),
+    "preferences": ("prompt", "chosen", "rejected"),
+    "thumbs": ("prompt", "completion", "label"),
+    "rewards": ("prompt", "chosen", "rejected"),
+}
+
+
+def columns_meant(word: Word, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str]:
+    """The names in the file of a task's columns; empty where they are the usual ones, or that cannot be told."""
+    if word not in _USUAL or fits(word, columns):
+        return {}
+    known = label_and_text(rows, columns) if word == "classify" else None
+    return known or proposed(_USUAL[word], rows)
+
+
+def label_and_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str] | None:
+    """Which column is a text's label and which the text, by their values: labels are short and recur, and the text is what is
+    longest and does not. None where that cannot be told."""
+    labels = [column for column in columns if _recurs([row.get(column) for row in rows])]
+    texts = {
+        column: sum(len(value) for row in rows if isinstance(value := row.get(column), str)) / len(rows)
+        for column in columns
+        if column not in labels
+    }
+    text = max(texts, key=lambda column: texts[column], default=None)
+    if len(labels) != 1 or text is None or not texts[text]:
+        return None
+    return {"text": text, "label": labels[0]}
+
+
+def _recurs(values: Sequence[Any]) -> bool:
+    """Whether values are few and short; empty cells, which doctor reports, say nothing."""
+    filled = [value for value in values if value is not None and value != ""]
+    plain = [value for value in filled if isinstance(value, str | int)]
+    if len(plain) < len(filled) or any(len(str(value)) > LONGEST_LABEL for value in plain):
+        return False
+    distinct = len(set(plain))
+    return 2 <= distinct < len(plain) >= len(values) / 2 and distinct <= max(2, len(plain) // 3)
