@@ -33,8 +33,6 @@ from ptune_serve.ui.security_policy import SecurityPolicy
 from ptune_serve.ui.style import CSS
 from ptune_serve.ui.theme import theme
 
-AFTER_TRAINING: tuple[type[Any], ...] = (Judge, Ship, Serve)
-"""The tabs behind Data, Recipe and Run, from left to right; each is made with the `Studio`."""
 UPLOAD_LIMIT = "2gb"
 
 
@@ -115,10 +113,11 @@ def build(workspace: Workspace) -> gr.Blocks:
         with gr.Column(elem_id="page"), gr.Tabs(elem_id="tabs") as tabs:
             studio = Studio(workspace, Jobs(workspace), page, tabs)
             data, recipe, runs = Data(studio), Recipe(studio), Runs(studio)
-            for tab in AFTER_TRAINING:
-                tab(studio)
+            judge, ship = Judge(studio), Ship(studio)
+            Serve(studio)
         leads(studio, data.chosen, data.ready, recipe)
         leads(studio, recipe.training, recipe.ready, runs)
+        ship.follows(judge.export.click, judge.run)
         again = gr.Timer(LOOK_AGAIN_S)
 
         def look() -> str:
