@@ -32,12 +32,8 @@ class Blind:
         self._studio = studio
         with gr.Accordion("Blind votes: whose answer is better?", open=True, elem_id="blind") as box:
             against = gr.Dropdown(
-                [BEFORE],
-                value=BEFORE,
-                label="Its answers against those of",
-                elem_id="blind-against",
-                interactive=True,
-            )
+                [BEFORE], value=BEFORE, label="Its answers against those of", elem_id="blind-against", interactive=True
+            )  # fmt: skip
             prompt = gr.HTML(elem_id="blind-prompt")
             with gr.Row(equal_height=True):
                 left = gr.HTML(elem_id="blind-left")
