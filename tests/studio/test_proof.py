@@ -62,9 +62,9 @@ def test_a_sentence_says_what_the_table_means() -> None:
 def test_a_refusal_names_the_pages_own_checkbox() -> None:
     why = "error: runs/mine is no better than chance. Train it longer, or export it --anyway"
     said = state(job("failed"), Followed(), why)
-    assert "tick “Even if no better than a baseline”" in said
+    assert "the box “Even if no better than a baseline”" in said
     assert "20 steps" in said
-    assert "tick" not in state(job("failed"), Followed(), "error: no space left")
+    assert "box" not in state(job("failed"), Followed(), "error: no space left")
 
 
 def test_the_log_of_the_job_is_followed(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from ptune.evaluation.reinforcement import titles as reward_titles
 from ptune.formats.run import Run
 from ptune.studio.judge.worst import worst
 from ptune.studio.sheet import Cell, Content, note, sheet
-from ptune.studio.ship.proof import INSTEAD
+from ptune.studio.ship.proof import ANYWAY, NOT_MEANT
 
 _CHAT = (("loss", "loss a token"), ("perplexity", "perplexity"), ("token_accuracy", "token accuracy"))
 _TOLD = {"base": "before", "tuned": "after"}
@@ -103,7 +103,8 @@ def _no_better(told: str) -> str:
         return ""
     for own, plain in _SIDES.items():
         told = told.replace(own, plain)
-    return note(f"This model is {told}. The export will refuse it: {INSTEAD}", "bad")
+    refusal = f"The export will refuse it, unless you tick “{ANYWAY}” in the tab Ship."
+    return note(f"This model is {told}. {refusal} {NOT_MEANT}", "bad")
 
 
 def _marked(

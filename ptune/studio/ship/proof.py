@@ -17,7 +17,7 @@ HEADS = ("under", "hop", "prompts", "max |Δ log p|", "mean KL", "top-1", "rel. 
 WORDS = (0, 1, 7, 8)
 ANYWAY = "Even if no better than a baseline"
 """The checkbox of the tab Ship that is --anyway."""
-INSTEAD = f"train it longer, or tick “{ANYWAY}” in the tab Ship. A quick look of 20 steps is not meant to beat a baseline."
+NOT_MEANT = "A quick look of 20 steps is not meant to beat a baseline: train it longer."
 _LARGEST = re.compile(r"max \|Δ[^≤]*≤ ([\d.e+-]+)$")
 
 
@@ -113,8 +113,8 @@ def state(job: Job, so_far: Followed, log: str) -> str:
     if job.state == "stopped":
         return note(f"Stopped: {hops}, and nothing was left half-written. Export again to begin anew.")
     why = last_error(log)
-    here = f" On this page: {INSTEAD}" if "--anyway" in why else ""
-    return note(f"Not exported: {why}.{here}" if here else f"Not exported: {why}", "bad")
+    here = f". On this page that is the box “{ANYWAY}”. {NOT_MEANT}" if "--anyway" in why else ""
+    return note(f"Not exported: {why}{here}", "bad")
 
 
 def last_error(log: str) -> str:

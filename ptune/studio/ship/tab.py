@@ -129,6 +129,7 @@ class Ship:
         """What is to be updated of the page; as `_looked` has them."""
         names, run, form, job, _, speed, there = now
         busy = job is not None and job.state in ("waiting", "running")
+        refused = job is not None and job.state != "done"  # what is there is of an export before
         update = {
             self._export: gr.update(interactive=run is not None and not busy),
             self._stop: gr.update(visible=busy),
@@ -136,7 +137,7 @@ class Ship:
             self._proof: self._table(run, form, job, so_far),
             self._sizes: self._profiles(run) if form == BUNDLE else "",
             self._measure: gr.update(visible="bundle" in there and form == BUNDLE),
-            self._serve: gr.update(visible="bundle" in there and form == BUNDLE and not busy),
+            self._serve: gr.update(visible="bundle" in there and form == BUNDLE and not refused),
             self._speed: self._told_speed(speed),
             self._files: "" if run is None else downloads(self._studio.workspace, run),
         }
