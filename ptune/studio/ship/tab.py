@@ -108,7 +108,12 @@ class Ship:
 
     def follows(self, event: Any, run: gr.Dropdown) -> None:
         """After the event the page goes to this tab, with the run that another tab shows."""
-        shown = event(lambda name: gr.update(value=name), run, self.run, **QUIET)
+
+        def show(name: str | None) -> Any:
+            """With the menu: a tab that was never open does not know a run that is new, and gradio refuses it."""
+            return gr.update(choices=finished_runs(self._studio.workspace), value=name)
+
+        shown = event(show, run, self.run, **QUIET)
         shown.then(lambda: gr.update(selected=self.tab.id), None, self._studio.tabs, **QUIET)
 
     def _looked(self, chosen: str | None, form: str) -> tuple[tuple[Any, ...], Followed]:
