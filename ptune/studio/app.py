@@ -34,8 +34,6 @@ from ptune_serve.ui.security_policy import SecurityPolicy
 from ptune_serve.ui.style import CSS
 from ptune_serve.ui.theme import theme
 
-AFTER_TRAINING: tuple[type[Any], ...] = (Judge, Ship, Serve)
-"""The tabs behind Data, Recipe and Run, from left to right; each is made with the `Studio`."""
 UPLOAD_LIMIT = "2gb"
 
 
@@ -116,11 +114,13 @@ def build(workspace: Workspace) -> gr.Blocks:
         with gr.Column(elem_id="page"), gr.Tabs(elem_id="tabs") as tabs:
             studio = Studio(workspace, Jobs(workspace), page, tabs)
             data, recipe, runs = Data(studio), Recipe(studio), Runs(studio)
-            judge, ship, _ = (tab(studio) for tab in AFTER_TRAINING)
+            judge, ship = Judge(studio), Ship(studio)
+            Serve(studio)
         leads(studio, data.chosen, data.ready, recipe)
         leads(studio, recipe.training, recipe.ready, runs)
         takes(studio, runs.judge.click, runs.chosen, judge)
         takes(studio, runs.ship.click, runs.chosen, ship)
+        takes(studio, judge.export.click, judge.run, ship)
         again = gr.Timer(LOOK_AGAIN_S)
 
         def look() -> str:
@@ -141,11 +141,15 @@ def leads(studio: Studio, event: Any, ready: gr.State, tab: Any) -> None:
 
 
 def takes(studio: Studio, event: Any, chosen: gr.Dropdown, tab: Any) -> None:
-    """At the event the page goes to a tab, which shows the first of the chosen runs."""
+    """At the event the page goes to a tab, which shows the chosen run, or the first of several.
 
-    def go(names: list[str]) -> list[Any]:
+    It gets the menu, too: a tab that was never open does not know a run that is new, and gradio refuses it.
+    """
+
+    def go(names: list[str] | str | None) -> list[Any]:
         finished = finished_runs(studio.workspace)
-        run = gr.update(choices=finished, value=names[0]) if names and names[0] in finished else gr.skip()
+        name = names if isinstance(names, str) else next(iter(names or ()), None)
+        run = gr.update(choices=finished, value=name) if name in finished else gr.skip()
         return [run, gr.update(selected=tab.tab.id)]
 
     event(go, chosen, [tab.run, studio.tabs], **QUIET)

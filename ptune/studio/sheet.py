@@ -58,6 +58,11 @@ def error(text: str) -> str:
     return f'<p class="problem" role="alert">{escape(text)}</p>' if text else ""
 
 
+def opens(address: str, text: str) -> str:
+    """A link that opens a page beside this one."""
+    return f'<a href="{escape(address)}" target="_blank" rel="noopener">{escape(text)}</a>'
+
+
 def size(count: float) -> str:
     """Bytes in words: 950 B, 12 kB, 3.4 MB, 1.2 GB."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -69,6 +74,7 @@ def size(count: float) -> str:
 
 CSS = """
 .sheet { overflow-x: auto; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); }
+.sheet + .sheet, .sheet + .note, .note + .sheet { margin-top: 1rem; }
 .sheet:focus-visible { outline: 2px solid var(--primary-500); outline-offset: 2px; }
 .sheet table { border-collapse: collapse; width: 100%; font-size: 0.88rem; margin: 0; border: 0 !important; }
 .sheet tr, .sheet tbody, .sheet thead { border: 0 !important; background: transparent !important; }

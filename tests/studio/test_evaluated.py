@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from ptune.config.classification import TextClassification
+from ptune.config.columns import TextColumns
+from ptune.config.recipe import Recipe
 from ptune.evaluation.compare import Compared, Comparison
 from ptune.evaluation.paired import Difference
+from ptune.formats.run import Run
 from ptune.studio.judge.compared import of
 from ptune.studio.judge.evaluated import tables
+from ptune.studio.judge.worst import texts_of, worst
 
 CHAT: dict[str, Any] = {
     "format": 1, "split": "test", "examples": 40,
@@ -38,7 +44,7 @@ def cells(html: str) -> list[str]:
 
 
 def test_before_and_after_of_a_chat(tmp_path: Path) -> None:
-    found = cells(tables(CHAT, tmp_path))
+    found = cells(tables(CHAT, Run(tmp_path), tmp_path))
     for told in (
         "before",
         "before, 8 examples in the prompt",
@@ -62,7 +68,9 @@ def test_intervals_of_preferences_and_rewards(tmp_path: Path) -> None:
     }
     rewards = {"base": {"reward": MEAN}, "tuned": {"reward": MEAN}, "gain": {"reward": MEAN}}
     won = {"adapter": "judge", "prompts": 12, "win_rate": MEAN, "base": 0.1, "tuned": 0.2, "bundle": "b"}
-    found = cells(tables({**CHAT, "pairs": pairs, "rewards": rewards, "reward_model": won}, tmp_path))
+    found = cells(
+        tables({**CHAT, "pairs": pairs, "rewards": rewards, "reward_model": won}, Run(tmp_path), tmp_path)
+    )
     assert found.count("50.0% to 87.5%") == 3
     assert found.count("0.500 to 0.875") == 3
     assert any("75.0% [50.0%, 87.5%] of 12 prompts" in told for told in found)
@@ -75,12 +83,13 @@ def test_sides_slices_and_worst_errors_of_labels(tmp_path: Path) -> None:
         {"place": "a.csv:4", "gold": "bad", "predicted": "good", "scores": [0.9, 0.1]},
     ]
     (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    html = tables(LABELS, tmp_path)
+    html = tables(LABELS, Run(tmp_path), tmp_path)
     found = cells(html)
     for told in (
         "80.0% ✓",
         "70.0% to 90.0%",
-        "commonest label",
+        "most common label",
+        "your model (torch)",
         "0.400 ✓",
         "–",
         "&lt;bad&gt;",
@@ -94,8 +103,31 @@ def test_sides_slices_and_worst_errors_of_labels(tmp_path: Path) -> None:
 
 
 def test_no_better_than_a_baseline_is_said_first(tmp_path: Path) -> None:
-    html = tables({**LABELS, "no_better": "no better than the commonest label"}, tmp_path)
-    assert html.index("no better than the commonest label") < html.index("<table>")
+    html = tables({**LABELS, "no_better": "no better than commonest label"}, Run(tmp_path), tmp_path)
+    assert html.index("no better than most common label. The export will refuse it") < html.index("<table>")
+    assert "Even if no better than a baseline" in html, "the checkbox of the tab Ship"
+    assert "refuse" not in tables(LABELS, Run(tmp_path), tmp_path)
+
+
+def test_worst_errors_have_the_texts_of_the_data(tmp_path: Path) -> None:
+    long = "so " * 60
+    (tmp_path / "a.csv").write_text(f'comment,verdict\n<b>fine</b>,bad\n"{long}",bad\nlast,bad\n')
+    places = ["a.csv, line 2", "a.csv, line 3", "gone.csv, line 4"]
+    lines = [{"place": one, "gold": "bad", "predicted": "good", "scores": [0.9, 0.1]} for one in places]
+    run = Run(tmp_path / "runs" / "mine")
+    run.folder.mkdir(parents=True)
+    (run.folder / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines[:2]))
+    recipe = Recipe(task=TextClassification(columns=TextColumns(text="comment", label="verdict")))
+    recipe.save(run.recipe_path)
+    known = {"a.csv": sha256((tmp_path / "a.csv").read_bytes()).hexdigest(), "gone.csv": "0"}
+    files = [{"path": path, "sha256": value} for path, value in known.items()]
+    html = worst({**LABELS, "files": files}, run, tmp_path)
+    assert "&lt;b&gt;fine&lt;/b&gt;<small>a.csv, line 2</small>" in html
+    assert f"{long[:120].rstrip()} …<small>a.csv, line 3</small>" in html
+    assert "last" not in html
+    assert [*texts_of(places, run, tmp_path, known)] == places[:2], "a file is gone"
+    (tmp_path / "a.csv").write_text("comment,verdict\nanother,bad\n")
+    assert texts_of(places, run, tmp_path, known) == {}, "its lines are others now"
 
 
 def test_runs_beside_each_other() -> None:

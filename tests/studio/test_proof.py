@@ -11,6 +11,7 @@ from ptune.formats.bundle import Hop
 from ptune.formats.hop_log import Followed, hop_log, note_hops, note_stage
 from ptune.studio.jobs.queue import Job
 from ptune.studio.ship.proof import followed, hop_log_of, last_error, state, table
+from ptune.studio.ship.proof import told as in_words
 
 GRAPH = Hop(
     name="torch → ONNX base", prompts=16, positions=16, max_abs_logprob=1.234e-5, limit="≤ 0.001", passed=True
@@ -37,6 +38,33 @@ def test_every_hop_stands_in_the_table_and_the_base_first() -> None:
     for told in (">ok<", ">DRIFTS<", ">not used<"):
         assert html.count(told) == 1
     assert table({}, "The proof") == ""
+
+
+def test_a_sentence_says_what_the_table_means() -> None:
+    served = Hop(
+        name="engine → server", prompts=16, positions=16, max_abs_logprob=7.2e-5,
+        limit="same labels, max |Δ log p| ≤ 0.001", passed=True,
+    )  # fmt: skip
+    hidden = Hop(
+        name="ONNX → engine", prompts=16, positions=16, max_abs_logprob=0.5,
+        limit="max |Δ| of hidden states ≤ 0.001 of the largest", passed=True,
+    )  # fmt: skip
+    said = in_words({"base": (GRAPH, hidden), "mine": (served, OWN)})
+    assert "the same answers as the trained one: the largest difference is 7e-5 (limit 1e-3)." in said
+    assert "bad" in in_words({"mine": (served, DEAD)})
+    assert "Beyond the limit: (adapter − base)." in in_words({"mine": (served, DEAD)})
+    assert "same" not in in_words({"mine": (served, DEAD)})
+    assert "every hop is within its limit" in in_words({"base": (hidden,)})
+    assert in_words({}) == ""
+    assert '<th scope="col" class="figure">inputs</th>' in table({"mine": (served,)}, "The proof", "inputs")
+
+
+def test_a_refusal_names_the_pages_own_checkbox() -> None:
+    why = "error: runs/mine is no better than chance. Train it longer, or export it --anyway"
+    said = state(job("failed"), Followed(), why)
+    assert "the box “Even if no better than a baseline”" in said
+    assert "20 steps" in said
+    assert "box" not in state(job("failed"), Followed(), "error: no space left")
 
 
 def test_the_log_of_the_job_is_followed(tmp_path: Path) -> None:

@@ -184,6 +184,7 @@ def test_profiles_with_size_and_the_speed_of_this_very_bundle(workspace: Workspa
     html = profiles(workspace, "mine")
     assert html.index("fp32") < html.index("4.2 MB") < html.index("int8") < html.index("1 kB")
     assert html.count("served by default") == 1
+    assert "float32 only" in html
     file = speed_file(workspace, "mine")
     file.parent.mkdir()
     file.write_text(json.dumps({"profiles": {"fp32": {"per_s": 12.345, "unit": "tokens"}}}))
@@ -191,6 +192,17 @@ def test_profiles_with_size_and_the_speed_of_this_very_bundle(workspace: Workspa
     later = file.stat().st_mtime + 10
     os.utime(folder / "manifest.json", (later, later))
     assert "12.3 tokens/s" not in profiles(workspace, "mine"), "it was exported again since"
+
+
+def test_an_encoder_has_no_caches(workspace: Workspace) -> None:
+    folder = bundle(workspace, "labels")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["signature"] = {"modality": "text", "sockets": []}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    html = profiles(workspace, "labels")
+    assert "fp32" in html
+    assert "caches" not in html
+    assert "float32 only" not in html
 
 
 def test_what_there_is_to_download(workspace: Workspace) -> None:

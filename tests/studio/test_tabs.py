@@ -6,7 +6,49 @@ from pathlib import Path
 
 import pytest
 
+from ptune.config.chat import Chat
+from ptune.config.classification import TextClassification
+from ptune.config.recipe import Recipe
+
 gr = pytest.importorskip("gradio")
+
+
+def test_labels_are_not_voted_on(tmp_path: Path) -> None:
+    from ptune.studio.jobs.queue import Jobs
+    from ptune.studio.judge.blind import Blind
+    from ptune.studio.studio import Studio
+    from ptune.studio.workspace import Workspace
+
+    workspace = Workspace(tmp_path)
+    for name, task in (("chat", Chat()), ("labels", TextClassification()), ("damaged", None)):
+        workspace.run(name).mkdir()
+        if task is not None:
+            Recipe(task=task).save(workspace.run(name) / "recipe.yaml")
+    with gr.Blocks() as page:
+        blind = Blind(Studio(workspace, Jobs(workspace), page, gr.Tabs()), gr.Dropdown())
+    assert [blind.writes(name) for name in ("chat", "labels", "damaged", "none")] == [
+        True,
+        False,
+        False,
+        False,
+    ]
+    (workspace.run("chat") / "evaluation.json").write_text('{"answers": []}')
+    (workspace.run("labels") / "evaluation.json").write_text('{"answers": [{}]}')
+    assert [blind.writes(name) for name in ("chat", "labels")] == [False, True], "what was evaluated decides"
+    render, _, shown = blind.again
+    box = render("chat", None)
+    assert len(box) == len(shown)
+    assert box[0]["visible"] is False
+
+
+def test_a_servers_page_is_a_click_away() -> None:
+    from ptune.studio.ship.start_server import serves
+
+    html = serves("http://127.0.0.1:8000", "http://127.0.0.1:8001/?a=1&b=2")
+    assert (
+        'href="http://127.0.0.1:8001/?a=1&amp;b=2" target="_blank" rel="noopener">Open the page</a>' in html
+    )
+    assert "<a" not in serves("http://127.0.0.1:8000", None)
 
 
 def test_nothing_stands_between_the_tabs(tmp_path: Path) -> None:

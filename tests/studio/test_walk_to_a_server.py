@@ -63,11 +63,17 @@ def test_from_labelled_texts_to_an_answer(studio: Opened, tmp_path: Path) -> Non
     figures = studio.text("judge-figures")
     assert "Slices" in figures
     assert "rows are wrong" in figures or "No row is wrong" in figures
-    assert "only generated text is voted on" in studio.text("blind")
+    assert "your model (torch)" in figures
+    assert not studio.page.locator("#blind").is_visible(), "labels are not voted on"
     photographed(studio, "judge-labels")
+    assert "The export will refuse it" in figures
+    studio.press("Export it")
     refused(studio, "no better than")
     exported(studio, "tweets")
-    served(studio, "tweets")
+    studio.press("Serve it")
+    studio.says("serve-models", "tweets@")
+    wait_until(lambda: studio.box("ask-model").input_value() == "tweets")
+    studio.page.get_by_role("link", name="Open the page").and_(studio.page.locator(":visible")).wait_for()
     studio.box("ask-text").fill("this was a wonderful film")
     studio.press("Ask")
     labels = {row["label"] for row in reviews(120)}
@@ -190,7 +196,6 @@ def reported(studio: Opened) -> None:
 
 def refused(studio: Opened, why: str) -> None:
     """The command's own sentence, and what the page offers against it."""
-    studio.go("Ship")
     wait_until(lambda: studio.box("ship-run").input_value() == "tweets")
     studio.press("Export and prove")
     studio.says("ship-state", "Not exported", why)
@@ -219,6 +224,7 @@ def exported(studio: Opened, name: str, *, killed: bool = False) -> None:
     assert job is not None
     assert (job.state, job.returncode) == ("done", 0)
     studio.says("ship-sizes", "fp32")
+    studio.says("ship-proof", "gives the same answers as the trained one")
 
 
 def measured(studio: Opened) -> None:
@@ -251,7 +257,7 @@ def answered(studio: Opened) -> None:
     wait_until(lambda: counted.inner_text() == "1")
     assert studio.page.locator("#ask-answer .answer").count() == 1
     with studio.page.context.expect_page() as opening:
-        studio.page.get_by_role("link", name="its chat page").click()
+        studio.page.get_by_role("link", name="Open the page").click()
     box = opening.value.locator(".box textarea:visible")
     box.fill("Define: Mercy")
     box.press("Enter")

@@ -9,12 +9,14 @@ import gradio as gr
 
 from ptune.errors import PtuneError
 from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json
 from ptune.studio.jobs.finished_runs import finished_runs
 from ptune.studio.judge.votes import VOTES, Ballot, NoAnswersError, Shown, Tally, against_base, against_run
 from ptune.studio.sheet import error, note
+from ptune.studio.ship.shipped import has_gguf
 from ptune.studio.studio import QUIET, Studio
 
-BEFORE = "its base, before training"
+BEFORE = "the base, before training"
 _BUTTONS = {
     "left": "Left is better",
     "right": "Right is better",
@@ -28,14 +30,10 @@ class Blind:
 
     def __init__(self, studio: Studio, run: gr.Dropdown) -> None:
         self._studio = studio
-        with gr.Accordion("Blind votes: whose answer is better?", open=True, elem_id="blind"):
+        with gr.Accordion("Blind votes: whose answer is better?", open=True, elem_id="blind") as box:
             against = gr.Dropdown(
-                [BEFORE],
-                value=BEFORE,
-                label="Its answers against those of",
-                elem_id="blind-against",
-                interactive=True,
-            )
+                [BEFORE], value=BEFORE, label="Its answers against those of", elem_id="blind-against", interactive=True
+            )  # fmt: skip
             prompt = gr.HTML(elem_id="blind-prompt")
             with gr.Row(equal_height=True):
                 left = gr.HTML(elem_id="blind-left")
@@ -45,16 +43,18 @@ class Blind:
                     gr.Button(text, elem_id=f"vote-{vote}", size="sm", interactive=False)
                     for vote, text in _BUTTONS.items()
                 ]
-                undo = gr.Button("Take back", elem_id="vote-undo", size="sm", interactive=False)
+                undo = gr.Button("Undo", elem_id="vote-undo", size="sm", interactive=False)
             told = gr.HTML(elem_id="blind-told")
             with gr.Accordion("Who leads?", open=False, elem_id="blind-result"):
                 result = gr.HTML()
         pair = gr.State(None)
-        shown = [prompt, left, right, *buttons, undo, told, result, pair]
+        shown = [box, prompt, left, right, *buttons, undo, told, result, pair]
 
         def render(
             name: str | None, other: str | None, vote: str | None = None, key: str | None = None
         ) -> list[Any]:
+            if name is not None and not self.writes(name):
+                return self._nothing("", visible=False)
             try:
                 ballot = self._ballot(name, other)
                 if ballot is not None and vote is not None:
@@ -69,7 +69,7 @@ class Blind:
             return self._nothing("") if ballot is None else self._update(ballot)
 
         def offer(name: str | None, other: str | None) -> Any:
-            names = [one for one in finished_runs(studio.workspace) if one != name]
+            names = [one for one in finished_runs(studio.workspace) if one != name and self.writes(one)]
             return gr.update(choices=[BEFORE, *names], value=other if other in names else BEFORE)
 
         menus = [run, against]
@@ -86,6 +86,16 @@ class Blind:
         undo.click(lambda name, other: render(name, other, "take back"), menus, shown, **QUIET)
         self.again = (render, menus, shown)
         """What shows the votes anew, after an evaluation."""
+
+    def writes(self, name: str) -> bool:
+        """Whether a run has answers to vote on, or may have once it is evaluated: text, and no labels."""
+        try:
+            run = Run(self._studio.workspace.run(name))
+            if run.evaluation_path.is_file():
+                return bool(read_json(run.evaluation_path).get("answers"))
+            return has_gguf(self._studio.workspace, name)
+        except PtuneError:
+            return False
 
     def _ballot(self, name: str | None, other: str | None) -> Ballot | None:
         if name is None:
@@ -104,6 +114,7 @@ class Blind:
         buttons = [gr.update(interactive=now is not None) for _ in VOTES]
         undo = gr.update(interactive=bool(ballot.votes))
         return [
+            gr.update(visible=True),
             *_shown(now),
             *buttons,
             undo,
@@ -112,12 +123,12 @@ class Blind:
             now.pair.key if now else None,
         ]
 
-    def _nothing(self, told: str) -> list[Any]:
+    def _nothing(self, told: str, *, visible: bool = True) -> list[Any]:
         off = gr.update(interactive=False)
         why = told or note(
             "After the evaluation two answers to each held-out prompt stand here, and nobody says whose."
         )
-        return ["", "", "", *(off for _ in VOTES), off, why, "", None]
+        return [gr.update(visible=visible), "", "", "", *(off for _ in VOTES), off, why, "", None]
 
 
 def _shown(now: Shown | None) -> tuple[str, str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,24 @@ from typing import Any
 from ptune.evaluation import judged_titles, pair_titles
 from ptune.evaluation.classification.results import LOWER_IS_BETTER, shown, title
 from ptune.evaluation.reinforcement import titles as reward_titles
+from ptune.formats.run import Run
+from ptune.studio.judge.worst import worst
 from ptune.studio.sheet import Cell, Content, note, sheet
+from ptune.studio.ship.proof import ANYWAY, NOT_MEANT
 
-WORST = 10  # rows
 _CHAT = (("loss", "loss a token"), ("perplexity", "perplexity"), ("token_accuracy", "token accuracy"))
 _TOLD = {"base": "before", "tuned": "after"}
+_SIDES = {"torch": "your model (torch)", "commonest label": "most common label"}
 
 
-def tables(evaluation: Mapping[str, Any], folder: Path) -> str:
-    """All there is to see of evaluation.json, as HTML. folder: the run's, whose predictions name the worst errors."""
+def tables(evaluation: Mapping[str, Any], run: Run, home: Path) -> str:
+    """All there is to see of a run's evaluation.json, as HTML. home: the folder from which it names its data."""
     parts = [
-        note(f"This model is {evaluation['no_better']}.", "bad") if evaluation.get("no_better") else "",
+        _no_better(evaluation.get("no_better") or ""),
         *(_requirement(one) for one in evaluation.get("requirements", [])),
         figures(evaluation),
         slices(evaluation.get("slices") or []),
-        worst(evaluation, folder / "predictions.jsonl"),
+        worst(evaluation, run, home),
     ]
     return "\n".join(part for part in parts if part)
 
@@ -92,7 +94,17 @@ def _sides(caption: str, evaluation: Mapping[str, Any]) -> str:
         values = [side["metrics"].get(name) for side in sides.values()]
         between = [side["intervals"].get(name) for side in sides.values()]
         rows.append((title(name), *_marked(name, values, between)))
-    return sheet(caption, ("", *sides), rows)
+    return sheet(caption, ("", *(_SIDES.get(side, side) for side in sides)), rows)
+
+
+def _no_better(told: str) -> str:
+    """The verdict, and what the export will make of it."""
+    if not told:
+        return ""
+    for own, plain in _SIDES.items():
+        told = told.replace(own, plain)
+    refusal = f"The export will refuse it, unless you tick “{ANYWAY}” in the tab Ship."
+    return note(f"This model is {told}. {refusal} {NOT_MEANT}", "bad")
 
 
 def _marked(
@@ -133,29 +145,6 @@ def slices(found: Sequence[Mapping[str, Any]]) -> str:
         figure = Cell(shown(metric, part["figure"]), f"{shown(metric, low)} to {shown(metric, high)}")
         rows.append((str(part["column"]), str(part["value"]), str(part["rows"]), figure))
     return sheet("Slices: where it is weak", ("column", "value", "rows", title(metric)), rows, words=(0, 1))
-
-
-def worst(evaluation: Mapping[str, Any], predictions: Path) -> str:
-    """The wrong rows of which the model was surest, by file and line; their texts are in the report."""
-    labels = evaluation.get("labels") or []
-    if evaluation.get("problem") != "single" or not predictions.is_file():
-        return ""
-    lines = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
-    wrong = [line for line in lines if line["gold"] != line["predicted"]]
-    wrong.sort(key=lambda line: -max(line["scores"], default=0.0))
-    rows = [
-        (
-            str(line["place"]),
-            str(line["gold"]),
-            str(line["predicted"]),
-            f"{max(line['scores'], default=0.0):.1%}",
-        )
-        for line in wrong[:WORST]
-    ]
-    if not rows:
-        return note(f"No row is wrong: all {len(lines)} got their label, of {len(labels)}.", "good")
-    heads = ("row", "label", "the model says", "sure to")
-    return sheet(f"Worst errors: {len(wrong)} of {len(lines)} rows are wrong", heads, rows, words=(0, 1, 2))
 
 
 def _requirement(one: Mapping[str, Any]) -> str:

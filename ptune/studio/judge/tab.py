@@ -18,7 +18,7 @@ from ptune.studio.jobs.queue import Job
 from ptune.studio.judge.blind import Blind
 from ptune.studio.judge.compared import comparison
 from ptune.studio.judge.evaluated import tables
-from ptune.studio.sheet import error, note
+from ptune.studio.sheet import error, note, opens
 from ptune.studio.ship.proof import last_error
 from ptune.studio.ship.shipped import has_gguf
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
@@ -51,6 +51,7 @@ class Judge:
         with gr.Row(elem_classes="doing"):
             self._evaluate = gr.Button("Evaluate", variant="primary", size="sm", elem_id="judge-evaluate")
             self._stop = gr.Button("Stop", size="sm", elem_id="judge-stop", visible=False)
+            self.export = gr.Button("Export it", size="sm", elem_id="judge-export", visible=False)
         self._command = command_line()
         self._state = gr.HTML(elem_id="judge-state")
         self._found = gr.HTML(elem_id="judge-figures")
@@ -68,8 +69,8 @@ class Judge:
     def _connect(self) -> None:
         known, measured = gr.State(None), gr.State(None)
         shown = [
-            self.run, self._others, self._answers, self._evaluate, self._stop, self._state, self._found,
-            self._report_frame, self._command, known, measured,
+            self.run, self._others, self._answers, self._evaluate, self._stop, self.export, self._state,
+            self._found, self._report_frame, self._command, known, measured,
         ]  # fmt: skip
 
         def look(chosen: str | None, answers: str, before: tuple[Any, ...] | None) -> Any:
@@ -110,6 +111,7 @@ class Judge:
             update[self._command] = self._shown_command(run, answers)
         if before is None or now[:3] != before[:3]:
             update |= {self._found: self._figures(run), self._report_frame: self._report(run)}
+            update[self.export] = gr.update(visible=now[2] is not None)
         return update
 
     def _chats(self, run: str | None) -> bool:
@@ -179,7 +181,7 @@ class Judge:
         if not opened.evaluation_path.is_file():
             return ""
         try:
-            return tables(read_json(opened.evaluation_path), opened.folder)
+            return tables(read_json(opened.evaluation_path), opened, self._studio.workspace.folder)
         except PtuneError as problem:
             return error(str(problem))
         except (KeyError, ValueError, TypeError):
@@ -190,7 +192,7 @@ class Judge:
             return note("There is a report after the evaluation.")
         address = f"studio/report/{quote(run)}"
         return (
-            f'<p><a href="{address}" target="_blank" rel="noopener">Open the report by itself</a></p>'
+            f"<p>{opens(address, 'Open the report in a new tab')}</p>"
             f'<iframe class="report" sandbox src="{address}" title="Report of {escape(run)}"></iframe>'
         )
 

@@ -25,7 +25,7 @@ def figures(load: Load) -> str:
         ("requests/s", _rate(load.requests_per_s), ""),
         ("first token", _seconds(load.first_token_s), "median"),
         ("answer", _seconds(load.median_s), "median"),
-        ("adapter hits", _count(load.hits), "was in memory"),
+        ("adapter hits", _count(load.hits), "found in memory"),
         ("adapter reads", _count(load.reads), "from disk"),
     ]
     if load.cache is not None:

@@ -15,7 +15,7 @@ from ptune.studio.serve.exposition import Scrape
 from ptune.studio.serve.load import load_of
 from ptune.studio.serve.load_tables import figures, keys, limits, models
 from ptune.studio.serve.servers import Client, Served, curl, request_of, served
-from ptune.studio.sheet import error, note
+from ptune.studio.sheet import error, note, opens
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 
 NONE_YET = "No server runs here: start one in the tab Ship, or name another's address."
@@ -174,5 +174,5 @@ def _first(cards: Sequence[dict[str, Any]]) -> str | None:
 
 def _links(url: str, own: Served | None) -> str:
     page = own.page if own is not None else None
-    chat = f' · <a href="{escape(page)}" target="_blank" rel="noopener">its chat page</a>' if page else ""
-    return f'<p class="note">Answers at <code>{escape(url)}/v1</code>{chat}</p>'
+    link = f" · {opens(page, 'Open the page')}" if page else ""
+    return f'<p class="note">Answers at <code>{escape(url)}/v1</code>{link}</p>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -14,6 +15,10 @@ from ptune.studio.sheet import Cell, Content, note, sheet
 
 HEADS = ("under", "hop", "prompts", "max |Δ log p|", "mean KL", "top-1", "rel. L2", "limit", "verdict")
 WORDS = (0, 1, 7, 8)
+ANYWAY = "Even if no better than a baseline"
+"""The checkbox of the tab Ship that is --anyway."""
+NOT_MEANT = "A quick look of 20 steps is not meant to beat a baseline: train it longer."
+_LARGEST = re.compile(r"max \|Δ[^≤]*≤ ([\d.e+-]+)$")
 
 
 def hop_log_of(own: Path, name: str, *, gguf: bool) -> Path:
@@ -38,11 +43,35 @@ def recorded(place: Path) -> dict[str, tuple[Hop, ...]]:
     return {BASE: bundle.manifest.hops, **adapters}
 
 
-def table(hops: Mapping[str, Sequence[Hop]], title: str) -> str:
-    """The table, as the command prints it, the base first. Empty before the first hop."""
+def told(hops: Mapping[str, Sequence[Hop]]) -> str:
+    """What the figures of a proof that is complete say, in a sentence, as HTML."""
+    every = [hop for measured in hops.values() for hop in measured if hop.passed or not hop.form]
+    drift = [hop.name for hop in every if not hop.passed]
+    if drift or not every:
+        return note(f"Beyond the limit: {', '.join(drift)}.", "bad") if drift else ""
+    sizes = [
+        (hop.max_abs_logprob, float(found[1]))
+        for hop in every
+        if hop.max_abs_logprob is not None and (found := _LARGEST.search(hop.limit))
+    ]
+    sentence = "The served model gives the same answers as the trained one:"
+    if not sizes:
+        return note(f"{sentence} every hop is within its limit.", "good")
+    largest, limit = max(sizes)
+    return note(f"{sentence} the largest difference is {_short(largest)} (limit {_short(limit)}).", "good")
+
+
+def _short(value: float) -> str:
+    """A small number with one digit: 7e-5."""
+    return re.sub(r"e([+-])0*", r"e\1", f"{value:.0e}") if value else "0"
+
+
+def table(hops: Mapping[str, Sequence[Hop]], title: str, inputs: str = "prompts") -> str:
+    """The table, as the command prints it, the base first. Empty before the first hop. inputs: what is compared."""
     own = {name: found for name, found in hops.items() if name != BASE}
     rows = list(_rows({BASE: hops[BASE], **own} if BASE in hops else own))  # as the command prints it
-    return sheet(title, HEADS, rows, words=WORDS) if rows else ""
+    heads = [inputs if head == "prompts" else head for head in HEADS]
+    return sheet(title, heads, rows, words=WORDS) if rows else ""
 
 
 def _rows(hops: Mapping[str, Sequence[Hop]]) -> Iterator[tuple[Content, ...]]:
@@ -83,7 +112,9 @@ def state(job: Job, so_far: Followed, log: str) -> str:
         return note(f"Exported: {hops}, none beyond its limit.", "good")
     if job.state == "stopped":
         return note(f"Stopped: {hops}, and nothing was left half-written. Export again to begin anew.")
-    return note(f"Not exported: {last_error(log)}", "bad")
+    why = last_error(log)
+    here = f". On this page that is the box “{ANYWAY}”. {NOT_MEANT}" if "--anyway" in why else ""
+    return note(f"Not exported: {why}{here}", "bad")
 
 
 def last_error(log: str) -> str:

@@ -14,6 +14,7 @@ from ptune.errors import FormatError, PtuneError, UsageError
 from ptune.formats.bundle import Bundle
 from ptune.formats.gguf_export import ADAPTER_FILE, MODELFILE, RECORD
 from ptune.formats.run import Run
+from ptune.formats.signature import Signature
 from ptune.formats.whole_write import read_json
 from ptune.studio.sheet import Cell, Content, sheet, size
 from ptune.studio.ship.downloads import Kind, gguf_folder, link, own_files, place
@@ -93,16 +94,15 @@ def profiles(workspace: Workspace, name: str) -> str:
     if not (folder / "manifest.json").is_file():
         return ""
     bundle, measured = Bundle.open(folder), _measured(workspace, name)
+    caches = isinstance(bundle.manifest.signature, Signature)  # of a decoder; others keep none
     rows: list[tuple[Content, ...]] = []
     for profile, graph in bundle.manifest.graphs.items():
         served = "served by default" if profile == bundle.manifest.default_profile else ""
         speed = measured.get(profile)
         told = f"{speed['per_s']:.1f} {speed['unit']}/s" if speed else "–"
-        caches = ", ".join(graph.kv_caches)
-        rows.append(
-            (Cell(profile, served), size(bundle.graph_bytes(profile)), told, caches or "float32 only")
-        )
-    heads = ("profile", "size", "speed here", "caches")
+        row: list[Content] = [Cell(profile, served), size(bundle.graph_bytes(profile)), told]
+        rows.append((*row, *([", ".join(graph.kv_caches) or "float32 only"] if caches else [])))
+    heads = ("profile", "size", "speed here", *(["caches"] if caches else []))
     return sheet(f"Profiles of bundles/{name}", heads, rows, words=(0, 3))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -10,11 +11,12 @@ from ptune.errors import PtuneError
 from ptune.formats.bundle import Bundle
 from ptune.studio.command_shown import command_line, shows
 from ptune.studio.serve.servers import serve_command, served
-from ptune.studio.sheet import error, note
+from ptune.studio.sheet import error, note, opens
 from ptune.studio.ship.proof import last_error
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 
 DEFAULT = "the bundle's default"
+STARTING = note("Starting …")
 
 
 class StartServer:
@@ -27,14 +29,17 @@ class StartServer:
                 bundle = gr.Dropdown([], label="Bundle", elem_id="serve-bundle", interactive=True)
                 profile = gr.Dropdown([DEFAULT], value=DEFAULT, label="Profile", interactive=True)
                 port = gr.Number(0, label="Port (0: a free one)", precision=0, minimum=0, maximum=65535)
-                keys = gr.Textbox(label="File of API keys (none: this machine alone)", elem_id="serve-keys")
-                page = gr.Checkbox(True, label="With its chat page")
+                keys = gr.Textbox(
+                    label="File of API keys", placeholder="none: this machine alone", elem_id="serve-keys"
+                )
+                page = gr.Checkbox(True, label="With a page to try it on")
             with gr.Row(elem_classes="doing"):
                 start = gr.Button(
                     "Serve", variant="primary", elem_id="serve-start", size="sm", interactive=False
                 )
             command, told = command_line(), gr.HTML(elem_id="serve-told")
         asked = [bundle, profile, port, keys, page]
+        self._asked, self._shown = asked, told
 
         def offer(run: str | None, bundle: str | None, before: tuple[list[str], str]) -> Any:
             """What is the same is left alone: somebody may be choosing, or reading an error."""
@@ -76,6 +81,20 @@ class StartServer:
         except PtuneError:
             return shows(())
 
+    def starts(self, button: gr.Button, run: gr.Dropdown) -> None:
+        """Makes a button serve a run's own bundle, as the row of options says, and the page go to the tab Serve."""
+        begun = gr.State(False)
+
+        def start(name: str | None, bundle: str | None, profile: str, *asked: Any) -> tuple[str, bool]:
+            said = self._start(name, profile if bundle == name else DEFAULT, *asked)
+            return said, said == STARTING
+
+        def go(went: bool) -> Any:
+            return gr.update(selected="serve") if went else gr.skip()
+
+        started = button.click(start, [run, *self._asked], [self._shown, begun], **QUIET)
+        started.then(go, begun, self._studio.tabs, **QUIET)
+
     def _start(self, bundle: str | None, *asked: Any) -> str:
         if bundle is None:
             return error("There is no bundle yet: export a run.")
@@ -83,7 +102,7 @@ class StartServer:
             self._studio.jobs.add("serve", bundle, self._words(bundle, *asked))
         except PtuneError as problem:
             return error(str(problem))
-        return note("Starting …")
+        return STARTING
 
     def _told(self, bundle: str | None) -> str:
         """What became of the newest server of a bundle."""
@@ -92,8 +111,11 @@ class StartServer:
             return ""
         if job.state == "failed":
             return note(last_error(self._studio.jobs.log(job.id)), "bad")
-        url = next((one.url for one in served(self._studio.jobs) if one.job.id == job.id), None)
-        return note(
-            "Starting …" if url is None else f"Serves at {url}/v1; the tab Serve shows how it does.",
-            "good" if url else "quiet",
-        )
+        one = next((one for one in served(self._studio.jobs) if one.job.id == job.id), None)
+        return STARTING if one is None or one.url is None else serves(one.url, one.page)
+
+
+def serves(url: str, page: str | None) -> str:
+    """Where a server answers, as HTML, and the way to its page if it has one."""
+    link = f" {opens(page, 'Open the page')}" if page else ""
+    return f'<p class="note good" role="status">Serves at {escape(url)}/v1; the tab Serve shows how it does.{link}</p>'

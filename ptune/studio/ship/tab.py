@@ -21,6 +21,7 @@ from ptune.studio.ship.shipped import (
     Export,
     downloads,
     export_command,
+    has_gguf,
     places,
     profiles,
     profiles_for,
@@ -61,7 +62,7 @@ class Ship:
         with gr.Row():
             self._cache = gr.Checkbox(label="Keys and values in int8, too", min_width=220)
             self._merge = gr.Checkbox(label="Merge the adapter into the weights", min_width=220)
-            self._anyway = gr.Checkbox(label="Even if no better than a baseline", min_width=220)
+            self._anyway = gr.Checkbox(label=proof.ANYWAY, min_width=220)
         with gr.Row(elem_classes="doing"):
             self._export = gr.Button("Export and prove", variant="primary", elem_id="ship-export", size="sm")
             self._stop = gr.Button("Stop", elem_id="ship-stop", size="sm", visible=False)
@@ -72,6 +73,7 @@ class Ship:
         self._proof = gr.HTML(elem_id="ship-proof")
         self._sizes = gr.HTML(elem_id="ship-sizes")
         with gr.Row(elem_classes="doing"):
+            self._serve = gr.Button("Serve it", elem_id="ship-serve-it", size="sm", visible=False)
             self._measure = gr.Button(
                 "Measure the speed here", elem_id="ship-measure", size="sm", visible=False
             )
@@ -83,7 +85,7 @@ class Ship:
         asked = [self.run, self._form, self._wanted, self._kind, self._cache, self._merge, self._anyway]
         shown = [
             self.run, self._form, self._wanted, self._kind, self._cache, self._export, self._stop, self._state, self._proof,
-            self._sizes, self._measure, self._speed, self._files, known,
+            self._sizes, self._serve, self._measure, self._speed, self._files, known,
         ]  # fmt: skip
 
         def look(chosen: str | None, form: str, before: tuple[Any, ...] | None) -> Any:
@@ -101,6 +103,7 @@ class Ship:
         )  # what is there is replaced by --force
         self._export.click(self._begin, asked, self._state, **QUIET).then(look, *looked, **QUIET)
         self._stop.click(self._end, [self.run, self._form], self._state, **QUIET)
+        self.server.starts(self._serve, self.run)
         self._measure.click(self._begin_measuring, self.run, self._speed, **QUIET)
 
     def _looked(self, chosen: str | None, form: str) -> tuple[tuple[Any, ...], Followed]:
@@ -121,6 +124,7 @@ class Ship:
         """What is to be updated of the page; as `_looked` has them."""
         names, run, form, job, _, speed, there = now
         busy = job is not None and job.state in ("waiting", "running")
+        refused = job is not None and job.state != "done"  # what is there is of an export before
         update = {
             self._export: gr.update(interactive=run is not None and not busy),
             self._stop: gr.update(visible=busy),
@@ -128,6 +132,7 @@ class Ship:
             self._proof: self._table(run, form, job, so_far),
             self._sizes: self._profiles(run) if form == BUNDLE else "",
             self._measure: gr.update(visible="bundle" in there and form == BUNDLE),
+            self._serve: gr.update(visible="bundle" in there and form == BUNDLE and not refused),
             self._speed: self._told_speed(speed),
             self._files: "" if run is None else downloads(self._studio.workspace, run),
         }
@@ -197,15 +202,22 @@ class Ship:
         if run is None:
             return ""
         if so_far.hops:
-            return proof.table(so_far.hops, f"The proof of {run}, hop by hop")
+            said = proof.told(so_far.hops) if job is not None and job.state == "done" else ""
+            return said + proof.table(so_far.hops, f"The proof of {run}, hop by hop", self._inputs(run))
         if job is not None or form == GGUF or "bundle" not in places(self._studio.workspace, run):
             return ""
         try:  # it was exported by hand
-            return proof.table(
-                proof.recorded(self._studio.workspace.bundle(run)), f"The proof of bundles/{run}"
-            )
+            hops = proof.recorded(self._studio.workspace.bundle(run))
+            return proof.told(hops) + proof.table(hops, f"The proof of bundles/{run}", self._inputs(run))
         except PtuneError as problem:
             return error(str(problem))
+
+    def _inputs(self, run: str) -> str:
+        """What the proof of a run compares."""
+        try:
+            return "prompts" if has_gguf(self._studio.workspace, run) else "inputs"
+        except PtuneError:
+            return "inputs"
 
     def _profiles(self, run: str | None) -> str:
         try:
