@@ -106,10 +106,13 @@ class Replay:
 
     def require_near_device(self) -> float:
         """The same of a device's answers, to which limits of their own apply."""
-        return self.require_near(DEVICE_ROUNDED_KL if self._tolerance > TOLERANCE else DEVICE_KL)
+        return self._within(DEVICE_ROUNDED_KL if self._tolerance > TOLERANCE else DEVICE_KL)
 
-    def require_near(self, limit: float = NEAR_KL) -> float:
+    def require_near(self) -> float:
         """Returns the mean KL of the engine's distributions from the golden ones. Raises: ParityError where it is over the limit."""
+        return self._within(NEAR_KL)
+
+    def _within(self, limit: float) -> float:
         found = [
             _divergence(np.array(case.values), values)
             for case, values in zip(self._cases, self._logprobs, strict=True)
