@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ptune.child import module_command
+from ptune.studio.jobs.log import problem_in
+from ptune.studio.jobs.processes import lower_priority
 from ptune.studio.workspace import Workspace
 
 GIVE_UP_S = 1800.0
-NICE = 10
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def ask(workspace: Workspace, command: Sequence[str]) -> Answer:
         text=True,
         errors="replace",
     ) as child:
-        _nicer(child.pid)
+        lower_priority(child.pid)
         try:
             told, complained = child.communicate(timeout=GIVE_UP_S)
         except subprocess.TimeoutExpired:
@@ -54,19 +54,3 @@ def answer_in(told: str, complained: str) -> Answer:
     if isinstance(document, dict):
         return Answer(document)
     return Answer(None, problem_in(complained) or told.strip() or "The command said nothing.")
-
-
-def problem_in(log: str) -> str:
-    """Why a command failed, in the words of its log's last error; empty if it names none."""
-    lines = [line for line in log.strip().splitlines() if line.strip()]
-    errors = [at for at, line in enumerate(lines) if line.startswith("error: ")]
-    if errors:
-        return "\n".join(lines[errors[-1] :]).removeprefix("error: ")
-    return lines[-1].strip() if lines else ""
-
-
-def _nicer(pid: int) -> None:
-    try:
-        os.setpriority(os.PRIO_PROCESS, pid, NICE)
-    except OSError:
-        return

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
-
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ptune.errors import RequestError
 from ptune_serve.access.auth import ApiKeys, check_scope
-from ptune_serve.ui.keys import key_in
-
-_LOGIN = {"www-authenticate": 'Basic realm="ptune: any name, an API key as the password", charset="UTF-8"'}
+from ptune_serve.http.listen import host_in
+from ptune_serve.ui.keys import LOGIN, key_in
 
 
 class KnownHosts:
@@ -24,7 +21,7 @@ class KnownHosts:
         self._app, self._names = app, names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        host = re.sub(r":\d*$", "", _header(scope, b"host")).lower()
+        host = host_in(_header(scope, b"host"))
         if scope["type"] == "http" and host not in self._names:
             message = f"the studio is not called {host[:80]!r}, but {', '.join(sorted(self._names))}"
             await PlainTextResponse(message, 403)(scope, receive, send)
@@ -59,7 +56,7 @@ class AskForKey:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "lifespan" and not self._opens(_header(scope, b"authorization")):
             answer = PlainTextResponse(
-                "The studio needs an API key of scope admin as the password.", 401, _LOGIN
+                "The studio needs an API key of scope admin as the password.", 401, LOGIN
             )
             await answer(scope, receive, send)
             return

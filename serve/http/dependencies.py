@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -14,6 +13,7 @@ from ..access.keys import Scope
 from ..service import BundleService, ChatService, EncoderService, GenerationService, Service
 from .context import BATCH_KEY, context_of
 from .errors import shutting_down
+from .listen import host_in
 
 
 def service_of(http: Request) -> Service:
@@ -34,7 +34,7 @@ def check_host(http: Request, service: ServiceDep) -> None:
 
     Otherwise a web page could point its own name at 127.0.0.1 (DNS rebinding), and the browser would let it read answers.
     """
-    host = re.sub(r":\d*$", "", http.headers.get("host", "")).lower()
+    host = host_in(http.headers.get("host", ""))
     if service.settings.hosts and host not in service.settings.hosts:
         names = ", ".join(sorted(service.settings.hosts))
         message = f"this server is not called {host[:80]!r}, but {names}; with API keys any name will do"

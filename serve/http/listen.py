@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import re
 import signal
 import socket
 import ssl
@@ -74,6 +75,11 @@ def local_names(host: str, bound: socket.socket) -> frozenset[str]:
         return frozenset()
     given = (f"[{name}]" if ":" in name else name.lower() for name in (host, address))
     return frozenset({"localhost", "127.0.0.1", "[::1]", *given})
+
+
+def host_in(header: str) -> str:
+    """The name in a `Host` header, without its port, as `local_names` has it."""
+    return re.sub(r":\d*$", "", header).lower()
 
 
 def url_of(listener: socket.socket, scheme: str = "http") -> str:

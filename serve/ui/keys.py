@@ -23,7 +23,7 @@ KNOWN_S = 60.0
 """How long a key that the server has accepted is not checked again."""
 MOST_KNOWN = 1000
 
-_LOGIN = {"www-authenticate": 'Basic realm="ptune: any name, an API key as the password", charset="UTF-8"'}
+LOGIN = {"www-authenticate": 'Basic realm="ptune: any name, an API key as the password", charset="UTF-8"'}
 
 
 def key_in(authorization: str | None) -> str | None:
@@ -74,7 +74,7 @@ class AskForKey:
         elif scope["type"] == "http":
             away = status not in (401, 403)
             message = "The server does not answer." if away else "This page needs an API key as the password."
-            answer = PlainTextResponse(message, 503 if away else 401, headers={} if away else _LOGIN)
+            answer = PlainTextResponse(message, 503 if away else 401, headers={} if away else LOGIN)
             await answer(scope, receive, send)
 
     async def _status(self, scope: Scope) -> int:

@@ -9,8 +9,9 @@ import pytest
 
 from ptune.formats.bundle import Hop
 from ptune.formats.hop_log import Followed, hop_log, note_hops, note_stage
+from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
-from ptune.studio.ship.proof import followed, hop_log_of, last_error, state, table
+from ptune.studio.ship.proof import followed, hop_log_of, state, table
 from ptune.studio.ship.proof import told as in_words
 
 GRAPH = Hop(

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from ptune.begin.look import Look
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.run import RunRecord
-from ptune.studio.ask import answer_in, problem_in
+from ptune.studio.ask import answer_in
 from ptune.studio.data import shown as shown_data
+from ptune.studio.jobs.log import problem_in
 from ptune.studio.jobs.queue import Job
 from ptune.studio.recipe import shown as shown_recipe
 from ptune.studio.run import courses, plots

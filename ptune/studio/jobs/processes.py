@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 from pathlib import Path
+
+NICE = 10
 
 
 def began(pid: int) -> str | None:
@@ -23,12 +26,10 @@ def runs(pid: int, since: str | None) -> bool:
     return since is not None and began(pid) == since
 
 
-def nice(by: int) -> None:
-    """Lowers this process's priority, where the system lets it."""
-    try:
-        os.nice(by)
-    except OSError:
-        return
+def lower_priority(pid: int) -> None:
+    """Lowers a process's priority, where the system lets us: the page and the user's other work come first."""
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, pid) + NICE)
 
 
 def _in_proc(pid: int) -> str | None:

@@ -16,11 +16,10 @@ from pathlib import Path
 from ptune.child import module_command
 from ptune.errors import PtuneError
 from ptune.formats.whole_write import write_json
-from ptune.studio.jobs.processes import began, nice
+from ptune.studio.jobs.processes import began, lower_priority
 from ptune.studio.jobs.queue import Jobs
 from ptune.studio.workspace import Workspace
 
-NICE = 10  # the page and the user's other work come first
 NOT_STARTED = 127  # as a shell tells it
 
 
@@ -29,7 +28,7 @@ def main() -> int:
     folder = workspace.jobs / job_id
     if not _signs(folder):
         return 0  # another runner has the job
-    nice(NICE)
+    lower_priority(os.getpid())
     code = _run(folder, workspace.folder, Jobs(workspace).get(job_id).command)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     write_json(folder / "ended.json", {"returncode": code, "ended": time.time(), "peak_bytes": peak})

@@ -14,12 +14,12 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.studio.command_shown import command_line, shows
 from ptune.studio.jobs.finished_runs import finished_runs
+from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
 from ptune.studio.judge.blind import Blind
 from ptune.studio.judge.compared import comparison
 from ptune.studio.judge.evaluated import tables
 from ptune.studio.sheet import error, note, opens
-from ptune.studio.ship.proof import last_error
 from ptune.studio.ship.shipped import has_gguf
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 

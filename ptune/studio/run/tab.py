@@ -11,8 +11,8 @@ import gradio as gr
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import read_json
 from ptune.studio import commands
-from ptune.studio.ask import problem_in
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.jobs.log import problem_in
 from ptune.studio.jobs.queue import Job
 from ptune.studio.run import courses, plots
 from ptune.studio.run import shown as shown_runs

@@ -10,6 +10,7 @@ from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.formats.gguf_export import RECORD
 from ptune.formats.hop_log import Followed, read_hop_log
 from ptune.formats.whole_write import read_json
+from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
 from ptune.studio.sheet import Cell, Content, note, sheet
 
@@ -115,12 +116,3 @@ def state(job: Job, so_far: Followed, log: str) -> str:
     why = last_error(log)
     here = f". On this page that is the box “{ANYWAY}”. {NOT_MEANT}" if "--anyway" in why else ""
     return note(f"Not exported: {why}{here}", "bad")
-
-
-def last_error(log: str) -> str:
-    """The command's own sentence about why it failed."""
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    for line in reversed(lines):
-        if line.startswith(("error: ", "ptune: ")):
-            return line.partition(": ")[2]
-    return lines[-1] if lines else "it ended without a word, as a process that is killed does"

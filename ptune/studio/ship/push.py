@@ -8,8 +8,8 @@ import gradio as gr
 
 from ptune.errors import PtuneError
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.jobs.log import last_error
 from ptune.studio.sheet import error, note
-from ptune.studio.ship.proof import last_error
 from ptune.studio.ship.shipped import push_command
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 

@@ -10,9 +10,9 @@ import gradio as gr
 from ptune.errors import PtuneError
 from ptune.formats.bundle import Bundle
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.jobs.log import last_error
 from ptune.studio.serve.servers import serve_command, served
 from ptune.studio.sheet import error, note, opens
-from ptune.studio.ship.proof import last_error
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 
 DEFAULT = "the bundle's default"

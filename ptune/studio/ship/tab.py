@@ -10,11 +10,11 @@ from ptune.errors import PtuneError
 from ptune.formats.hop_log import Followed
 from ptune.studio.command_shown import command_line, shows
 from ptune.studio.jobs.finished_runs import finished_runs
+from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
 from ptune.studio.sheet import error, note
 from ptune.studio.ship import proof
 from ptune.studio.ship.add_to_bundle import AddToBundle
-from ptune.studio.ship.proof import last_error
 from ptune.studio.ship.push import Push
 from ptune.studio.ship.rollout import Rollout
 from ptune.studio.ship.shipped import (
