@@ -7,7 +7,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ptune.cli.result import tell
-from ptune.formats.bundle import BASE, Hop
+from ptune.formats.bundle import BASE
+from ptune.formats.hop_cells import figures, verdict
 from ptune.verify.proof import Proof
 
 
@@ -22,19 +23,8 @@ def show(proof: Proof) -> None:
         table.add_column(column, justify=justify)  # type: ignore[arg-type]
     for name, hops in ((BASE, proof.base), *proof.adapters.items()):
         for hop in hops:
-            told = "ok" if hop.passed else "not used" if hop.form else "DRIFTS"
-            table.add_row(name, hop.name, str(hop.prompts), *_figures(hop), hop.limit, told, Text(hop.note))
+            table.add_row(
+                name, hop.name, str(hop.prompts), *figures(hop), hop.limit, verdict(hop), Text(hop.note)
+            )
         table.add_section()
     Console(width=None if Console().is_terminal else 160).print(table)
-
-
-def _figures(hop: Hop) -> list[str]:
-    def number(value: float | None, form: str) -> str:
-        return "" if value is None else format(value, form)
-
-    return [
-        number(hop.max_abs_logprob, ".1e"),
-        number(hop.mean_kl, ".1e"),
-        number(hop.top1, ".1%"),
-        number(hop.liveness, ".1e"),
-    ]

@@ -19,6 +19,7 @@ from ptune.config.tasks import task_of, tasks_of
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.bundle import BASE, Bundle, Hop, hashes
 from ptune.formats.gguf_export import RECORD, read_export
+from ptune.formats.hop_cells import figures
 from ptune.formats.parity_json import FILE as PARITY
 from ptune.formats.run import Run
 from ptune.formats.task_names import CHAT
@@ -167,7 +168,7 @@ def _of_gguf(folder: Path) -> Upload:
 
 def _card(header: dict[str, Any], title: str, text: list[str], hops: Mapping[str, Sequence[Hop]]) -> bytes:
     rows = [
-        f"| {name} | {hop.name} | {_number(hop.max_abs_logprob)} | {_number(hop.mean_kl)} | {_share(hop.top1)} | {hop.limit} |"
+        f"| {name} | {hop.name} | {' | '.join(figures(hop)[:3])} | {hop.limit} |"
         for name, measured in hops.items()
         for hop in measured
     ]
@@ -177,14 +178,6 @@ def _card(header: dict[str, Any], title: str, text: list[str], hops: Mapping[str
         f"# {title}", "", *text, "", "## Parity, hop by hop", "", *table, "",
     ]  # fmt: skip
     return "\n".join(lines).encode()
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.1e}"
-
-
-def _share(value: float | None) -> str:
-    return "" if value is None else f"{value:.1%}"
 
 
 def _files(folder: Path) -> list[Path]:

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.formats.gguf_export import RECORD
+from ptune.formats.hop_cells import Verdict, figures, verdict
 from ptune.formats.hop_log import Followed, read_hop_log
 from ptune.formats.whole_write import read_json
 from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
-from ptune.studio.sheet import Cell, Content, note, sheet
+from ptune.studio.sheet import Cell, Content, Tone, note, sheet
 
 HEADS = ("under", "hop", "prompts", "max |Δ log p|", "mean KL", "top-1", "rel. L2", "limit", "verdict")
 WORDS = (0, 1, 7, 8)
 ANYWAY = "Even if no better than a baseline"
 """The checkbox of the tab Ship that is --anyway."""
 NOT_MEANT = "A quick look of 20 steps is not meant to beat a baseline: train it longer."
+_TONES: Mapping[Verdict, Tone] = {"ok": "good", "not used": "quiet", "DRIFTS": "bad"}
 _LARGEST = re.compile(r"max \|Δ[^≤]*≤ ([\d.e+-]+)$")
 
 
@@ -78,26 +80,18 @@ def table(hops: Mapping[str, Sequence[Hop]], title: str, inputs: str = "prompts"
 def _rows(hops: Mapping[str, Sequence[Hop]]) -> Iterator[tuple[Content, ...]]:
     for name, measured in hops.items():
         for hop in measured:
-            yield (name, Cell(hop.name, hop.note), str(hop.prompts), *_figures(hop), hop.limit, _verdict(hop))
+            yield (
+                name,
+                Cell(hop.name, hop.note),
+                str(hop.prompts),
+                *figures(hop, "–"),
+                hop.limit,
+                _coloured(verdict(hop)),
+            )
 
 
-def _verdict(hop: Hop) -> Cell:
-    """In the words of the command's own table."""
-    if hop.passed:
-        return Cell("ok", tone="good")
-    return Cell("not used", tone="quiet") if hop.form else Cell("DRIFTS", tone="bad")
-
-
-def _figures(hop: Hop) -> list[str]:
-    def number(value: float | None, form: str) -> str:
-        return "–" if value is None else format(value, form)
-
-    return [
-        number(hop.max_abs_logprob, ".1e"),
-        number(hop.mean_kl, ".1e"),
-        number(hop.top1, ".1%"),
-        number(hop.liveness, ".1e"),
-    ]
+def _coloured(word: Verdict) -> Cell:
+    return Cell(word, tone=_TONES[word])
 
 
 def state(job: Job, so_far: Followed, log: str) -> str:
