@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ptune.begin.columns_meant import label_and_text
+from ptune.begin.first_rows import first_rows
 from ptune.begin.recognise import likely_task
 from ptune.begin.starts import Word
 from ptune.data.hub import PREFIX
-from ptune.data.problems import Problems
-from ptune.data.read import reader_of, resolve
+from ptune.data.read import resolve
 from ptune.errors import DataError
 
 LOOKED_AT = 200  # rows
@@ -44,27 +43,16 @@ def look_at(path: Path) -> Look:
         return Look(path, "a data set of the hub", None)
     if resolve(path).is_dir():
         return _at_folder(path)
-    try:
-        reader = reader_of(path)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
-    if reader is None:
-        raise DataError("there is no such file", file=str(path))
-    problems = Problems(str(path), reader.unit)
-    rows = [row.value for row in islice(reader.rows(problems), LOOKED_AT + 1)]
-    if not rows:
-        raise DataError("has no row that can be read", file=str(path))
-    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    first = first_rows(path, LOOKED_AT + 1)
+    rows, columns = first.rows, first.columns
     task, named = likely_task(path, columns), dict[str, str]()
     if task is None and (guessed := label_and_text(rows, columns)) is not None:
         task, named = "classify", guessed
     if task == "embed" and {"question", "answer"}.issubset(columns):
         # Such pairs are for search, too, but mostly meant to be answered.
         task, named = "chat", {"prompt": "question", "completion": "answer"}
-    unreadable = tuple(_told(reader.unit, *kind) for kind in problems.kinds())
-    return Look(
-        path, reader.format, columns, tuple(rows[:LOOKED_AT]), len(rows) > LOOKED_AT, task, named, unreadable
-    )
+    unreadable = tuple(_told(first.problems.unit, *kind) for kind in first.problems.kinds())
+    return Look(path, first.format, columns, rows[:LOOKED_AT], len(rows) > LOOKED_AT, task, named, unreadable)
 
 
 def _told(unit: str, why: str, first: int, count: int) -> str:

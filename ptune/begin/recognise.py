@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from itertools import islice
 from pathlib import Path
 
+from ptune.begin.first_rows import first_rows
 from ptune.begin.starts import LIKELIEST, STARTS, Word
 from ptune.data.hub import PREFIX
-from ptune.data.problems import Problems
-from ptune.data.read import reader_of, resolve
-from ptune.errors import DataError, UsageError
+from ptune.data.read import resolve
+from ptune.errors import UsageError
 
 LOOKED_AT = 20  # rows
 
@@ -20,20 +19,9 @@ def columns_of(path: Path) -> list[str] | None:
 
     Raises: DataError if the file is missing, unreadable or holds no rows.
     """
-    if str(path).startswith(PREFIX):
+    if str(path).startswith(PREFIX) or resolve(path).is_dir():
         return None
-    if resolve(path).is_dir():
-        return None
-    try:
-        reader = reader_of(path)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
-    if reader is None:
-        raise DataError("there is no such file", file=str(path))
-    rows = list(islice(reader.rows(Problems(str(path), reader.unit)), LOOKED_AT))
-    if not rows:
-        raise DataError("has no row that can be read", file=str(path))
-    return list(dict.fromkeys(name for row in rows for name in row.value))
+    return list(first_rows(path, LOOKED_AT).columns)
 
 
 def likely_task(path: Path, columns: Sequence[str] | None) -> Word | None:
