@@ -12,10 +12,12 @@ from itertools import groupby
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
 from ptune.backbone.image_processor import of_processor, of_tiles
+from ptune.backbone.tile_features import as_patches
 from ptune.codecs.image import Preprocessing
 from ptune.codecs.tiles import Canvas, Grid, Patches, Resolutions, Size, Split, Tiling, Whole
 from ptune.codecs.vision import Layout, Shown, Vision
@@ -156,7 +158,7 @@ def _same(pixels: NDArray[np.float32], image: Image.Image, seen: Preprocessing, 
     """Whether a rule gives a processor's pixels, but for rounding."""
     own = seen.normalised(np.stack([*tiling.tiles(image, seen)]))
     if isinstance(tiling, Patches):
-        own = tiling.patches(own)
+        own = as_patches(torch.from_numpy(own), tiling).numpy()
     return own.shape == pixels.shape and float(np.abs(own - pixels).mean()) <= _CLOSE / min(seen.std)
 
 

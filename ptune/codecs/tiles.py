@@ -260,16 +260,6 @@ class Patches(_Rule):
         order = np.argsort(window, kind="stable")
         return {**told, "order": order, "cells": cells, "lengths": lengths, "back": np.flatnonzero(there)}
 
-    def patches(self, tiles: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Normalised tiles [tiles, 3, edge, edge] as transformers has them: [patches, 3 * temporal * patch * patch]."""
-        count, colours, edge, _ = tiles.shape
-        patch = edge // self.merge
-        split = tiles.reshape(count, colours, self.merge, patch, self.merge, patch).transpose(
-            0, 2, 4, 1, 3, 5
-        )
-        repeated = np.repeat(split[:, :, :, :, None], self.temporal, 4)
-        return repeated.reshape(count * self.merge**2, -1)
-
 
 Tiling = Annotated[Whole | Split | Canvas | Resolutions | Patches, Field(discriminator="kind")]
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -16,6 +17,7 @@ from support.tiny_images import picture
 from support.tiny_tiles import TILED, idefics3, with_pillow
 
 from ptune.backbone.load import load_codec
+from ptune.backbone.tile_features import as_patches
 from ptune.codecs.album import Album
 from ptune.codecs.tiles import Canvas, Patches, Split
 from ptune.codecs.vision import FIRST_ROW, Vision
@@ -49,7 +51,7 @@ def test_pixels_and_tokens_of_any_shape_are_the_processors_own(kind: str, width:
     if isinstance(vision.tiling, Patches):
         down, across = layout.grid
         assert np.asarray(theirs["image_grid_thw"]).tolist() == [[1, 2 * down, 2 * across]]
-        np.testing.assert_allclose(vision.tiling.patches(own), pixels, atol=1e-5)
+        np.testing.assert_allclose(as_patches(torch.from_numpy(own), vision.tiling), pixels, atol=1e-5)
     else:
         np.testing.assert_allclose(own, pixels.reshape(-1, *pixels.shape[-3:]), atol=1e-5)
     assert [*layout.written] == np.asarray(theirs["input_ids"])[0].tolist()
