@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ptune.codecs.positions import AXES, Placed
+from ptune.codecs.positions import AXES, TokenPositions
 from ptune.codecs.tiles import Grid
 from ptune.codecs.vision import FIRST_ROW
 
@@ -69,7 +69,7 @@ class _Positions:
         starts = [at for at, position in enumerate(plain) if at == 0 or position == 0]
         tables = []
         for start, end in pairwise([*starts, len(ids)]):
-            part = Placed.of(ids[start:end], self._grids)
+            part = TokenPositions.of(ids[start:end], self._grids)
             begin = plain[start] + (behind if start == 0 else 0)
             tables.append(part.table + begin)
             after = begin + part.next - plain[end - 1] - 1

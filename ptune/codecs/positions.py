@@ -22,14 +22,14 @@ Positions = NDArray[np.int64]  # [3, tokens]
 
 
 @dataclass(frozen=True, eq=False)
-class Placed:
+class TokenPositions:
     """The positions of a sequence's first tokens; tokens of text follow."""
 
     table: Positions
     next: int  # position of the token behind them
 
     @classmethod
-    def of(cls, tokens: Sequence[int], grids: Mapping[int, Grid]) -> Placed:
+    def of(cls, tokens: Sequence[int], grids: Mapping[int, Grid]) -> TokenPositions:
         """Tokens from a sequence's first one on. grids: the first row's token of each image -> its rows down and across."""
         table, here, text = np.zeros((AXES, len(tokens)), np.int64), 0, 0
         for start, image in _images(tokens, sorted(grids)):

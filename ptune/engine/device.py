@@ -46,16 +46,16 @@ class DeviceArray:
         return self.dtype.itemsize * math.prod(self.shape)
 
 
-Placed = Array | DeviceArray
+Tensor = Array | DeviceArray
 """A tensor in the machine's memory or on a device."""
 
 
-def rows(tensor: Placed, low: int, high: int) -> Placed:
+def rows(tensor: Tensor, low: int, high: int) -> Tensor:
     """Rows [low, high) of the first axis, without a copy."""
     return tensor.rows(low, high) if isinstance(tensor, DeviceArray) else tensor[low:high]
 
 
-def place(tensor: Placed) -> tuple[str, int]:
+def place(tensor: Tensor) -> tuple[str, int]:
     """Where a tensor lies: the memory's name as onnxruntime has it, and the address there."""
     if isinstance(tensor, DeviceArray):
         return tensor.device, tensor.pointer
@@ -100,7 +100,7 @@ class Device:
             raise MemoryError(f"{numbers * dtype.itemsize} bytes on {self.title or self.name}") from error
         return DeviceArray(memory, self.name, memory.data_ptr(), shape, dtype)
 
-    def copy(self, source: Placed, target: DeviceArray) -> None:
+    def copy(self, source: Tensor, target: DeviceArray) -> None:
         """Copies a tensor, from either memory, to one of the same shape and type."""
         assert (source.shape, source.dtype) == (target.shape, target.dtype)
         session = _copying(self, target.dtype)

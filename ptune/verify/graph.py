@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ptune.codecs.positions import Placed
+from ptune.codecs.positions import TokenPositions
 from ptune.engine.decoder.kv_cache import read_scales, stored
 from ptune.engine.onnx_graph import open_graph
 from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE
@@ -58,7 +58,7 @@ class PlainGraph:
         """[1, tokens], or [3, 1, tokens]."""
         if self.signature.axes == 1:
             return start + np.arange(len(ids), dtype=np.int64)[None]
-        return start + Placed.of(ids, of_ends.grids).table[:, None]
+        return start + TokenPositions.of(ids, of_ends.grids).table[:, None]
 
     def _feeds(
         self,

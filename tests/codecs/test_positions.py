@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.models.qwen2_vl.modeling_qwen2_vl import Qwen2VLModel
 
-from ptune.codecs.positions import Placed
+from ptune.codecs.positions import TokenPositions
 from ptune.codecs.vision import FIRST_ROW
 
 GRIDS = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=4)
@@ -42,7 +42,7 @@ def by_transformers(tokens: list[int], grids: list[tuple[int, int]]) -> tuple[np
 def test_positions_are_transformers_own(grids: list[tuple[int, int]], texts: list[int]) -> None:
     tokens, placed = sequence(grids, texts)
     table, behind = by_transformers(tokens, grids)
-    found = Placed.of(tokens, placed)
+    found = TokenPositions.of(tokens, placed)
     np.testing.assert_array_equal(found.table, table)
     assert found.next == behind
 
@@ -53,17 +53,19 @@ def test_any_chunk_has_the_positions_of_the_whole_and_text_goes_on_behind(
 ) -> None:
     tokens, placed = sequence(grids, texts)
     start, end = sorted((one, other))
-    longer = Placed.of([*tokens, *[7] * 60], placed)
-    np.testing.assert_array_equal(Placed.of(tokens, placed).between(start, end), longer.table[:, start:end])
+    longer = TokenPositions.of([*tokens, *[7] * 60], placed)
+    np.testing.assert_array_equal(
+        TokenPositions.of(tokens, placed).between(start, end), longer.table[:, start:end]
+    )
 
 
 def test_the_same_image_twice_in_a_row_is_two_images() -> None:
     image = [FIRST_ROW, FIRST_ROW + 1]
-    assert Placed.of([5, *image, *image, 5], {FIRST_ROW: (1, 2)}).table.tolist() == [
+    assert TokenPositions.of([5, *image, *image, 5], {FIRST_ROW: (1, 2)}).table.tolist() == [
         [0, 1, 1, 3, 3, 5], [0, 1, 1, 3, 3, 5], [0, 1, 2, 3, 4, 5],
     ]  # fmt: skip
 
 
 def test_an_image_whose_beginning_was_cut_off_keeps_the_places_of_its_rows() -> None:
-    found = Placed.of([FIRST_ROW + 3, FIRST_ROW + 4, FIRST_ROW + 5, 7], {FIRST_ROW: (2, 3)})
+    found = TokenPositions.of([FIRST_ROW + 3, FIRST_ROW + 4, FIRST_ROW + 5, 7], {FIRST_ROW: (2, 3)})
     assert found.table.tolist() == [[0, 0, 0, 3], [1, 1, 1, 3], [0, 1, 2, 3]]

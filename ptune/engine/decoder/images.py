@@ -79,17 +79,18 @@ class Tower:
     def see(self, tiles: Rows, layout: Layout) -> Picture:
         """The rows of an image's normalised tiles [tiles, 3, height, width]; the same picture for the same pixels and layout,
         while they are remembered."""
-        key = hashlib.sha256(np.ascontiguousarray(tiles).data)
-        key.update(repr(layout.grid).encode())
-        key.update(b"" if layout.order is None else layout.order.tobytes())
+        seen = hashlib.sha256(np.ascontiguousarray(tiles).data)
+        seen.update(repr(layout.grid).encode())
+        seen.update(b"" if layout.order is None else layout.order.tobytes())
+        key = seen.digest()
         with self._lock:
-            if (known := self._recent.get(key.digest())) is not None:
-                self._recent.move_to_end(key.digest())
+            if (known := self._recent.get(key)) is not None:
+                self._recent.move_to_end(key)
                 return known
             picture = Picture(self._next, layout.arranged(self._computed(tiles, layout)), layout.places)
             self._next += len(picture.rows)
             self.computed += 1
-            self._recent[key.digest()] = picture
+            self._recent[key] = picture
             self._forget()
             return picture
 

@@ -18,7 +18,7 @@ import numpy as np
 from ptune.engine.adapters.lora import Adapter, Factor
 from ptune.engine.decoder.lazy_memory import zeros
 from ptune.engine.decoder.packed_factors import FactorLines, PackedFactors
-from ptune.engine.device import Device, DeviceArray, Placed, rows
+from ptune.engine.device import Device, DeviceArray, Tensor, rows
 from ptune.engine.kernels import FACTORS
 from ptune.engine.onnx_graph import Array
 from ptune.formats.signature import Signature, Socket
@@ -108,7 +108,7 @@ class _RankPool:
             self._arrays[self._own] = zeros((count, ends.width, columns))
         self._gains = {name: zeros((count, 1, size)) for name, size in signature.gain_sizes().items()}
         self._arrays |= self._gains
-        self._placed: Mapping[str, Placed] = self._arrays
+        self._placed: Mapping[str, Tensor] = self._arrays
         if device is not None:
             self._placed = {
                 name: device.zeros((slots, *array.shape[1:]), array.dtype)

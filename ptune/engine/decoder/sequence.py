@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ptune.codecs.positions import Placed
+    from ptune.codecs.positions import TokenPositions
     from ptune.engine.adapters.lora import Adapter
     from ptune.engine.decoder.images import Picture
     from ptune.engine.job import Finish
@@ -70,12 +70,14 @@ class TokenSequence:
         return self.tokens[self.virtual :]
 
     @cached_property
-    def placed(self) -> Placed | None:
+    def placed(self) -> TokenPositions | None:
         """The positions of its first tokens, if it has images whose rows have some by their place; tokens of text follow."""
-        from ptune.codecs.positions import Placed
-
         grids = {one.first: one.places for one in self.pictures if one.places is not None}
-        return Placed.of(self.tokens, grids) if grids else None
+        if not grids:
+            return None
+        from ptune.codecs.positions import TokenPositions
+
+        return TokenPositions.of(self.tokens, grids)
 
     @property
     def acts_from(self) -> int:

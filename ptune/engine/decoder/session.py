@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime
 
 from ptune.engine.decoder.packed_factors import PackedFactors
-from ptune.engine.device import Device, Placed, place
+from ptune.engine.device import Device, Tensor, place
 from ptune.engine.kernels import FACTORS, OWN_ATTENTION, Kernels
 from ptune.engine.onnx_graph import Array, check_names, open_graph
 from ptune.formats.signature import GROUPED_INPUTS, Signature
@@ -56,10 +56,10 @@ class Session:
         self._device = device
         self._session: Any = None
         self._binding: Any = None
-        self._bound: dict[str, Placed] = {}  # kept alive as long as they are bound
+        self._bound: dict[str, Tensor] = {}  # kept alive as long as they are bound
         self._given: dict[str, Array] = {}  # small inputs of the last run
-        self._caches: Mapping[str, Placed] | None = None  # that are bound
-        self._adapters: Mapping[str, Placed] | None = None
+        self._caches: Mapping[str, Tensor] | None = None  # that are bound
+        self._adapters: Mapping[str, Tensor] | None = None
         self._scores = 0  # since the last run that gave memory back
         self._load()
         factors = signature.factor_names() if sockets else []
@@ -77,8 +77,8 @@ class Session:
     def run(
         self,
         inputs: Mapping[str, Array],
-        caches: Mapping[str, Placed],
-        factors: Mapping[str, Placed],
+        caches: Mapping[str, Tensor],
+        factors: Mapping[str, Tensor],
         logits: Array,
         scores: int = 0,
     ) -> None:
@@ -150,7 +150,7 @@ class Session:
         else:
             self._bind(name, array.copy())
 
-    def _bind(self, name: str, array: Placed, *, output: bool = False) -> None:
+    def _bind(self, name: str, array: Tensor, *, output: bool = False) -> None:
         before = self._bound.get(name)
         self._bound[name] = array
         memory, pointer = place(array)
