@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 from PIL import Image
-from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER
+from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER, watch
 from support.fake_chat_model import FakeChatModel, serving, wait_until
 from support.fake_encoder_model import IMAGES, TEXTS, FakeEncoderModel
 
 from ptune_serve.app import create_app, create_encoder_app
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ConsoleMessage, Locator, Page, Request
+    from playwright.sync_api import Locator, Page
 
 pytestmark = NEEDS_BROWSER
 
@@ -89,18 +89,7 @@ def browsing(browser, records) -> Iterator[Browsed]:
         page = browser.new_page(viewport={"width": 1280, "height": 700})
         page.set_default_timeout(GIVE_UP_MS)
         browsed = Browsed(page, line.removeprefix("Page: ").strip(), model, server)
-        own = (browsed.url, "data:", "blob:")
-
-        def asked(request: Request) -> None:
-            if not request.url.startswith(own):
-                browsed.elsewhere.append(request.url)
-
-        def said(message: ConsoleMessage) -> None:
-            if "Security Policy" in message.text:
-                browsed.blocked.append(message.text)
-
-        page.on("request", asked)
-        page.on("console", said)
+        watch(page, browsed.url, browsed.elsewhere, browsed.blocked)
         yield browsed
         assert browsed.elsewhere == []
         assert browsed.blocked == []

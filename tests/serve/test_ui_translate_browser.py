@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER, watch
 from support.fake_chat_model import wait_until
 from support.translation_runs import NAME, bundle, kit
 
 from ptune.verify.server import serving
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page, Request
+    from playwright.sync_api import Page
 
 pytestmark = NEEDS_BROWSER
 
@@ -45,19 +45,14 @@ def page(server: str) -> Iterator[Page]:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
             page = browser.new_page(viewport={"width": 1280, "height": 700})
             page.set_default_timeout(30_000)
-            elsewhere: list[str] = []
-            own = (url, "data:", "blob:")
-
-            def asked(request: Request) -> None:
-                if not request.url.startswith(own):
-                    elsewhere.append(request.url)
-
-            page.on("request", asked)
+            elsewhere, blocked = list[str](), list[str]()
+            watch(page, url, elsewhere, blocked)
             page.goto(url)
             page.get_by_role("tab", name="Translate", exact=True).click()
             wait_until(lambda: NAME in page.locator(".picker input:visible").input_value())
             yield page
             assert elsewhere == []
+            assert blocked == []
     finally:
         process.kill()
 

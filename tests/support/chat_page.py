@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING
 
 from ptune.codecs.reasoning import ReasoningFormat
 from ptune_serve.app import create_app
-from support.browsing import ARGUMENTS, CHROMIUM, GIVE_UP_MS
-from support.fake_chat_model import FakeChatModel, FakeEngine, SeeingCodec, serving, wait_until
+from support.browsing import ARGUMENTS, CHROMIUM, GIVE_UP_MS, watch
+from support.byte_codec import SeeingCodec
+from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import ConsoleMessage, Locator, Page, Request
+    from playwright.sync_api import Locator, Page
 
 KEPT = "kept for a test"
 _FORGET = f"if (!sessionStorage.getItem('{KEPT}')) {{ localStorage.clear(); sessionStorage.clear(); }}"
@@ -119,16 +120,7 @@ def browsing() -> Iterator[Browsed]:
         page.add_init_script(_FORGET)
         browsed = Browsed(page, url, model.engine, server)
 
-        def look_at_request(request: Request) -> None:
-            if not request.url.startswith((url, "data:", "blob:")):
-                browsed.elsewhere.append(request.url)
-
-        def look_at_message(message: ConsoleMessage) -> None:
-            if "Content Security Policy" in message.text:
-                browsed.blocked.append(message.text)
-
-        page.on("request", look_at_request)
-        page.on("console", look_at_message)
+        watch(page, url, browsed.elsewhere, browsed.blocked)
         yield browsed
         # Closes its input, as when the server's process has died
         output, problems = process.communicate(timeout=GIVE_UP_MS / 1000)

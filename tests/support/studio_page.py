@@ -12,11 +12,11 @@ from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import TYPE_CHECKING
 
-from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS
+from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, watch
 from support.fake_chat_model import wait_until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request
+    from playwright.sync_api import Browser, Locator, Page
 
 FEW_OPTIONS = 12  # fewer than a part of the recipe has, more than any search by a whole name finds
 
@@ -110,16 +110,7 @@ def opened(folder: Path, chromium: Browser) -> Iterator[Opened]:
     page.set_default_timeout(GIVE_UP_MS)
     studio = Opened(folder, page)
 
-    def asked(request: Request) -> None:
-        if not request.url.startswith(("http://127.0.0.1:", "data:", "blob:")):
-            studio.elsewhere.append(request.url)
-
-    def said(message: ConsoleMessage) -> None:
-        if "Security Policy" in message.text:
-            studio.blocked.append(message.text)
-
-    page.on("request", asked)
-    page.on("console", said)
+    watch(page, "http://127.0.0.1:", studio.elsewhere, studio.blocked)
     studio.begin()
     try:
         yield studio
