@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,18 +91,22 @@ def test_a_rule_that_is_not_known_is_refused(tmp_path: Path, monkeypatch: pytest
     refused(path, "by none of the ways to cut an image")
 
 
+def written_longer(monkeypatch: pytest.MonkeyPatch, by: Callable[[int], int]) -> None:
+    """The processor writes so many tokens more for an image, by its place in the prompt."""
+    plain = Idefics3Processor.replace_image_token
+
+    def longer(self: Any, image_inputs: Any, image_idx: int, **named: Any) -> str:
+        return plain(self, image_inputs, image_idx, **named) + "!" * by(image_idx)
+
+    monkeypatch.setattr(Idefics3Processor, "replace_image_token", longer)
+
+
 def test_a_prompt_that_does_not_follow_from_the_tiles_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = TILED["idefics3"](tmp_path / "model")
-    plain = Idefics3Processor.replace_image_token
-
     pictures = iter(range(1000))
-
-    def longer_each_time(self: Any, image_inputs: Any, image_idx: int, **named: Any) -> str:
-        return plain(self, image_inputs, image_idx, **named) + "!" * next(pictures)
-
-    monkeypatch.setattr(Idefics3Processor, "replace_image_token", longer_each_time)
+    written_longer(monkeypatch, lambda image: next(pictures))
     refused(path, "does not follow from how it is cut into tiles")
 
 
@@ -110,12 +115,7 @@ def test_images_that_are_shown_otherwise_in_company_are_refused(
 ) -> None:
     """As LLaVA-OneVision does, which cuts an image only where it stands alone."""
     path = TILED["idefics3"](tmp_path / "model")
-    plain = Idefics3Processor.replace_image_token
-
-    def alone(self: Any, image_inputs: Any, image_idx: int, **named: Any) -> str:
-        return plain(self, image_inputs, image_idx, **named) + "!" * image_idx
-
-    monkeypatch.setattr(Idefics3Processor, "replace_image_token", alone)
+    written_longer(monkeypatch, lambda image: image)
     refused(path, "otherwise where another stands beside it")
 
 

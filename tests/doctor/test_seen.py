@@ -12,10 +12,19 @@ from support.classified import encoder, reviews, tagged, write
 from transformers import AutoTokenizer
 
 from ptune.cli import main
+from ptune.config.chat import Chat
 from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.recipe import Backbone, Data, Recipe
+from ptune.config.task_spec import TaskSpec
 
 ANSWERS = ("Grüße, 你好 🙂", "plain", "two\nlines")
+
+
+def _recipe(model: Path, data: Path, task: TaskSpec) -> Recipe:
+    """A recipe that trains on a file and validates on the same."""
+    return Recipe(
+        task=task, backbone=Backbone(model=str(model)), data=Data(files=(data,), validation=(data,))
+    )
 
 
 def _seen(
@@ -37,7 +46,7 @@ def test_a_conversation_is_its_template_and_its_answers_are_marked(
         for at in range(12)
     ]
     data = write(tmp_path / "talks.jsonl", [{"messages": talk} for talk in talks])
-    recipe = Recipe(backbone=Backbone(model=str(model)), data=Data(files=(data,), validation=(data,)))
+    recipe = _recipe(model, data, Chat())
     tokenizer = AutoTokenizer.from_pretrained(model)
     for row, talk in zip(_seen(recipe, tmp_path, capsys), talks, strict=False):
         assert "".join(text for text, _ in row["tokens"]) == tokenizer.apply_chat_template(
@@ -54,11 +63,7 @@ def test_a_text_has_its_tokens_and_its_label(tmp_path: Path, capsys: pytest.Capt
     model = encoder(tmp_path / "model")
     texts = reviews(30)
     data = write(tmp_path / "texts.jsonl", texts)
-    recipe = Recipe(
-        task=TextClassification(),
-        backbone=Backbone(model=str(model)),
-        data=Data(files=(data,), validation=(data,)),
-    )
+    recipe = _recipe(model, data, TextClassification())
     tokenizer = AutoTokenizer.from_pretrained(model)
     for row, text in zip(_seen(recipe, tmp_path, capsys), texts, strict=False):
         ids = tokenizer(text["text"])["input_ids"]
@@ -70,11 +75,7 @@ def test_words_have_their_tags(tmp_path: Path, capsys: pytest.CaptureFixture[str
     model = encoder(tmp_path / "model")
     words = tagged(30)
     data = write(tmp_path / "words.jsonl", words)
-    recipe = Recipe(
-        task=TokenClassification(),
-        backbone=Backbone(model=str(model)),
-        data=Data(files=(data,), validation=(data,)),
-    )
+    recipe = _recipe(model, data, TokenClassification())
     for row, tagged_words in zip(_seen(recipe, tmp_path, capsys), words, strict=False):
         marks = [(text, mark) for text, mark in row["tokens"] if mark]
         assert marks == [*zip(tagged_words["tokens"], tagged_words["tags"], strict=True)]
