@@ -6,7 +6,6 @@ import json
 import resource
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,14 +31,7 @@ class Process:
     def __init__(self, folder: Path, *options: str) -> None:
         ready = folder / "ready"
         ready.unlink(missing_ok=True)
-        command = [
-            sys.executable,
-            fake_chat_model.__file__,
-            "--ready-file",
-            str(ready),
-            "--files",
-            str(folder / "kept"),
-        ]
+        command = fake_chat_model.command("--ready-file", str(ready), "--files", str(folder / "kept"))
         self.process = subprocess.Popen(
             [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )

@@ -13,8 +13,8 @@ import ollama
 import openai
 import pytest
 from support.batch_lines import ended, lines_of
+from support.byte_codec import CONTEXT
 from support.error_forms import said
-from support.fake_chat_model import CONTEXT
 from support.served_encoder import as_documented
 from support.several_bundles import Several, several, write_all, write_bundle
 

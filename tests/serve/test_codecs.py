@@ -8,7 +8,8 @@ from typing import Any, cast
 
 import pytest
 from starlette.testclient import TestClient
-from support.fake_chat_model import ByteCodec, FakeChatModel
+from support.byte_codec import ByteCodec
+from support.fake_chat_model import FakeChatModel
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from ptune.codecs.chat import ChatCodec

@@ -17,7 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support.fake_chat_model import ADAPTERS, FakeChatModel, FakeEngine, FakeTower, SeeingCodec, serving
+from support.byte_codec import FakeTower, SeeingCodec
+from support.fake_chat_model import ADAPTERS, FakeChatModel, FakeEngine, serving
 
 from ptune_serve.app import create_app
 from ptune_serve.fields.image_part import media_type_of

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,11 +89,8 @@ def started(tmp_path):
 
     def start(*options: str) -> tuple[str, subprocess.Popen[str]]:
         ready = tmp_path / "ready"
-        command = [sys.executable, fake_chat_model.__file__, "--ready-file", str(ready), *options]
-        environment = {**os.environ, "PYTHONPATH": str(Path(fake_chat_model.__file__).parents[1])}
-        process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        )
+        command = fake_chat_model.command("--ready-file", str(ready), *options)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         processes.append(process)
         wait_until(ready.exists, 60)
         return ready.read_text().strip(), process

@@ -29,7 +29,7 @@ class Process:
 
     def __init__(self, tmp_path: Path, *options: str) -> None:
         self.ready_file = tmp_path / "ready"
-        command = [sys.executable, fake_chat_model.__file__, "--ready-file", str(self.ready_file), *options]
+        command = fake_chat_model.command("--ready-file", str(self.ready_file), *options)
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         wait_until(lambda: self.ready_file.exists() or self.process.poll() is not None, 30)
         self.url = self.ready_file.read_text().strip()
@@ -196,7 +196,7 @@ def test_without_gradio_a_line_says_so(monkeypatch, capfd):
 def test_a_taken_port_ends_the_process_in_one_line(tmp_path):
     with listen("127.0.0.1", 0) as listener:
         port = str(listener.getsockname()[1])
-        command = [sys.executable, fake_chat_model.__file__, "--port", port]
+        command = fake_chat_model.command("--port", port)
         done = subprocess.run(command, capture_output=True, text=True, timeout=30)
     assert done.returncode == 1
     assert done.stdout == f"port {port} of 127.0.0.1 is in use; choose another port, or 0 for any free one\n"
@@ -230,7 +230,7 @@ def test_of_two_that_were_bound_at_once_one_listens():
 def test_while_it_loads_it_lets_nobody_in_and_can_be_stopped(number):
     with bind("127.0.0.1", 0) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, fake_chat_model.__file__, "--load-s", "60", "--port", str(port)]
+    command = fake_chat_model.command("--load-s", "60", "--port", str(port))
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout is not None

@@ -9,8 +9,9 @@ from typing import Any
 import anthropic
 import pytest
 from starlette.testclient import TestClient
+from support.byte_codec import ByteCodec
 from support.error_forms import said
-from support.fake_chat_model import ByteCodec, FakeChatModel, FakeEngine, wait_until
+from support.fake_chat_model import FakeChatModel, FakeEngine, wait_until
 from support.thinking_codec import ANSWER, FORM, Thinks
 
 from ptune_serve.access.auth import ApiKeys

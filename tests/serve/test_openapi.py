@@ -18,7 +18,8 @@ from schemathesis.specs.openapi.checks import (
     response_schema_conformance,
     status_code_conformance,
 )
-from support.fake_chat_model import ADAPTERS, CONTEXT, FakeChatModel, serving
+from support.byte_codec import CONTEXT
+from support.fake_chat_model import ADAPTERS, FakeChatModel, serving
 
 from ptune_serve.app import create_app
 

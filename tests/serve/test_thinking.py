@@ -13,7 +13,8 @@ import openai
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.fake_chat_model import ByteCodec, FakeChatModel, FakeEngine, serving
+from support.byte_codec import ByteCodec
+from support.fake_chat_model import FakeChatModel, FakeEngine, serving
 from support.serve_streams import chunks_of, whole_of
 
 from ptune.codecs.reasoning import ReasoningFormat

@@ -6,7 +6,6 @@ import asyncio
 import signal
 import ssl
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def write(authority: trustme.CA, path: Path, name: str = "127.0.0.1") -> None:
 def served(authority: trustme.CA, tmp_path: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     write(authority, tmp_path / "server.pem")
     ready = tmp_path / "ready"
-    command = [sys.executable, fake_chat_model.__file__, "--ready-file", str(ready)]
+    command = fake_chat_model.command("--ready-file", str(ready))
     process = subprocess.Popen(
         [*command, "--ssl-certfile", str(tmp_path / "server.pem")],
         stdout=subprocess.PIPE,

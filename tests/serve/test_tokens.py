@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
-from support.fake_chat_model import EOS, ByteCodec, FakeChatModel
+from support.byte_codec import EOS, ByteCodec
+from support.fake_chat_model import FakeChatModel
 
 from ptune_serve.app import create_app
 

@@ -10,7 +10,8 @@ import openai
 import pytest
 from openai.types.chat import ChatCompletion
 from starlette.testclient import TestClient
-from support.fake_chat_model import ByteCodec, FakeChatModel, wait_until
+from support.byte_codec import ByteCodec
+from support.fake_chat_model import FakeChatModel, wait_until
 from support.serve_streams import chunks_of, whole_of
 
 from ptune_serve.app import create_app

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from support.browsing import NEEDS_BROWSER
+from support.byte_codec import FakeTower
 from support.chat_page import KEPT, Browsed, browsing
-from support.fake_chat_model import FakeTower, wait_until
+from support.fake_chat_model import wait_until
 
 from ptune.data.conversations import openai_conversation
 

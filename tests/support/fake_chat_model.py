@@ -1,183 +1,40 @@
 """A chat model without a model: bytes are tokens, and the answer tells who heard what. For tests of the server.
 
-Run as a script it serves itself, as `ptune serve` would serve a bundle, and prints what that prints:
-    python fake_chat_model.py --ready-file FILE
+`command` serves it in a process of its own, as `ptune serve` would serve a bundle, and prints what that prints.
 """
 
 from __future__ import annotations
 
 import argparse
-import atexit
-import codecs
 import contextlib
-import gc
+import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import numpy as np
 import uvicorn
 from fastapi import FastAPI
-from PIL import Image
 
-from ptune.codecs.reading import Reading, reading_after
-from ptune.codecs.reasoning import ReasoningFormat
-from ptune.codecs.template import ChatTemplate
-from ptune.codecs.template_request import NO_VARIABLES, open_answer, require_variables
-from ptune.codecs.tool_calls import ToolFormat
 from ptune.engine.adapters.registry import AdapterStats
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.metrics import EngineMetrics
-from ptune.errors import PtuneError, RequestError, TemplateError
+from ptune.errors import PtuneError, RequestError
 from ptune.formats.bundle import AdapterRecord
-from ptune.formats.request_defaults import NO_DEFAULTS, RequestDefaults
 from ptune.tasks.chat import infer
 from ptune_serve import lifecycle
 from ptune_serve.files.store import FilesOptions
 from ptune_serve.http.listen import configured, listen, url_of
 from ptune_serve.http.tls import Certificate
 from ptune_serve.service import Settings
+from support.byte_codec import CONTEXT, EOS, ByteCodec, FakeTower
 
-EOS = 256
-CONTEXT = 512
-TEMPLATE = ChatTemplate("{{ enable_thinking }}{{ reasoning_effort }}")  # only for the names of its variables
-HERMES = ToolFormat(
-    kind="hermes",
-    begin="<tool_call>",
-    head='\n{"name": "',
-    middle='", "arguments": ',
-    between='}\n</tool_call>\n<tool_call>\n{"name": "',
-    tail="}\n</tool_call>",
-)
 ADAPTERS = {"pirate": "sha256:" + "ab" * 32, "devil": "cd" * 32}
-
-
-class ByteCodec:
-    """A token is a byte of UTF-8; 256 ends an answer. Calls are written as Hermes and Qwen do."""
-
-    eos_ids = frozenset({EOS})
-    special_ids = frozenset({EOS})
-    vocab_size = 257
-    context = CONTEXT
-    takes_first_space = False
-    special_tokens: ClassVar = {"eos_token": "<end>"}
-    template = None
-    system = None
-    vision: Any = None
-
-    def __init__(
-        self,
-        tool_format: ToolFormat | None = HERMES,
-        after: Sequence[int] = (),
-        reasoning: ReasoningFormat | None = None,
-        defaults: RequestDefaults = NO_DEFAULTS,
-    ) -> None:
-        self.tool_format = tool_format
-        self.reasoning_format = reasoning
-        self.defaults = defaults
-        self._after = after  # what the tokenizer puts after a text
-
-    def encode_prompt(
-        self,
-        messages: Sequence[Mapping[str, Any]],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        asking: bool = True,
-        continued: bool = False,
-        variables: Mapping[str, Any] = NO_VARIABLES,
-    ) -> list[int]:
-        require_variables(TEMPLATE, self.special_tokens, variables)
-        if continued:
-            open_answer(messages)
-        if messages[0]["role"] == "assistant":
-            raise TemplateError("a conversation must not begin with the assistant")
-        shown = "".join(f"<tool {tool['function']['name']}>" for tool in tools or ())
-        turns = (f"<{message['role']}>{_turn(message)}" for message in messages)
-        shown += "".join(f"<{name}={value}>" for name, value in variables.items())
-        return self.encode_text(shown + "".join(turns) + ("" if asking or continued else "<open>"))
-
-    def encode_text(self, text: str, *, special: bool = True) -> list[int]:
-        return [*text.encode(), *(self._after if special else ())]
-
-    def spell(self, ids: Sequence[int]) -> str:
-        return b"".join(map(self.token_bytes, ids)).decode(errors="replace")
-
-    def token_table(self, size: int) -> list[bytes]:
-        return [self.token_bytes(token) for token in range(size)]
-
-    def reading(self, prompt: Sequence[int], answer: str | None = None) -> Reading | None:
-        if self.reasoning_format is None:
-            return None
-        closing = tuple(self.reasoning_format.end.encode())
-        return reading_after(
-            Reading(self.reasoning_format, False, closing, self.silent_mark), self.spell(prompt), answer
-        )
-
-    def mark(self, text: str) -> int | None:
-        return None
-
-    silent_mark = mark
-
-    def pieces(self, text: str) -> list[str | int]:
-        return [text] if text else []
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return bytes(token for token in ids if token != EOS).decode(errors="replace")
-
-    def token_bytes(self, token: int) -> bytes:
-        return b"<end>" if token == EOS else bytes([token])
-
-    def token_text(self, token: int) -> str:
-        return self.token_bytes(token).decode(errors="replace")
-
-    def stream(self, shown: Collection[int] = (), after: int | None = None) -> _ByteStream:
-        return _ByteStream()
-
-
-class SeeingCodec(ByteCodec):
-    """A codec of a model that sees images: a prompt shows each as `<image NUMBER>`."""
-
-    vision = SimpleNamespace(
-        tiles=lambda image: image,
-        layout=lambda size: SimpleNamespace(written=(0,)),
-        preprocessing=SimpleNamespace(normalised=lambda image: image),
-        plain=list,
-    )
-
-
-class FakeTower:
-    """Remembers what it saw: the width, height and first pixel of each image, by their numbers."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[int, int, tuple[int, int, int]]] = []
-
-    def see(self, image: Image.Image, layout: object) -> SimpleNamespace:
-        self.seen.append((image.width, image.height, cast(tuple[int, int, int], image.getpixel((0, 0)))))
-        return SimpleNamespace(first=len(self.seen) - 1)
-
-
-def _turn(message: Mapping[str, Any]) -> str:
-    calls = "".join(f"<calls {call['function']['name']}>" for call in message.get("tool_calls", ()))
-    content = message.get("content", "")
-    if isinstance(content, list) and any(part["type"] == "image" for part in content):
-        content = "".join(part.get("text") or f"<image {part['first_row']}>" for part in content)
-    return f"{content}{calls}"
-
-
-class _ByteStream:
-    def __init__(self) -> None:
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-
-    def push(self, token: int) -> str:
-        return self._decoder.decode(bytes([token]))
-
-    def finish(self) -> str:
-        return self._decoder.decode(b"", final=True)
 
 
 @dataclass
@@ -370,6 +227,13 @@ def _drawn(request: Request) -> Iterator[int | RequestError]:
         walk.advance(token)
 
 
+def command(*options: str) -> list[str]:
+    """The command line of a server with the fake model; options as `main` has them."""
+    tests = str(Path(__file__).parents[1])
+    begin = f"import sys; sys.path.insert(0, {tests!r}); from support.fake_chat_model import main; sys.exit(main())"
+    return [sys.executable, "-c", begin, *options]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--load-s", type=float, default=0.0)
@@ -419,8 +283,3 @@ def main() -> int:
     except PtuneError as error:
         print(error)
         return error.exit_code
-
-
-if __name__ == "__main__":
-    atexit.register(gc.freeze)  # as `ptune.cli.main` does
-    raise SystemExit(main())

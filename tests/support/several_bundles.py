@@ -23,7 +23,8 @@ from ptune_serve.bundles.app import Host
 from ptune_serve.bundles.folder import find_bundles
 from ptune_serve.bundles.service import HostService
 from ptune_serve.service import Settings
-from support.fake_chat_model import CONTEXT, FakeChatModel, FakeEngine, serving
+from support.byte_codec import CONTEXT
+from support.fake_chat_model import FakeChatModel, FakeEngine, serving
 from support.fake_encoder_model import TEXTS, FakeEncoderModel
 
 MB = 2**20

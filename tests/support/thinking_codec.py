@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptune.codecs.reasoning import ReasoningFormat
 from ptune.codecs.template import ChatTemplate
-from support.fake_chat_model import ByteCodec
+from support.byte_codec import ByteCodec
 
 FORM = ReasoningFormat("<think>\n", "\n</think>\n\n")
 ANSWER = "<think>\nSix times seven.\n</think>\n\nIt is 42."
