@@ -26,6 +26,7 @@ from .classify import tabs as classifying
 from .client import Client, ServedModels
 from .controls import Controls, SystemPrompts
 from .conversation import Conversation
+from .idle import seldom
 from .keys import AskForKey, VisitorsKey
 from .library import Library
 from .process import ASK_VARIABLE
@@ -85,6 +86,7 @@ def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
     app.add_middleware(SecurityPolicy)
     page = _page(client, served)
     page.queue(default_concurrency_limit=None, api_open=False)  # requests queue in the engine
+    seldom(page)
     gr.mount_gradio_app(
         app,
         page,
