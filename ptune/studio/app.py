@@ -32,7 +32,7 @@ from ptune_serve.access.auth import ApiKeys
 from ptune_serve.http.listen import Server, listen, local_names, url_of
 from ptune_serve.ui.idle import seldom
 from ptune_serve.ui.security_policy import SecurityPolicy
-from ptune_serve.ui.style import CSS
+from ptune_serve.ui.style import CSS, HEAD
 from ptune_serve.ui.theme import theme
 
 UPLOAD_LIMIT = "2gb"
@@ -100,6 +100,7 @@ def create_page(
         page,
         path="/",
         theme=theme(),
+        head=HEAD,
         css=CSS + OWN_CSS + sheet.CSS + heart.CSS,
         footer_links=[],
         run_history=False,

@@ -77,7 +77,7 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 .keys { margin: 0 0 0.6rem; } .keys .key:first-child { margin-left: 0; }
 .log textarea { font-family: var(--font-mono) !important; font-size: 0.78rem !important; line-height: 1.45; }
 .diff td:nth-child(2) { text-decoration: line-through; color: var(--dim); }
-@media (max-width: 640px) { .panes { gap: 1rem; } .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
+@media (max-width: 640px) { .panes { gap: 1rem; } #page .form > .block { flex: 1 1 100%; } .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); } }
 @media print {
   .doing, .tab-wrapper, button, .command { display: none !important; }
   .sheet, .data .scroll { overflow: visible; } .gradio-container, body { background: var(--paper) !important; }

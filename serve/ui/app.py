@@ -32,7 +32,7 @@ from .library import Library
 from .process import ASK_VARIABLE
 from .retrieval import Ranking, Recommending
 from .security_policy import SecurityPolicy
-from .style import CSS
+from .style import CSS, HEAD
 from .text import heading
 from .theme import theme
 from .translate import Translating
@@ -93,7 +93,7 @@ def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
         path="/",
         theme=theme(),
         css=CSS,
-        head="".join(f"<script>{_script(name)}</script>" for name in SCRIPTS),
+        head=HEAD + "".join(f"<script>{_script(name)}</script>" for name in SCRIPTS),
         footer_links=[],
         run_history=False,
         show_error=False,

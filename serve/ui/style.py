@@ -22,9 +22,10 @@ CONTENT_SECURITY_POLICY = "; ".join(
 CHAT_HEIGHT = "max(16rem, calc(100vh - 22.5rem))"
 """Makes the page fill the window; in a narrow window, the settings below are reached by scrolling."""
 
-CSS = (
-    OF_PAGES
-    + """
+HEAD = f"<style>{OF_PAGES} :root:root, .dark.dark {{ --color-accent: var(--line-0); }}</style>"
+"""Goes into the page's head as it is: gradio rewrites the selectors of CSS that it is given, those for print wrongly."""
+
+CSS = """
 .gradio-container > main { padding: 1rem 1.5rem !important; max-width: 86rem; }
 #heading .html-container, #page .html-container { padding: 0; }
 #heading h1 { font-size: 1.3rem; font-weight: 650; letter-spacing: -0.01em; line-height: 1.3; margin: 0; }
@@ -120,4 +121,3 @@ CSS = (
   .answering + .answering .chatbot, .answering:has(+ .answering) .chatbot { height: 38vh !important; }
 }
 """
-)

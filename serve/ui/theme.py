@@ -19,6 +19,7 @@ _OURS = {
     "background_fill_secondary": "card",
     "error_text_color": "bad",
     "link_text_color": "line-0",
+    "input_border_color_focus": "mark",
 }
 """Gradio's name -> the variable of `ptune.looks.palette`, which has a value for light, dark and print."""
 
@@ -32,10 +33,15 @@ def theme() -> gr.themes.Base:
     return plain.set(
         **ours,
         input_background_fill="*background_fill_primary",
-        input_background_fill_dark="*neutral_900",
+        input_background_fill_dark="*background_fill_primary",
+        checkbox_background_color_dark="*background_fill_primary",
+        block_background_fill_dark="*background_fill_secondary",
         input_border_width="1px",
+        input_shadow_focus="0 0 0 2px var(--mark)",
+        input_shadow_focus_dark="0 0 0 2px var(--mark)",
         button_primary_background_fill="*primary_600",  # white on the lighter one has 4.47:1
         button_secondary_background_fill="*background_fill_primary",
+        button_secondary_background_fill_dark="*border_color_primary",
         button_secondary_background_fill_hover="*background_fill_secondary",
         button_secondary_border_color="*border_color_primary",
         button_border_width="1px",

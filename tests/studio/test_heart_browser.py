@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -32,7 +33,7 @@ def test_only_what_is_seen_is_asked_for(studio: Opened) -> None:
 
     def note(request: Request) -> None:
         if request.method == "POST" and request.url.startswith(studio.url):
-            asked.append(int(request.post_data_json["fn_index"]))
+            asked.append(json.loads(request.post_data or "")["fn_index"])
 
     def events(beats: int) -> list[int]:
         """What is asked for while the page is left alone; its clock is put forward."""

@@ -51,13 +51,8 @@ class KeysForm:
                     list(SCOPES), value=["infer"], label="It may", elem_id="key-scopes", scale=2
                 )
                 self._limits = [
-                    gr.Number(
-                        None,
-                        label=label,
-                        info="empty: no limit",
-                        precision=0,
-                        minimum=1,
-                        elem_id=f"key-{field}",
+                    gr.Number(  # gradio sends 0 for an empty one
+                        0, label=label, info="0: no limit", precision=0, minimum=0, elem_id=f"key-{field}"
                     )
                     for field, label in LIMITS.items()
                 ]
@@ -102,7 +97,7 @@ class KeysForm:
             return [gr.skip() for _ in range(2 + len(LIMITS))]
         adapters = "" if key.adapters is None else ", ".join(sorted(key.adapters))
         scopes = [scope for scope in SCOPES if scope in key.scopes]
-        return [adapters, scopes, *(getattr(key.limits, field) for field in LIMITS)]
+        return [adapters, scopes, *(getattr(key.limits, field) or 0 for field in LIMITS)]
 
     def _line(
         self, file: str | None, name: str | None, adapters: str, scopes: list[str], *limits: float | None

@@ -31,7 +31,7 @@ class StartServer:
                 profile = gr.Dropdown([DEFAULT], value=DEFAULT, label="Profile", interactive=True)
                 port = gr.Number(0, label="Port (0: a free one)", precision=0, minimum=0, maximum=65535)
                 keys = gr.Textbox(
-                    label="File of API keys", placeholder="none: this machine alone", elem_id="serve-keys"
+                    label="File of API keys", info="empty: this machine alone", elem_id="serve-keys"
                 )
                 page = gr.Checkbox(True, label="With a page to try it on")
             with gr.Row(elem_classes="doing"):
