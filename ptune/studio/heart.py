@@ -15,7 +15,8 @@ from ptune.studio.studio import QUIET
 
 BEAT_S = 2.0
 LOOK: dict[str, Any] = {**QUIET, "queue": False}
-"""Options of what only reads: one request an event, where gradio's queue takes two and a stream."""
+"""Options of what only reads: one request an event, where gradio's queue takes two. The queue alone tells the page that a
+gr.State has changed, so that what listens to one of those that a look changes has to be QUIET instead."""
 
 CSS = (
     ".heart { position: fixed; top: 0; left: 0; width: 1px; height: 1px; padding: 0; pointer-events: none; }"

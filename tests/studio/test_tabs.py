@@ -59,3 +59,16 @@ def test_nothing_stands_between_the_tabs(tmp_path: Path) -> None:
     [tabs] = [block for block in page.blocks.values() if isinstance(block, gr.Tabs)]
     assert [type(child) for child in tabs.children] == [gr.Tab] * len(tabs.children)
     assert [child.label for child in tabs.children] == ["Data", "Recipe", "Run", "Judge", "Ship", "Serve"]
+
+
+def test_what_listens_to_a_state_is_told_of_its_change(tmp_path: Path) -> None:
+    """gradio tells of a changed state through its queue alone."""
+    from ptune.studio.app import build
+    from ptune.studio.workspace import Workspace
+
+    page = build(Workspace(tmp_path))
+    states = {number for number, block in page.blocks.items() if isinstance(block, gr.State)}
+    heard = {number for fn in page.fns.values() for number, event in fn.targets if event == "change"} & states
+    assert len(heard) >= 2
+    untold = [fn.name for fn in page.fns.values() if not fn.queue and {one._id for one in fn.outputs} & heard]
+    assert untold == []

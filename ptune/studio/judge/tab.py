@@ -13,7 +13,7 @@ from ptune.errors import PtuneError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.studio.command_shown import command_line, shows
-from ptune.studio.heart import LOOK, heart
+from ptune.studio.heart import heart
 from ptune.studio.jobs.finished_runs import finished_runs
 from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
@@ -88,7 +88,7 @@ class Judge:
             return update
 
         looked = ([self.run, self._answers, known], shown)
-        gr.on([heart().tick, self.run.input], look, *looked, **LOOK)
+        gr.on([heart().tick, self.run.input], look, *looked, **QUIET)
         asked = [self.run, self._answers]
         self._answers.change(self._shown_command, asked, self._command, **QUIET)
         self._evaluate.click(self._begin, asked, self._state, **QUIET).then(look, *looked, **QUIET)

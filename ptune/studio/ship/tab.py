@@ -9,7 +9,7 @@ import gradio as gr
 from ptune.errors import PtuneError
 from ptune.formats.hop_log import Followed
 from ptune.studio.command_shown import command_line, shows
-from ptune.studio.heart import LOOK, Look, heart, together
+from ptune.studio.heart import Look, heart, together
 from ptune.studio.jobs.finished_runs import finished_runs
 from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
@@ -97,7 +97,7 @@ class Ship:
         looked = ([self.run, self._form, known], shown)
         parts = [self.server.look, self.beside.look, self.rollout.look, self.push.look]
         again = [heart().tick, self.run.input, self._form.input]
-        gr.on(again, *together([Look(look, *looked), *parts]), **LOOK)
+        gr.on(again, *together([Look(look, *looked), *parts]), **QUIET)
         self._form.input(_options_of, self._form, [self._wanted, self._kind, self._cache], **QUIET)
         gr.on([one.change for one in asked], self._shown_command, asked, self._command, **QUIET)
         known.change(
