@@ -213,7 +213,7 @@ def test_of_several_processes_one_encodes(codec, file, folder, monkeypatch, tmp_
     processes = [context.Process(target=_load, args=(codec, file, queue)) for _ in range(3)]
     for process in processes:
         process.start()
-    found = [queue.get(timeout=60) for _ in processes]
+    found = [queue.get(timeout=120) for _ in processes]
     for process in processes:
         process.join()
     assert found[0] == found[1] == found[2]

@@ -69,7 +69,7 @@ def test_a_server_needs_no_memory_that_is_first_written_and_then_run(tmp_path: P
     options = ["--port", "0", "--no-ui", "--threads", "1", "--kv-gb", "0.05", "--ready-file", str(ready)]
     with subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True) as server:
         try:
-            wait_until(lambda: ready.exists() or server.poll() is not None, 90)
+            wait_until(lambda: ready.exists() or server.poll() is not None)
             if not ready.exists():
                 why = server.communicate()[1]
                 assert "this kernel cannot" in why, why

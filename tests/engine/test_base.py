@@ -52,7 +52,7 @@ def of_future(future: Future[Any]) -> str:
 
 
 def of_tokens(tokens: queue.SimpleQueue[Token]) -> str:
-    while (token := tokens.get(timeout=60)).finish is None:
+    while (token := tokens.get(timeout=120)).finish is None:
         pass
     refusal = token.refusal
     return str(refusal.code) if refusal else CANCELLED if token.finish == "cancelled" else DONE

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import warnings
 from typing import Any
 
@@ -201,14 +200,6 @@ def test_intervals_cover_as_often_as_they_say_and_are_seeded() -> None:
         for _ in range(2)
     ]
     assert again[0] == again[1]
-
-
-def test_ten_thousand_rows_of_a_hundred_labels_take_seconds() -> None:
-    chance = np.random.default_rng(0)
-    gold, scores = chance.integers(0, 100, 10_000), softmax_of(chance, 10_000, 100)
-    started_s = time.process_time()
-    single.measure(tuple(map(str, range(100))), gold, scores)
-    assert time.process_time() - started_s < 10  # about two here; other tests may run beside
 
 
 def outcome(

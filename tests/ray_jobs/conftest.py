@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,11 +34,12 @@ class Machines:
         """Adds a machine of one processor."""
         self._nodes.append(self._cluster.add_node(num_cpus=1))
 
-    def lose(self, doing: str) -> None:
-        """Kills a machine with all its processes: the first that has a worker with such a name, as Ray calls it."""
+    def lose(self, doing: str, ended: threading.Event | None = None) -> bool:
+        """Kills a machine with all its processes: the first that has a worker with such a name, as Ray calls it. Returns False
+        if `ended` was set before there was one."""
         import psutil
 
-        while True:
+        while ended is None or not ended.is_set():
             for node in self._nodes:
                 [raylet] = node.all_processes["raylet"]
                 workers = psutil.Process(raylet.process.pid).children(recursive=True)
@@ -47,8 +49,9 @@ class Machines:
                     for worker in workers:
                         with contextlib.suppress(psutil.NoSuchProcess):
                             worker.kill()
-                    return
+                    return True
             time.sleep(0.01)
+        return False
 
     def close(self) -> None:
         self._cluster.shutdown()

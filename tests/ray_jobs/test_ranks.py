@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import threading
-import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -40,29 +41,40 @@ def undisturbed(recipe: Path, out: Path) -> dict[str, str]:
     return fingerprint(out / "adapter")
 
 
-def when_saved(out: Path, step: int, do: threading.Thread) -> None:
-    """Starts a thread as soon as the run has a checkpoint of that step or a later one."""
+@contextmanager
+def when_saved(out: Path, step: int, do: Callable[[threading.Event], object]) -> Iterator[None]:
+    """Does something as soon as the run has a checkpoint of that step or a later one, unless the block has ended before. What
+    is done learns of the block's end by an event."""
+    ended = threading.Event()
 
     def look() -> None:
         latest = out / "checkpoints" / "latest.json"
         while not latest.is_file() or json.loads(latest.read_text())["step"] < step:
-            time.sleep(0.01)
-        do.start()
+            if ended.wait(0.01):
+                return
+        do(ended)
 
-    threading.Thread(target=look, daemon=True).start()
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        looking.join()
 
 
 def test_a_lost_machine_changes_no_byte(
     recipe: Path, machines: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out = tmp_path / "lost"
-
     machines.add()  # takes the place of the lost one
-    losing = threading.Thread(target=machines.lose, args=("logged",))
-    when_saved(out, 4, losing)
-    words = ["train", str(recipe), "--out", str(out), "--ray", machines.address, "--workers", "2"]
-    assert main(words) == 0
-    losing.join()
+    lost: list[bool] = []
+    while not any(lost):  # a training may end before anybody can lose a machine of its
+        out = tmp_path / f"lost-{len(lost)}"
+        words = ["train", str(recipe), "--out", str(out), "--ray", machines.address, "--workers", "2"]
+        capsys.readouterr()
+        lost.append(False)
+        with when_saved(out, 4, lambda ended: lost.append(machines.lose("logged", ended))):
+            assert main(words) == 0
     said = capsys.readouterr()
     assert (
         "both processes begin again" in said.err
@@ -83,9 +95,9 @@ def test_ctrl_c_stops_all_after_a_step_and_resume_goes_on(
     recipe: Path, machines: Machines, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "stopped"
-    when_saved(out, 2, threading.Thread(target=os.kill, args=(os.getpid(), signal.SIGINT)))
     words = ["train", str(recipe), "--out", str(out), "--ray", machines.address, "--train.max-steps", "150"]
-    assert main(words) == 130
+    with when_saved(out, 2, lambda _: os.kill(os.getpid(), signal.SIGINT)):
+        assert main(words) == 130
     said = capsys.readouterr().err
     assert "stopping after this step" in said
     assert f"--ray {machines.address} --train.max-steps 150 --resume" in said

@@ -95,8 +95,14 @@ def test_everything_at_once(served: Served) -> None:
     clients = [threading.Thread(target=client, args=(seed,)) for seed in range(4)]
     for thread in clients:
         thread.start()
+
+    def enough() -> bool:
+        return len(answered) > 20 and {"wide", "base"} <= {*answered} and bool({*NAMES, "prod"} & {*answered})
+
     with served.client() as admin:
-        for _ in range(2):
+        turns = 0
+        while turns < 2 or not enough():
+            turns += 1
             for name in NAMES:
                 assert upload(admin, served.there.folders[name], name, alias="prod").status_code == 200
                 assert len(admin.get("/v1/models").json()["data"]) >= 4
@@ -106,12 +112,9 @@ def test_everything_at_once(served: Served) -> None:
                 assert admin.delete(f"/v1/adapters/{name}").status_code == 200
     done.set()
     for thread in clients:
-        thread.join(60)
+        thread.join(120)
         assert not thread.is_alive()
     assert wrong == []
-    assert len(answered) > 20
-    assert {"wide", "base"} <= {*answered}
-    assert {*NAMES, "prod"} & {*answered}
     stats = served.model.engine.adapter_stats()
     assert stats.limit_bytes is not None
     assert stats.bytes <= stats.limit_bytes

@@ -158,8 +158,8 @@ def test_cancelling_keeps_what_is_there(server: Filing, model: FakeChatModel) ->
         openai.BadRequestError, match="is completed; only one that has not ended can be cancelled"
     ):
         batches.cancel(first)
-    model.engine.delay_s = 0.01
-    model.engine.scripts = {f"number {number}": "x" * 400 for number in range(3, 40)}
+    model.engine.delay_s, model.engine.context = 0.01, 60_000
+    model.engine.scripts = {f"number {number}": "x" * 50_000 for number in range(3, 40)}  # minutes each
     batch_id = server.begun(many(40))
     wait_until(lambda: server.now(batch_id).request_counts.completed == 3)
     assert batches.cancel(batch_id).status in ("cancelling", "cancelled")

@@ -154,7 +154,7 @@ def test_a_deadline_covers_the_wait(narrow: Several) -> None:
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "deadline_exceeded")
     narrow.opening.go_on.set()
     wait_until(lambda: narrow.loaded == ["a"])  # what has begun comes to its end
-    assert narrow.host.bundles.table["a"].users == 0
+    wait_until(lambda: narrow.host.bundles.table["a"].users == 0)
 
 
 def asked_and_left(served: Several, model: str) -> Callable[[], None]:
@@ -337,7 +337,7 @@ def test_an_error_in_a_bundle_is_a_500_with_its_id(narrow: Several) -> None:
     answer = narrow.chat("a")
     assert answer.status_code == 500
     assert answer.headers["x-request-id"] in said(answer.json())
-    assert narrow.host.bundles.table["a"].users == 0
+    wait_until(lambda: narrow.host.bundles.table["a"].users == 0)
 
 
 def test_nothing_keeps_an_unloaded_model_alive(tmp_path: Path) -> None:

@@ -192,14 +192,17 @@ def _reference(served: Served, name: str) -> torch.nn.Module:
 
 def test_in_company_each_is_answered_as_alone(served: Served) -> None:
     """More requests than rows, under mixed adapters, with memory for few: some are preempted, others begin from what is kept."""
-    before = served.model.engine.stats()
+    before = after = served.model.engine.stats()
     asked = [*served.alone] * 2
     Random(0).shuffle(asked)
-    with ThreadPoolExecutor(16) as pool:
-        found = [*pool.map(lambda job: served.answer(*job), asked)]
-    for (number, name), answer in zip(asked, found, strict=True):
-        served.assert_as_alone(number, name, answer)
-    after = served.model.engine.stats()
+    for _ in range(10):  # until enough of them have met
+        with ThreadPoolExecutor(16) as pool:
+            found = [*pool.map(lambda job: served.answer(*job), asked)]
+        for (number, name), answer in zip(asked, found, strict=True):
+            served.assert_as_alone(number, name, answer)
+        after = served.model.engine.stats()
+        if after.preempted > before.preempted and after.reused > before.reused:
+            break
     assert after.preempted > before.preempted
     assert after.reused > before.reused
 
@@ -221,7 +224,7 @@ def test_streams_that_are_left_leave_no_trace(served: Served) -> None:
             assert len([next(lines) for _ in range(events)]) == events
             served.assert_as_alone(4, BASE, served.answer(4, BASE))
         wait_until(lambda: served.model.engine.stats().running == 0)
-        assert served.model.engine.stats().kv_used_tokens == 0
+        wait_until(lambda: served.model.engine.stats().kv_used_tokens == 0)
         for number in (4, 5):
             served.assert_as_alone(number, name, served.answer(number, name))
 

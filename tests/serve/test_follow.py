@@ -195,7 +195,7 @@ def test_a_server_follows_a_run(place: Path, tmp_path: Path) -> None:
         assert answers() == right[1]
         growing.status("finished")
         server.process.terminate()
-        assert server.process.wait(60) == 0
+        assert server.process.wait(120) == 0
     finally:
         server.kill()
     said = server.said.read_text()

@@ -290,8 +290,7 @@ def test_an_error_in_a_stream_is_raised(client: anthropic.Anthropic, served: Any
 
 
 def test_who_goes_away_is_not_answered_further(client: anthropic.Anthropic, served: Any) -> None:
-    served.engine.delay_s = 0.02
-    served.engine.script = "x" * 300
+    served.engine.may_end = 0
     with client.messages.stream(model="base", max_tokens=400, messages=USER) as stream:
         next(iter(stream.text_stream))
     wait_until(lambda: served.engine.cancelled and not served.service.running)

@@ -189,7 +189,7 @@ def _dripped(client: socket.socket, piece: bytes, every_s: float = 0.02) -> floa
     """Sends a piece again and again until the server has closed; how long that took."""
     begun_s = time.monotonic()
     client.settimeout(every_s)
-    while time.monotonic() - begun_s < 60:
+    while time.monotonic() - begun_s < 120:
         try:
             client.sendall(piece)
             if client.recv(65536) == b"":
@@ -235,10 +235,13 @@ def test_a_body_that_nobody_reads_has_a_deadline_too(served, monkeypatch):
 
 
 def test_an_answer_that_takes_longer_than_a_head_may_is_not_cut(served, monkeypatch):
-    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 0.1)
-    served.engine.delay_s = 0.05
+    monkeypatch.setattr(protocol, "HEAD_LIMIT_S", 1.0)  # long enough for the head, however busy the machine
+    served.engine.may_end = 0
     with connected(served.url) as client:
         client.sendall(posted(BODY, LENGTH, "Connection: close"))
+        wait_until(lambda: served.engine.requests)
+        time.sleep(1.2)
+        served.engine.may_end = 1
         assert statuses(until_closed(client)) == [200]
 
 
@@ -252,7 +255,7 @@ def test_a_client_that_does_not_read_its_answer_loses_it(served, monkeypatch):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         client.sendall(posted(body, f"Content-Length: {len(body)}", path="/v1/completions"))
         wait_until(lambda: served.service.running)
-        wait_until(lambda: not served.service.running, 60)
+        wait_until(lambda: not served.service.running)
     served.chat().raise_for_status()
 
 

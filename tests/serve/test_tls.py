@@ -78,7 +78,7 @@ def test_answers_are_encrypted_and_a_renewed_certificate_is_shown(
     process.send_signal(signal.SIGHUP)
     wait_until(lambda: shown_by(url, authority) != first)
     process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=120)
     assert process.returncode == 0
     assert f"curl {url}/v1/" in output
     assert "the certificate stays as it was" in output

@@ -105,8 +105,8 @@ def test_the_model_is_shown_the_tools(served: Any) -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 def test_one_call_at_a_time(served: Any, stream: bool) -> None:
-    served.engine.script = TWO + "x" * 300
-    served.engine.delay_s = 0.001
+    served.engine.script = TWO
+    served.engine.may_end = 0
     response = served.chat("x", tools=TOOLS, parallel_tool_calls=False, stream=stream)
     choice = whole_of(chunks_of(response))[0] if stream else answer(response)
     assert functions(choice["message"]) == [("weather", {"place": "Oslo", "hot": False})]

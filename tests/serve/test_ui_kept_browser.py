@@ -82,14 +82,14 @@ def test_conversations_are_listed_found_opened_renamed_and_deleted(browsed: Brow
 
 def test_what_was_stopped_is_kept_and_two_windows_lose_nothing(browsed: Browsed) -> None:
     browsed.open("Side by side")
-    browsed.engine.delay_s = 0.1
+    browsed.engine.held_at = 20
     browsed.send("a long story " * 5)
     wait_until(lambda: all(len(answer) > 5 for answer in browsed.answers()))
     browsed.page.locator(".box .stop-button:visible").click()
     wait_until(lambda: len(browsed.engine.cancelled) == 2)
     browsed.ready()
     said = browsed.answers()
-    browsed.engine.delay_s = 0
+    browsed.engine.held_at = None
     other = browsed.page.context.new_page()
     other.goto(browsed.url)
     other.locator("#chats label").get_by_text("a long story").wait_for()

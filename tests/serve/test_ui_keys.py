@@ -11,7 +11,7 @@ from subprocess import PIPE, Popen
 
 import httpx
 import pytest
-from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER
+from support.browsing import ARGUMENTS, CHROMIUM, GIVE_UP_MS, NEEDS_BROWSER
 from support.fake_chat_model import FakeChatModel, FakeEngine, serving
 
 from ptune_serve.access.auth import ApiKeys
@@ -94,7 +94,7 @@ def test_each_visitor_asks_with_their_own_key(
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
         context = browser.new_context(http_credentials={"username": "x", "password": password})
         tab = context.new_page()
-        tab.set_default_timeout(20_000)
+        tab.set_default_timeout(GIVE_UP_MS)
         tab.goto(url)
         tab.wait_for_function("document.querySelector('#heading h1')?.innerText === 'dictionary'")
         heading = tab.locator("#heading").inner_text()

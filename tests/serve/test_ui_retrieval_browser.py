@@ -9,7 +9,7 @@ from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
-from support.browsing import ARGUMENTS, CHROMIUM, FITS, NEEDS_BROWSER
+from support.browsing import ARGUMENTS, CHROMIUM, FITS, GIVE_UP_MS, NEEDS_BROWSER
 from support.fake_chat_model import serving, wait_until
 from support.recommendation_runs import NAME, TITLES, bundle
 
@@ -42,10 +42,10 @@ def page(model: Any) -> Iterator[Any]:
         playwright = stack.enter_context(sync_playwright())
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
         found = browser.new_page(viewport={"width": 1280, "height": 800})
-        found.set_default_timeout(60_000)
+        found.set_default_timeout(GIVE_UP_MS)
         found.goto(address)
         found.get_by_role("tab", name="Recommend", exact=True).wait_for()
-        wait_until(lambda: all(one.input_value() for one in found.locator(".picker input:visible").all()), 60)
+        wait_until(lambda: all(one.input_value() for one in found.locator(".picker input:visible").all()))
         yield found
         browser.close()
 
@@ -71,7 +71,7 @@ def test_items_are_chosen_by_words_and_what_comes_next_has_reasons(page: Any, mo
     choose(page, TITLES["i7"][:9].upper(), TITLES["i7"])
     choose(page, TITLES["i2"], TITLES["i2"])
     expected = [one.title for one in recommend(model, RecommendQuery(["i7", "i2"]), NAME)]
-    wait_until(lambda: shown(page) == expected, 60)
+    wait_until(lambda: shown(page) == expected)
     first = recommend(model, RecommendQuery(["i7", "i2"]), NAME)[0]
     told = page.locator(".labels .why:visible").first.inner_text()
     assert told.startswith(f"near {first.reasons[0].title} {first.reasons[0].score:.2f}")
@@ -81,7 +81,7 @@ def test_items_are_chosen_by_words_and_what_comes_next_has_reasons(page: Any, mo
     page.keyboard.press("Enter")
     question = RecommendQuery(["i7", "i2", Title("<b>virtue</b> of nobody")])
     expected = [one.title for one in recommend(model, question, NAME)]
-    wait_until(lambda: shown(page) == expected, 60)
+    wait_until(lambda: shown(page) == expected)
     assert page.locator(".labels .why:visible b").count() > 0
     # Who types all of a title means that item, which is not recommended to itself.
     page.locator(".history input").click()
@@ -91,7 +91,7 @@ def test_items_are_chosen_by_words_and_what_comes_next_has_reasons(page: Any, mo
     question = RecommendQuery(["i7", "i2", Title("<b>virtue</b> of nobody"), "i4"])
     expected = [one.title for one in recommend(model, question, NAME)]
     assert TITLES["i4"] not in expected
-    wait_until(lambda: shown(page) == expected, 60)
+    wait_until(lambda: shown(page) == expected)
 
 
 def test_texts_are_put_in_order(page: Any, model: Any) -> None:
@@ -99,14 +99,14 @@ def test_texts_are_put_in_order(page: Any, model: Any) -> None:
     page.get_by_label("Texts, one a line").fill(" ")
     page.get_by_role("button", name="Rank", exact=True).click()
     problem = page.locator(".labels:visible .problem")
-    wait_until(lambda: problem.count() and "texts to put in order" in problem.inner_text(), 60)
+    wait_until(lambda: problem.count() and "texts to put in order" in problem.inner_text())
     texts = ["the death of a king", "money and <i>honour</i>", "a dog in church"]
     page.get_by_label("Query").fill("honour of the king")
     page.get_by_label("Texts, one a line").fill("\n".join(texts))
     page.get_by_role("button", name="Rank", exact=True).click()
     scores = rerank(model, "honour of the king", texts, NAME)
     expected = [texts[at] for at in sorted(range(3), key=lambda at: -scores[at])]
-    wait_until(lambda: shown(page) == expected, 60)
+    wait_until(lambda: shown(page) == expected)
 
 
 def test_it_fits_narrow_windows(page: Any) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
-from support.browsing import ARGUMENTS, CHROMIUM, NEEDS_BROWSER, watch
+from support.browsing import ARGUMENTS, CHROMIUM, GIVE_UP_MS, NEEDS_BROWSER, watch
 from support.fake_chat_model import wait_until
 from support.translation_runs import NAME, bundle, kit
 
@@ -44,7 +44,7 @@ def page(server: str) -> Iterator[Page]:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS.split())
             page = browser.new_page(viewport={"width": 1280, "height": 700})
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(GIVE_UP_MS)
             elsewhere, blocked = list[str](), list[str]()
             watch(page, url, elsewhere, blocked)
             page.goto(url)
@@ -70,9 +70,9 @@ def test_each_line_has_its_translation_beside_it(page: Page, server: str) -> Non
     expected = [one["text"].splitlines() for one in answer["data"]]
     page.locator(".words:not(.translated) textarea:visible").fill(f"{texts[0]}\n\n{texts[1]}")
     page.get_by_role("button", name="Translate", exact=True).click()
-    wait_until(lambda: panes(page)[1], 60)
+    wait_until(lambda: panes(page)[1])
     assert panes(page)[1].splitlines() == [*expected[0], "", *expected[1]]
-    assert " s" in page.locator(".prose.measure:visible").inner_text()
+    wait_until(lambda: " s" in page.locator(".prose.measure:visible").inner_text())
 
 
 def test_the_picker_names_the_languages(page: Page) -> None:

@@ -21,7 +21,8 @@ from ptune.studio.jobs.processes import began, runs
 from ptune.studio.jobs.queue import Job, Jobs
 from ptune.studio.workspace import Workspace
 
-SLEEPS = ("sleep", "60")
+SLEEPS = ("sleep", "600")
+AT_A_SIGN = "while ! test -e {}; do sleep 0.02; done; "  # in a shell: until there is such a file
 
 
 @pytest.fixture
@@ -42,9 +43,10 @@ def _is(jobs: Jobs, job: Job, *states: str) -> Callable[[], bool]:
 
 
 def test_one_after_the_other_in_the_order_they_came(jobs: Jobs, tmp_path: Path) -> None:
-    lines = "echo {0} begins >> order; sleep 0.2; echo {0} ends >> order"
+    lines = f"echo {{0}} begins >> order; {AT_A_SIGN.format('all-asked')} echo {{0}} ends >> order"
     made = [jobs.add("train", name, ("sh", "-c", lines.format(name))) for name in "abc"]
     assert [job.state for job in jobs.all()] == ["running", "waiting", "waiting"]
+    (tmp_path / "all-asked").touch()
     wait_until(_is(jobs, made[-1], "done"))
     assert (tmp_path / "order").read_text().split("\n")[:-1] == [
         f"{name} {what}" for name in "abc" for what in ("begins", "ends")
@@ -109,12 +111,13 @@ def test_ctrl_c_arrives_where_the_studio_was_started_in_the_background(tmp_path:
 
 
 def test_a_killed_runner_leaves_the_command_to_its_end(jobs: Jobs, tmp_path: Path) -> None:
-    job = jobs.add("train", "mine", ("sh", "-c", "sleep 1; touch finished"))
+    job = jobs.add("train", "mine", ("sh", "-c", AT_A_SIGN.format("killed") + "touch finished"))
     child = _pid(jobs, job, "child")
     os.kill(_pid(jobs, job, "runner"), signal.SIGKILL)
     assert jobs.get(job.id).state == "running", "its command goes on"
     follower = jobs.add("train", "next", ("true",))
     assert jobs.get(follower.id).state == "waiting"
+    (tmp_path / "killed").touch()
     wait_until(lambda: not runs(child, began(child)))
     assert (tmp_path / "finished").exists()
     ended = jobs.get(job.id)
@@ -135,12 +138,13 @@ def test_jobs_outlive_the_studio_and_the_queue_goes_on_without_one(tmp_path: Pat
         "import os, signal; from pathlib import Path; from ptune.studio.jobs.queue import Jobs;"
         "from ptune.studio.workspace import Workspace;"
         f"jobs = Jobs(Workspace(Path({str(tmp_path)!r})));"
-        "jobs.add('train', 'one', ('sh', '-c', 'sleep 0.5; touch one'));"
+        f"jobs.add('train', 'one', ('sh', '-c', {AT_A_SIGN.format('killed') + 'touch one'!r}));"
         "jobs.add('train', 'two', ('touch', 'two'));"
         "os.killpg(os.getpgrp(), signal.SIGKILL)"
     )
     killed = subprocess.run([sys.executable, "-c", script], start_new_session=True)
     assert killed.returncode == -signal.SIGKILL
+    (tmp_path / "killed").touch()
     wait_until((tmp_path / "two").exists)
     jobs = Jobs(Workspace(tmp_path))
     wait_until(lambda: [job.state for job in jobs.all()] == ["done", "done"])

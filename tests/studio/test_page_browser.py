@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,12 @@ def dropped(studio: Opened, tmp_path: Path) -> Opened:
 
 def test_a_csv_of_labelled_texts_is_recognised(dropped: Opened) -> None:
     assert "this is <b>message</b> 3" in dropped.text("look"), "data is text, not HTML"
-    assert dropped.box("task").input_value().startswith("classify")
-    columns = [dropped.box(f"column-{at}") for at in (0, 1)]
-    assert [column.input_value() for column in columns] == ["message", "mood"]
+    wait_until(lambda: dropped.box("task").input_value().startswith("classify"))
+    for name, column in (("column-0", "message"), ("column-1", "mood")):
+        wait_until(partial(dropped.holds, name, column))
     dropped.page.reload()
     dropped.says("look", "data/tweets.csv")
-    assert dropped.box("column-1").input_value() == "mood", "it was remembered"
+    wait_until(lambda: dropped.holds("column-1", "mood"))  # it was remembered
 
 
 def test_what_cannot_be_read_is_a_sentence(studio: Opened, tmp_path: Path) -> None:
@@ -77,7 +78,8 @@ def test_errors_are_told_and_a_clean_copy_has_none(studio: Opened, tmp_path: Pat
     studio.open("Data")
     studio.drop(path)
     studio.says("look", "data/reviews.csv", "likely for classify")
-    assert [studio.box(f"column-{at}").input_value() for at in (0, 1)] == ["comment", "verdict"]
+    for name, column in (("column-0", "comment"), ("column-1", "verdict")):
+        wait_until(partial(studio.holds, name, column))
     studio.press("Examine the rows")
     studio.says("examined", "comment is empty", "label is empty")
     studio.press("Make a clean copy")
@@ -116,7 +118,7 @@ def test_a_recipe_is_written_with_what_was_changed(dropped: Opened) -> None:
     wait_until(lambda: dropped.box("name").input_value() == "tweets")
     dropped.page.get_by_label("quick:").check()
     dropped.says("diff", "preset quick")
-    assert "Here up to 20 steps, 8.9 passes over 36 rows" in dropped.text("preset")
+    dropped.says("preset", "Here up to 20 steps, 8.9 passes over 36 rows")
     assert not dropped.page.locator("#predict").is_visible(), "of a classifier no memory is predicted"
     dropped.unfold("all-options")
     dropped.option("train.lr", "2e-3")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 import threading
 import time
@@ -22,6 +23,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from ptune.engine.adapters.registry import AdapterStats
+from ptune.engine.decoder.block_folder import DiskStats
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.metrics import EngineMetrics
 from ptune.errors import PtuneError, RequestError
@@ -50,12 +52,15 @@ class FakeEngine:
     go_on: threading.Event = field(
         default_factory=threading.Event
     )  # cleared: requests wait before their first token
+    held_at: int | None = None  # answers wait before the token of this number while that is so
+    may_end: float = math.inf  # so many answers come to their end; others wait before their last token
     cancelled: list[Request] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     tower: FakeTower | None = None  # None: it sees no images
     running: int = 0
+    ended: int = 0
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
-    counting: Any = field(default_factory=threading.Lock)  # `running` is changed by many threads
+    counting: Any = field(default_factory=threading.Lock)  # `running` and `ended` are changed by many threads
 
     def __post_init__(self) -> None:
         self.go_on.set()
@@ -112,15 +117,19 @@ class FakeEngine:
             drafted=8,
             accepted=5,
             preempted=0,
+            disk=DiskStats(4096, 512, 1024, 256, 1),
         )
 
     def close(self) -> None:
+        self.held_at, self.may_end = None, math.inf
         self.go_on.set()
 
     def _run(self, request: Request, deliver: Callable[[Token], None], given_up: threading.Event) -> None:
         while not self.go_on.wait(0.01) and not given_up.is_set():
             pass
         for number, token in enumerate(_answer(request, self.script, self.scripts)):
+            while self._is_held(number, token) and not given_up.wait(0.01):
+                pass
             if given_up.wait(self.delay_s) if self.delay_s else given_up.is_set():
                 self.cancelled.append(request)
                 token = Token(NO_TOKEN, finish="cancelled")
@@ -132,6 +141,16 @@ class FakeEngine:
             deliver(token)
             if token.finish is not None:
                 return
+
+    def _is_held(self, number: int, token: Token) -> bool:
+        if number == self.held_at:
+            return True
+        if token.finish is None:
+            return False
+        with self.counting:
+            ends = self.ended < self.may_end
+            self.ended += ends
+            return not ends
 
 
 class FakeTicket:
@@ -238,6 +257,8 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--load-s", type=float, default=0.0)
     parser.add_argument("--delay-s", type=float, default=0.0)
+    parser.add_argument("--may-end", type=float, default=math.inf)
+    parser.add_argument("--held", type=Path, help="while there is such a file, no answer comes to its end")
     parser.add_argument("--drain-limit-s", type=float, default=30.0)
     parser.add_argument("--ready-file", type=Path)
     parser.add_argument("--api-key-file", type=Path)
@@ -258,7 +279,9 @@ def main() -> int:
         if options.load_s:
             print("loading", flush=True)
             time.sleep(options.load_s)
-        engine = FakeEngine(delay_s=options.delay_s)
+        engine = FakeEngine(delay_s=options.delay_s, may_end=options.may_end)
+        if options.held is not None:
+            engine._is_held = lambda number, token: bool(token.finish and options.held.exists())  # type: ignore[method-assign]
         if options.stuck:
             engine.close = threading.Event().wait  # type: ignore[assignment, method-assign] # waits for ever
             engine.hanging = engine.metrics.step(1)  # type: ignore[attr-defined] # kept, or it would end

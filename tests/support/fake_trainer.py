@@ -41,12 +41,19 @@ def main() -> int:
         loss = (math.log10(train["lr"]) + 3) ** 2 + 1 / step
         say(metrics, step=step, validation_loss=loss, validation_accuracy=1 / (1 + loss))
         time.sleep(train["warmup"])
+        while held(folder).exists() and not stopped:
+            time.sleep(0.01)
         if stopped and step < validations:
             write(folder, "interrupted", step, step)
             return 130
     write(folder, "finished", validations, validations)
     (folder / "resumed" if resume else folder / "at-once").touch()
     return 0
+
+
+def held(folder: Path) -> Path:
+    """A file beside a run's folder: while it is there, the training goes no further than to its next validation."""
+    return folder.with_name(f"{folder.name}.held")
 
 
 def write(folder: Path, status: str, steps: int, best: int | None) -> None:

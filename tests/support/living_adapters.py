@@ -124,7 +124,7 @@ class Process:
         ready.unlink(missing_ok=True)
         with self.said.open("w") as out:
             self.process = subprocess.Popen(command, stdout=out, stderr=out)
-        wait_until(lambda: ready.exists() or self.process.poll() is not None, 90)
+        wait_until(lambda: ready.exists() or self.process.poll() is not None)
         assert ready.exists(), self.said.read_text()
         self.http = httpx.Client(base_url=ready.read_text().strip(), timeout=60)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import socket
 from urllib.parse import urlsplit
@@ -51,3 +52,9 @@ def posted(body: bytes, *headers: str, path: str = "/v1/chat/completions") -> by
     """A request with these headers beside Host and Content-Type, and nothing added."""
     head = [f"POST {path} HTTP/1.1", "Host: localhost", "Content-Type: application/json", *headers]
     return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + body
+
+
+def posted_json(body: object, path: str = "/v1/chat/completions") -> bytes:
+    """A whole request, as a client library sends it."""
+    text = json.dumps(body).encode()
+    return posted(text, f"Content-Length: {len(text)}", path=path)

@@ -130,5 +130,5 @@ class Container:
     def stop(self, number: int) -> tuple[int, str]:
         """Sends process 1 a signal; its exit code, and all that it printed."""
         subprocess.run(["kill", f"-{number}", str(self.pid())], check=True)
-        said, _ = self.process.communicate(timeout=60)
+        said, _ = self.process.communicate(timeout=120)
         return self.process.returncode, said

@@ -79,7 +79,7 @@ def soak(
         _judge(report, samples, growth)
         _all_slots(server, expected, report)
         server.process.send_signal(signal.SIGTERM)
-        report.exit_code = server.process.wait(60)
+        report.exit_code = server.process.wait(120)
     finally:
         server.kill()
     _left(there, server.said.read_text(), report)

@@ -76,6 +76,10 @@ class Opened:
         box.fill(value)
         box.press("Enter")
 
+    def holds(self, name: str, value: str) -> bool:
+        """Whether this is typed in a box."""
+        return self.box(name).input_value() == value
+
     def text(self, name: str) -> str:
         """What an element says."""
         return self.page.locator(f'[id="{name}"]').inner_text()

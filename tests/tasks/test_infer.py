@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support import tiny_models
+from support.fake_chat_model import wait_until
 from support.tiny_bundle import TinyBundle, make
 
 import ptune
@@ -266,14 +266,14 @@ def test_variables_of_the_template_are_options_of_a_chat(tiny: TinyBundle, model
 
 def test_stop_text_ends_the_answer_and_the_engines_work(model: ChatModel) -> None:
     free = model.chat(MESSAGES, temperature=0, max_tokens=60)
-    stop = free.text[5:8]
+    stop, before = free.text[5:8], model.engine.stats().tokens
     for stops in (stop, ["never to be seen", stop]):
         answer = model.chat(MESSAGES, temperature=0, max_tokens=400, stop=stops)
         assert answer.text == free.text[: free.text.index(stop)]
         assert answer.finish == "stop"
         assert len(answer.tokens) < len(free.tokens)
-    time.sleep(0.05)
-    assert model.engine.stats().running == 0
+    wait_until(lambda: model.engine.stats().running == 0)
+    assert model.engine.stats().tokens - before < 2 * 400
 
 
 def test_without_max_tokens_the_context_is_the_end(model: ChatModel) -> None:

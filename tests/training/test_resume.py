@@ -7,13 +7,13 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import tiny_models
+from support.fake_chat_model import wait_until
 
 from ptune.config.recipe import Plan, Recipe
 from ptune.errors import BackboneError, DataError, FormatError, PtuneError, RecipeError
@@ -103,11 +103,9 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(make: Make, tmp_path: Path) -> 
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     metrics = tmp_path / "run" / "metrics.jsonl"
-    until = time.monotonic() + 60
-    while not metrics.is_file() and time.monotonic() < until and process.poll() is None:
-        time.sleep(0.05)
+    wait_until(lambda: metrics.is_file() or process.poll() is not None)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert "--resume" in errors.splitlines()[-1]

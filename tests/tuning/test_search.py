@@ -18,6 +18,7 @@ import optuna
 import pytest
 from support import searching
 from support.fake_chat_model import wait_until
+from support.fake_trainer import held
 from support.searching import LR, search_of, searched
 
 from ptune.config.recipe import Recipe
@@ -188,14 +189,16 @@ def test_the_same_point_is_not_trained_twice(tmp_path):
 def test_ctrl_c_leaves_it_resumable(tmp_path):
     """The trial that was under way goes on where it was; what had ended stays."""
     command = [sys.executable, SEARCHING, str(tmp_path), "3"]
+    held(tmp_path / "trial-1").touch()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     second = tmp_path / "trial-1" / "metrics.jsonl"
-    wait_until(lambda: second.is_file() and second.read_text().count("validation_loss") == 1, 30)
+    wait_until(lambda: second.is_file() and second.read_text().count("validation_loss") == 1)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     assert "Traceback" not in said
     assert json.loads((tmp_path / "trial-1" / "run.json").read_text())["status"] == "interrupted"
+    held(tmp_path / "trial-1").unlink()
     outcome = searched(search_of(tmp_path, trials=3, pause_s=0.2))
     assert [one.state for one in outcome.tried] == ["finished"] * 3
     assert (tmp_path / "trial-1" / "resumed").is_file()
@@ -208,7 +211,7 @@ def test_a_killed_search_is_resumable(tmp_path):
     command = [sys.executable, SEARCHING, str(tmp_path), "2"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     first = tmp_path / "trial-0" / "metrics.jsonl"
-    wait_until(lambda: first.is_file() and "validation" in first.read_text(), 30)
+    wait_until(lambda: first.is_file() and "validation" in first.read_text())
     process.kill()
     process.wait()
     outcome = searched(search_of(tmp_path, trials=2, pause_s=0.2))
@@ -241,12 +244,19 @@ def test_two_processes_share_a_study(tmp_path, shared):
     open_study(
         search_of(folders[0], pause_s=0.2, storage=url)
     )  # two that make the tables at once may collide
+    gates = {held(folder / f"trial-{number}") for folder in folders for number in (0, 1)}
+    for gate in gates:  # so that neither has trained all before the other begins
+        gate.parent.mkdir(exist_ok=True)
+        gate.touch()
     command = [sys.executable, SEARCHING]
     both = [
         subprocess.Popen([*command, str(folder), "6", url], stderr=subprocess.PIPE, text=True)
         for folder in folders
     ]
-    said = [process.communicate(timeout=60)[1] for process in both]
+    wait_until(lambda: len([*tmp_path.glob("*/trial-[01]/metrics.jsonl")]) == 2)
+    for gate in gates:
+        gate.unlink()
+    said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     study = optuna.load_study(study_name="tiny-tune", storage=url)
     assert all(trial.state.is_finished() for trial in study.trials)

@@ -42,7 +42,7 @@ def taken(held: Registry[Loaded], name: str) -> Loaded:
     """An adapter, waited for."""
     came: queue.SimpleQueue[Loaded | PtuneError] = queue.SimpleQueue()
     held.take(name, came.put)
-    found = came.get(timeout=20)
+    found = came.get(timeout=120)
     assert isinstance(found, Loaded)
     return found
 
@@ -133,7 +133,7 @@ def test_beyond_the_limit_one_is_read_again_once_for_all_who_ask(bundle: Bundle)
     for _ in range(3):
         held.take("names", came.put)
     go.set()
-    found = {came.get(timeout=20) for _ in range(3)}
+    found = {came.get(timeout=120) for _ in range(3)}
     assert (len(found), held.in_memory, read) == (1, ["names"], ["mood", "names"])
     assert (held.stats().bytes, held.stats().hits) == (1, 0)
     held.close()
@@ -154,11 +154,11 @@ def test_what_is_used_stays_and_who_wants_its_place_waits(bundle: Bundle) -> Non
     assert came.empty()
     assert held.stats().bytes == 1
     held.give_back(first)
-    second = came.get(timeout=20)
+    second = came.get(timeout=120)
     assert isinstance(second, Loaded)
     assert second.record.name == "names"
     held.give_back(second)
-    third = came.get(timeout=20)
+    third = came.get(timeout=120)
     assert isinstance(third, Loaded)
     assert third is not first
     assert third.record.name == "mood"
@@ -171,11 +171,11 @@ def test_who_waits_for_one_that_cannot_be_read_learns_it(bundle: Bundle) -> None
     damage(bundle.adapter_path("names") / "adapter_model.safetensors")
     came: queue.SimpleQueue[Loaded | PtuneError] = queue.SimpleQueue()
     held.take("names", came.put)
-    assert "adapter_model.safetensors is damaged" in str(came.get(timeout=20))
+    assert "adapter_model.safetensors is damaged" in str(came.get(timeout=120))
     assert taken(held, "mood").record.name == "mood"
     held.take("names", came.put)  # waits for the place of `mood`
     held.drop("names")
-    assert "'names' was dropped" in str(came.get(timeout=20))
+    assert "'names' was dropped" in str(came.get(timeout=120))
     held.close()
 
 
@@ -248,7 +248,7 @@ def test_what_is_read_while_one_is_put_is_not_served(bundle: Bundle) -> None:
         put(held, "names")  # what is being read has its room
     held._cache.limit_bytes = 2
     served = put(held, "names")
-    assert came.get(timeout=20) is served
+    assert came.get(timeout=120) is served
     go.set()
     assert taken(held, "names") is served
     held.close()

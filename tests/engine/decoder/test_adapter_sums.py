@@ -131,7 +131,7 @@ def test_who_waits_for_a_sum_hears_that_a_part_was_dropped(bundle: Bundle) -> No
         with engine._changed:
             engine.submit(Request((5, 6), "a+b", GREEDY), came.put)
             engine.drop_adapter("b")
-        token = came.get(timeout=20)
+        token = came.get(timeout=120)
         assert (token.finish, token.error) == ("error", "adapter 'b' was dropped")
 
 

@@ -186,7 +186,7 @@ def test_searches_of_two_tenants_give_way_and_find_the_same(
         for request, tokens in zip(mine, queues, strict=False):
             engine.submit(request, tokens.put)
     assert [
-        [tokens.get(timeout=60) for _ in answer] for tokens, answer in zip(queues, alone, strict=True)
+        [tokens.get(timeout=120) for _ in answer] for tokens, answer in zip(queues, alone, strict=True)
     ] == alone
     assert engine.stats().preempted > preempted
 
@@ -223,7 +223,7 @@ def test_a_cancelled_search_ends_at_once_and_leaks_nothing(
     with engine._changed:
         request = search(prompt, "wide", Beams(6), 400, stop_ids=frozenset())
         tickets.append(engine.submit(request, tokens.put))
-    last = tokens.get(timeout=60)
+    last = tokens.get(timeout=120)
     assert (last.id, last.finish) == (NO_TOKEN, "cancelled")
     drained(engine)
 

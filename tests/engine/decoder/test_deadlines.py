@@ -50,7 +50,7 @@ class Held:
         self.tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
         self._running, self._go = threading.Event(), threading.Event()
         engine.submit(request, self._deliver)
-        assert self._running.wait(60)
+        assert self._running.wait(120)
 
     def _deliver(self, token: Token) -> None:
         self.tokens.put(token)
@@ -59,9 +59,9 @@ class Held:
 
     def let_go(self) -> list[Token]:
         self._go.set()
-        found = [self.tokens.get(timeout=60)]
+        found = [self.tokens.get(timeout=120)]
         while found[-1].finish is None:
-            found.append(self.tokens.get(timeout=60))
+            found.append(self.tokens.get(timeout=120))
         return found
 
 
@@ -100,7 +100,7 @@ def test_one_whose_adapter_is_being_read_wakes_the_engine(
     tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
     engine.submit(Request((5, 6), "wide", deadline_s=0.01), tokens.put)
     try:
-        assert tokens.get(timeout=60).expired
+        assert tokens.get(timeout=120).expired
     finally:
         engine._registry._wanted.clear()
         go.set()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from support.fake_chat_model import wait_until
 
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
@@ -136,7 +136,7 @@ def test_cancelled_request_frees_its_slot_and_leaves_the_others_right(
     for stream in endless:
         stream.close()
     wait_until(lambda: engine.stats().running == 0)
-    assert engine.stats().kv_used_tokens == 0
+    wait_until(lambda: engine.stats().kv_used_tokens == 0)
 
 
 def test_prompt_cancelled_halfway_leaves_nothing_behind(tiny: TinyBundle, engine: Engine) -> None:
@@ -156,9 +156,9 @@ def _first_of_a_cancelled_prompt(engine: Engine, attempt: int) -> Token:
     ticket = engine.submit(Request(tuple(long), "wide", max_tokens=4), tokens.put)
     wait_until(lambda: engine.stats().tokens > before)
     ticket.cancel()
-    first = last = tokens.get(timeout=20)
+    first = last = tokens.get(timeout=120)
     while last.finish is None:
-        last = tokens.get(timeout=20)
+        last = tokens.get(timeout=120)
     assert first.finish is None or engine.stats().tokens - before < 480
     return first
 
@@ -262,7 +262,7 @@ def test_queue_is_bounded_and_a_draining_engine_takes_nothing(tiny: TinyBundle) 
         go_on.wait(30)
 
     engine.submit(Request((5, 6), max_tokens=2), hold)
-    assert running.wait(30)
+    assert running.wait(120)
     waiting = [engine.generate(Request((5, 6), max_tokens=2)) for _ in range(2)]
     with pytest.raises(RequestError, match="2 requests are waiting") as full:
         engine.generate(Request((5, 6)))
@@ -299,10 +299,3 @@ def test_adapter_is_dropped_and_loaded_again(tiny: TinyBundle) -> None:
     [again] = engine.generate_all([Request((5, 6, 7), "wide", GREEDY, max_tokens=6)])
     assert [token.id for token in again] == tiny.greedy([5, 6, 7], "wide", 6)
     engine.close()
-
-
-def wait_until(holds: Callable[[], bool], timeout_s: float = 20) -> None:
-    end = time.monotonic() + timeout_s
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)

@@ -271,13 +271,13 @@ def test_a_version_in_use_leaves_room_only_when_it_ends(place: Place) -> None:
         place.put(engine, "policy", "wide")
         came: queue.SimpleQueue[Token] = queue.SimpleQueue()
         ticket = engine.submit(asked("policy", tokens=400), came.put)
-        came.get(timeout=20)
+        came.get(timeout=120)
         with pytest.raises(
             AdapterError, match="are in use by requests: put it when some of these have ended"
         ):
             place.put(engine, "policy", "wide")
         ticket.cancel()
-        while came.get(timeout=20).finish is None:
+        while came.get(timeout=120).finish is None:
             pass
         while engine.stats().running:
             pass
@@ -336,7 +336,7 @@ def test_who_waits_for_an_adapter_that_is_put_gets_what_was_put(place: Place) ->
             engine.submit(asked("v1"), came.put)
             assert engine.adapter_stats().wanted == ("v1",)
             place.put(engine, "v1", "v2")
-        tokens = [came.get(timeout=20)]
+        tokens = [came.get(timeout=120)]
         while tokens[-1].finish is None:
-            tokens.append(came.get(timeout=20))
+            tokens.append(came.get(timeout=120))
         assert tokens == expected

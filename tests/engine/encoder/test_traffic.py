@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.encoder_bundles import tiny
+from support.fake_chat_model import wait_until
 
 from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import HEAD, EncoderEngine
@@ -62,15 +63,19 @@ def test_who_waits_for_an_adapter_hears_when_it_is_dropped_or_all_ends(
         engine.drop_adapter(gone)
         for one in waits[1:]:
             with pytest.raises(RequestError, match="was dropped"):
-                one.result(20)
+                one.result(60)
         go.set()
         engine.load_adapter(gone)
         go.clear()
         other = next(name for name in ("mood", "names") if name not in engine.in_memory)
         last = engine.submit(Item(tiny().inputs[0], other))
-        threading.Timer(0.2, go.set).start()
+        closer = threading.Thread(target=engine.close)
+        closer.start()
+        wait_until(lambda: engine._closing)
+        go.set()
+        closer.join()
     with pytest.raises(CancelledError):
-        last.result(20)
+        last.result(0)
 
 
 def test_a_limit_below_one_adapter_is_told() -> None:

@@ -40,9 +40,9 @@ name = "admin"
 key = "all-may-be-done"
 scopes = ["infer", "metrics", "admin"]
 [[keys]]
-name = "five"
-key = "five-a-minute"
-requests_per_minute = 5
+name = "two"
+key = "two-a-minute"
+requests_per_minute = 2
 """
 
 
@@ -73,7 +73,7 @@ class OnRay:
         wait_for(lambda: self.http.get("/ready").json().get("replicas") == replicas)
 
 
-def wait_for(met: Callable[[], bool], limit_s: float = 60) -> None:
+def wait_for(met: Callable[[], bool], limit_s: float = 300) -> None:
     ends_s = time.monotonic() + limit_s
     while not met():
         assert time.monotonic() < ends_s, "it did not happen in time"
@@ -172,13 +172,12 @@ def test_a_crowd_spreads_and_a_conversation_stays(on_ray: OnRay) -> None:
 
 
 def test_limits_hold_over_all_replicas(on_ray: OnRay) -> None:
-    """Also when the replica that had let the first requests in is no more."""
-    five = {"authorization": "Bearer five-a-minute"}
-    first = [on_ray.chat(headers=five) for _ in range(3)]
-    assert [response.headers["x-ratelimit-remaining-requests"] for response in first] == ["4", "3", "2"]
-    kill(replica_of(first[0]))
-    codes = [on_ray.chat(headers=five).status_code for _ in range(3)]
-    assert codes == [200, 200, 429]
+    """Also when the replica that had let the first request in is no more. The next may come after half a minute."""
+    two = {"authorization": "Bearer two-a-minute"}
+    first = on_ray.chat(headers=two)
+    assert first.headers["x-ratelimit-remaining-requests"] == "1"
+    kill(replica_of(first))
+    assert [on_ray.chat(headers=two).status_code for _ in range(2)] == [200, 429]
     on_ray.ready(2)
 
 
@@ -232,13 +231,16 @@ def test_no_request_is_lost_with_a_replica(on_ray: OnRay) -> None:
 def test_a_stream_that_has_begun_ends_with_an_error(on_ray: OnRay) -> None:
     body = {"model": "wide", "messages": [{"role": "user", "content": "hi"}], "stream": True}
     body |= {"max_tokens": 400, "ignore_eos": True}
-    with on_ray.http.stream("POST", "/v1/chat/completions", json=body, headers=ADMIN) as response:
-        lines = (line for line in response.iter_lines() if line)
-        next(lines)
-        kill(replica_of(response))
-        last = list(lines)[-1]
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "replica_lost"
-    on_ray.ready(2)
+    for _ in range(10):  # until one is killed before its stream has ended
+        with on_ray.http.stream("POST", "/v1/chat/completions", json=body, headers=ADMIN) as response:
+            lines = (line.removeprefix("data: ") for line in response.iter_lines() if line)
+            next(lines)
+            kill(replica_of(response))
+            last = list(lines)[-1]
+        on_ray.ready(2)
+        if last != "[DONE]":
+            break
+    assert json.loads(last)["error"]["code"] == "replica_lost"
 
 
 def test_an_update_on_a_larger_cluster_fails_no_request(on_ray: OnRay) -> None:
