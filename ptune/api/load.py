@@ -41,7 +41,7 @@ def load(path: str | Path | Bundle, **options: Unpack[LoadOptions]) -> Model:
     First compares this machine's numbers with the exporting one's. Close the model, or use it in a `with` block.
     options: for every kind `profile`, `threads`, `max_rows`, `max_waiting`, `adapter_bytes`, `replay_golden`; for a chat bundle
     also `kv_bytes`, `prefill_chunk`, `step_ms`, `num_speculative_tokens`, `draft_model`, `kv_cache_dtype`,
-    `kernels`. See `ptune.engine.options`.
+    `kv_disk`, `kv_disk_bytes`, `kernels`. See `ptune.engine.options`.
 
     Raises: FormatError, AdapterError, UsageError, ParityError.
     """

@@ -1,11 +1,15 @@
-"""Which columns of a file a task is likely to mean, where they have names of their own."""
+"""Which task a file's rows are for, and which columns it means where they have names of their own.
+
+All ways to begin ask here, so that they agree: `ptune init`, and the studio's first look.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ptune.begin.recognise import fits
+from ptune.begin.recognise import fits, likely_task
 from ptune.begin.starts import Word
 from ptune.data.named_columns import proposed
 
@@ -23,12 +27,34 @@ _USUAL: Mapping[Word, tuple[str, ...]] = {
 }
 
 
+_ASKED, _ANSWERED = "question", "answer"
+
+
+def task_meant(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> Word | None:
+    """The task that a file is most likely for; None where it has to be asked for."""
+    task = likely_task(path, columns)
+    if task is None and label_and_text(rows, columns) is not None:
+        return "classify"
+    if task == "embed" and {_ASKED, _ANSWERED}.issubset(columns):
+        return "chat"  # such pairs are for search, too, but mostly meant to be answered
+    return task
+
+
+def columns_known(word: Word, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str]:
+    """The names in the file of a task's columns, where names or values leave no doubt; else empty, as where they are the
+    usual ones."""
+    if fits(word, columns):
+        return {}
+    if word == "chat" and {_ASKED, _ANSWERED}.issubset(columns):
+        return {"prompt": _ASKED, "completion": _ANSWERED}
+    return (label_and_text(rows, columns) or {}) if word == "classify" else {}
+
+
 def columns_meant(word: Word, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str]:
-    """The names in the file of a task's columns; empty where they are the usual ones, or that cannot be told."""
+    """The same, or a guess for somebody to correct; empty where they are the usual ones, or that cannot be told."""
     if word not in _USUAL or fits(word, columns):
         return {}
-    known = label_and_text(rows, columns) if word == "classify" else None
-    return known or proposed(_USUAL[word], rows)
+    return columns_known(word, rows, columns) or proposed(_USUAL[word], rows)
 
 
 def label_and_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str] | None:

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ptune.begin.columns_meant import label_and_text
+from ptune.begin.columns_meant import columns_known, task_meant
 from ptune.begin.first_rows import first_rows
-from ptune.begin.recognise import likely_task
 from ptune.begin.starts import Word
 from ptune.data.hub import PREFIX
 from ptune.data.read import resolve
@@ -45,12 +44,8 @@ def look_at(path: Path) -> Look:
         return _at_folder(path)
     first = first_rows(path, LOOKED_AT + 1)
     rows, columns = first.rows, first.columns
-    task, named = likely_task(path, columns), dict[str, str]()
-    if task is None and (guessed := label_and_text(rows, columns)) is not None:
-        task, named = "classify", guessed
-    if task == "embed" and {"question", "answer"}.issubset(columns):
-        # Such pairs are for search, too, but mostly meant to be answered.
-        task, named = "chat", {"prompt": "question", "completion": "answer"}
+    task = task_meant(path, rows, columns)
+    named = {} if task is None else columns_known(task, rows, columns)
     unreadable = tuple(_told(first.problems.unit, *kind) for kind in first.problems.kinds())
     return Look(path, first.format, columns, rows[:LOOKED_AT], len(rows) > LOOKED_AT, task, named, unreadable)
 

@@ -5,29 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from ptune.begin.first_rows import first_rows
 from ptune.begin.starts import LIKELIEST, STARTS, Word
-from ptune.data.hub import PREFIX
-from ptune.data.read import resolve
 from ptune.errors import UsageError
 
-LOOKED_AT = 20  # rows
 
-
-def columns_of(path: Path) -> list[str] | None:
-    """The columns of the first rows of a file; None for a folder, which holds images, and for the hub, which is not asked.
-
-    Raises: DataError if the file is missing, unreadable or holds no rows.
-    """
-    if str(path).startswith(PREFIX) or resolve(path).is_dir():
-        return None
-    return list(first_rows(path, LOOKED_AT).columns)
-
-
-def likely_task(path: Path, columns: Sequence[str] | None) -> Word | None:
-    """The task that a file is most likely for."""
-    if columns is None:
-        return None if str(path).startswith(PREFIX) else "images"
+def likely_task(path: Path, columns: Sequence[str]) -> Word | None:
+    """The task that a file is most likely for, by its columns alone."""
     for word in LIKELIEST:
         if path.suffix.lower() in STARTS[word].suffixes or fits(word, columns):
             return word

@@ -1,10 +1,11 @@
-"""The engine's options as flags of a command: those of `EngineOptions`, two of them in units that a person types."""
+"""The engine's options as flags of a command: those of `EngineOptions`, three of them in units that a person types."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
 from tyro.conf import OmitArgPrefixes, arg
@@ -25,11 +26,11 @@ def size_of(text: str, option: str) -> int:
     return size_bytes
 
 
-def _gib(text: str) -> int:
+def _gib(text: str, option: str) -> int:
     try:
         return int(float(text) * GIB)
     except (ValueError, OverflowError):
-        raise UsageError(f"--kv-gb {text!r}: a number of GB is needed, as in 1.5") from None
+        raise UsageError(f"{option} {text!r}: a number of GB is needed, as in 1.5") from None
 
 
 def _one_word(
@@ -45,7 +46,10 @@ def _one_word(
     )
 
 
-_GB = _one_word("GB", _gib, lambda size_bytes: f"{size_bytes / GIB:g}")
+_KV_GB, _KV_DISK_GB = (
+    _one_word("GB", partial(_gib, option=option), lambda size_bytes: f"{size_bytes / GIB:g}")
+    for option in ("--kv-gb", "--kv-disk-gb")
+)
 _SIZE = _one_word("SIZE", lambda text: size_of(text, "--adapter-bytes"), str)
 
 
@@ -53,8 +57,10 @@ _SIZE = _one_word("SIZE", lambda text: size_of(text, "--adapter-bytes"), str)
 class _EngineFlags(EngineOptions):
     """The engine's options."""
 
-    kv_bytes: Annotated[int, arg(name="kv-gb"), _GB] = EngineOptions.kv_bytes
+    kv_bytes: Annotated[int, arg(name="kv-gb"), _KV_GB] = EngineOptions.kv_bytes
     """Memory that all sequences of a chat model share, in GB of 2^30 bytes; one may have the model's whole context."""
+    kv_disk_bytes: Annotated[int, arg(name="kv-disk-gb"), _KV_DISK_GB] = EngineOptions.kv_disk_bytes
+    """Most that the folder of `--kv-disk` takes, in GB of 2^30 bytes; what was used longest ago is deleted."""
     adapter_bytes: Annotated[int | None, _SIZE] = EngineOptions.adapter_bytes
     """Memory for adapters, as in 1GB; those used least recently make room. Default: all stay in memory."""
 

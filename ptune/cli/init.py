@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
+from ptune.begin.columns_meant import columns_known
+from ptune.begin.look import look_at
 from ptune.begin.presets import WHAT, Preset
 from ptune.begin.project import Answers, recipe_of, write_recipe, write_sample
-from ptune.begin.recognise import check, columns_of, likely_task
+from ptune.begin.recognise import check
 from ptune.begin.starts import STARTS, Word
 from ptune.cli.parse import parse, say_next, shown
 from ptune.cli.result import tell
@@ -54,13 +56,14 @@ def init(
     named = _named(columns)
     if not data:
         data = _paths(ask.text("data", "Your data: files or a folder; empty: a sample to edit", ""))
-    found = columns_of(data[0]) if data else None
-    likely = likely_task(data[0], found) if data else "chat"
+    found = look_at(data[0]) if data else None
+    likely = found.task if found else "chat"
     task = task or ask.choice(
         "task", "What is it to learn?", {word: one.what for word, one in STARTS.items()}, likely
     )
-    if data:
-        check(task, data[0], found, named)
+    if found:
+        named = named or columns_known(task, found.rows, found.columns or ())
+        check(task, data[0], found.columns, named)
     shipped = _shipped(task)
     model = model or ask.text("model", "The model: a folder, a GGUF file or a hub id", shipped.backbone.model)
     preset = preset or ask.choice("preset", "How long may it train?", WHAT, "balanced")
@@ -83,6 +86,8 @@ def _write(shipped: Recipe, answers: Answers, out: Path, overwrite: bool) -> int
     write_recipe(recipe, answers, out)
     tell(recipe=out, sample=None if answers.data else sample, task=answers.task)
     print(f"written: {shown(out)}, from the recipe {STARTS[answers.task].recipe}")
+    if answers.columns:
+        print("columns: " + ", ".join(f"{name} as {column}" for column, name in answers.columns.items()))
     say_next(f"ptune doctor {shlex.quote(shown(out))}")
     return 0
 

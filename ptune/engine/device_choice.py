@@ -61,6 +61,8 @@ def refusal(bundle: Bundle, profile: str, options: EngineOptions, card: Card | N
         return f"--kernels {options.kernels}: own operators compute on the CPU"
     if options.draft_model is not None:
         return "a draft model computes on the CPU only: leave --draft-model out"
+    if options.kv_disk is not None:
+        return "keys and values on a card are not written to disk: leave --kv-disk out"
     if PROVIDER not in onnxruntime.get_available_providers():
         return (
             f"the onnxruntime {onnxruntime.__version__} that is installed has no CUDA provider: pip uninstall onnxruntime, then"

@@ -69,6 +69,11 @@ class EngineOptions(BatchOptions):
     draft_model: Path | None = None
     """The bundle of a smaller model with the same tokenizer, which drafts tokens that this one then computes in one step;
     see ptune.engine.decoder.draft_model. Its cache takes memory beside `kv_bytes`, in proportion to its layers."""
+    kv_disk: Path | None = None
+    """A folder for keys and values of idle conversations that no longer fit into `kv_bytes`, which are read back when a conversation
+    goes on, after a restart, too; see ptune.engine.decoder.idle. It holds what was said. Default: they are forgotten."""
+    kv_disk_bytes: int = 10 * GIB
+    """Most bytes of that folder; what was used longest ago is deleted."""
     kernels: KernelChoice = "auto"
     """Own operators of the package ptune-kernels, where it is installed and was found to compute the same on this machine:
     auto = those that the bundle's export did not refuse; own = all; exact = those alone that give the same bits as the plain
@@ -80,7 +85,7 @@ class EngineOptions(BatchOptions):
     def check(self) -> None:
         """Raises: UsageError that names the first option out of range."""
         super().check()
-        _require_counts(prefill_chunk=self.prefill_chunk)
+        _require_counts(prefill_chunk=self.prefill_chunk, kv_disk_bytes=self.kv_disk_bytes)
         if not 0 <= self.step_ms < math.inf:
             raise UsageError(f"step_ms must be 0 (any time) or more (is {self.step_ms})")
         if self.num_speculative_tokens < 0:
@@ -128,6 +133,8 @@ class EngineKeywords(BatchKeywords, total=False):
     kv_cache_dtype: CacheType
     num_speculative_tokens: int
     draft_model: Path | None
+    kv_disk: Path | None
+    kv_disk_bytes: int
     kernels: KernelChoice
     device: str
 

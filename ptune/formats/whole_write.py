@@ -21,8 +21,10 @@ SHORT_WRITE = re.compile(r"\d+ requested and \d+ written")
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def whole_file(path: Path, mode: int = 0o644) -> Iterator[Path]:
     """Yields a temporary path beside `path`; on success it is synced and renamed to `path`, else removed.
+
+    mode: who may read it; by default everybody, since a bundle is read by another user.
 
     Raises: PtuneError if the disk is full or the folder cannot be written.
     """
@@ -34,7 +36,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         part = Path(name)
         try:
             yield part
-            os.chmod(part, 0o644)  # mkstemp gives 0600; a bundle is read by another user
+            os.chmod(part, mode)  # mkstemp gives 0600
             sync(part)
             part.replace(path)
             sync(path.parent)

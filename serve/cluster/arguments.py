@@ -53,8 +53,9 @@ class Arguments(BaseModel):
     def engine_options(self) -> EngineOptions:
         """The engine's options; without a number of threads it takes as many as the replica has cores."""
         given = {"threads": self.cores, **self.engine}
-        if (draft := given.get("draft_model")) is not None:
-            given["draft_model"] = Path(draft)
+        for name in ("draft_model", "kv_disk"):
+            if (path := given.get(name)) is not None:
+                given[name] = Path(path)
         return _made(EngineOptions, given)
 
     def served_settings(self, api_keys: ApiKeys | None = None) -> Settings:

@@ -203,7 +203,7 @@ def _resolved(arguments: Arguments) -> Arguments:
     """With whole paths: replicas run in folders of their own."""
     keys = arguments.api_key_file
     settings, engine = {**arguments.settings}, {**arguments.engine}
-    for given, name in ((settings, "adapter_root"), (engine, "draft_model")):
+    for given, name in ((settings, "adapter_root"), (engine, "draft_model"), (engine, "kv_disk")):
         if (path := given.get(name)) is not None:
             given[name] = str(Path(path).resolve())
     return arguments.model_copy(

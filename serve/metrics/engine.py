@@ -20,6 +20,7 @@ from ptune.version import __version__
 
 if TYPE_CHECKING:
     from ptune.engine.adapters.registry import AdapterStats
+    from ptune.engine.decoder.block_folder import DiskStats
     from ptune.engine.decoder.engine import Engine
     from ptune.engine.metrics import EngineMetrics, Histogram
     from ptune.formats.bundle import Bundle
@@ -105,6 +106,8 @@ class CacheNumbers(Collector):
         yield CounterMetricFamily(
             "ptune_spec_decode_num_accepted_tokens", "Drafted tokens that answers took", stats.accepted
         )
+        if stats.disk is not None:
+            yield from _disk(stats.disk)
 
 
 class StepNumbers(Collector):
@@ -141,6 +144,20 @@ class BuildInfo(Collector):
             "base_hash": base.hash.rpartition(":")[2][:12],
         }
         yield InfoMetricFamily("ptune_build", "What serves what", value=info)
+
+
+def _disk(disk: DiskStats) -> Iterator[Metric]:
+    """Idle conversations on disk."""
+    yield GaugeMetricFamily(
+        "ptune_kv_disk_bytes", "Keys and values of idle conversations on disk", disk.bytes
+    )
+    for name, what, count in (
+        ("read", "Tokens whose keys and values were read back from disk", disk.read_tokens),
+        ("written", "Tokens whose keys and values were written to disk", disk.written_tokens),
+        ("dropped", "Tokens for which the disk was too slow or full", disk.dropped_tokens),
+    ):
+        yield CounterMetricFamily(f"ptune_kv_disk_{name}_tokens", what, count)
+    yield CounterMetricFamily("ptune_kv_disk_damaged", "Files that were not what was written", disk.damaged)
 
 
 def _histogram(name: str, what: str, tally: Histogram) -> Metric:

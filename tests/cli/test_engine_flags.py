@@ -29,6 +29,8 @@ CHOSEN = {
     "kv_cache_dtype": ("--kv-cache-dtype", "int8", "int8"),
     "num_speculative_tokens": ("--num-speculative-tokens", "0", 0),
     "draft_model": ("--draft-model", "bundles/small", Path("bundles/small")),
+    "kv_disk": ("--kv-disk", "idle", Path("idle")),
+    "kv_disk_bytes": ("--kv-disk-gb", "2.5", 5 << 29),
     "kernels": ("--kernels", "off", "off"),
     "device": ("--device", "cuda", "cuda"),
 }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from ptune.begin.look import look_at
 from ptune.begin.starts import STARTS
 from ptune.cli import main
 from ptune.config.classification import TextClassification
@@ -77,6 +78,54 @@ def test_columns_are_named(here: Path) -> None:
     assert main(arguments) == 2
     assert main([*arguments, "--columns", "text=message", "label=mood"]) == 0
     assert Recipe.load(Path("recipe.yaml")).task.columns.named == {"text": "message", "label": "mood"}
+
+
+QUESTIONS = [{"question": f"What is {at}?", "answer": f"It is {at}."} for at in range(40)]
+MESSAGES = [{"message": f"a message, number {at}", "mood": ("good", "bad")[at % 2]} for at in range(40)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "asked", "task", "named"),
+    [
+        (QUESTIONS, None, "Chat", {"prompt": "question", "completion": "answer"}),
+        (QUESTIONS, "chat", "Chat", {"prompt": "question", "completion": "answer"}),
+        (QUESTIONS, "embed", "Embedding", {}),
+        (QUESTIONS, "rerank", "Reranking", {}),
+        (QUESTIONS, "rewarded", "Reinforcement", {}),
+        (MESSAGES, None, "TextClassification", {"text": "message", "label": "mood"}),
+        (MESSAGES, "classify", "TextClassification", {"text": "message", "label": "mood"}),
+    ],
+)
+def test_rows_are_for_what_the_studio_takes_them_for_and_for_each_task_that_is_asked(
+    rows: list[dict[str, str]],
+    asked: str | None,
+    task: str,
+    named: dict[str, str],
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = Path("rows.jsonl")
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert main(["init", "--data", "rows.jsonl", "--yes", *(["--task", asked] if asked else [])]) == 0
+    said = capsys.readouterr().out
+    assert all(f"{name} as {column}" in said for column, name in named.items())
+    recipe = Recipe.load(Path("recipe.yaml"))
+    found = look_at(path)
+    if asked is None:
+        assert found.named == named
+    assert recipe.document()["task"]["kind"] == task
+    assert recipe.task.columns.named == named
+    assert main(["doctor", "recipe.yaml"]) == 0
+
+
+@pytest.mark.parametrize("asked", ["tag", "preferences", "thumbs", "translate"])
+def test_questions_with_answers_are_not_taken_for_other_tasks_unasked(
+    asked: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    assert main(["init", "--data", "rows.jsonl", "--yes", "--task", asked]) == 2
+    assert f"question, answer, and {asked} reads" in capsys.readouterr().err
+    assert not Path("recipe.yaml").exists()
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,10 @@ def test_metrics_count_what_happened(served):
     assert after[("ptune_kv_used_tokens",)] == 7
     assert after[("ptune_kv_capacity_tokens",)] == 70
     assert after[("ptune_kv_resident_bytes",)] == 8192
+    disk = {
+        name: after[(f"ptune_kv_disk_{name}",)] for name in ("bytes", "read_tokens_total", "damaged_total")
+    }
+    assert disk == {"bytes": 4096, "read_tokens_total": 512, "damaged_total": 1}
     assert after[("ptune_spec_decode_num_draft_tokens_total",)] == 8
     assert after[("ptune_spec_decode_num_accepted_tokens_total",)] == 5
     assert after[("ptune_num_requests_running",)] == 0

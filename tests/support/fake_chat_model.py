@@ -22,6 +22,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from ptune.engine.adapters.registry import AdapterStats
+from ptune.engine.decoder.block_folder import DiskStats
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.metrics import EngineMetrics
 from ptune.errors import PtuneError, RequestError
@@ -116,6 +117,7 @@ class FakeEngine:
             drafted=8,
             accepted=5,
             preempted=0,
+            disk=DiskStats(4096, 512, 1024, 256, 1),
         )
 
     def close(self) -> None:

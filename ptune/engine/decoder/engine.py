@@ -7,7 +7,7 @@ import queue
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -17,7 +17,7 @@ import numpy.typing as npt
 from ptune.engine.adapters.in_memory import adapter_of, record_of
 from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
 from ptune.engine.adapters.sums import combined
-from ptune.engine.base import EngineBase, QueueStats
+from ptune.engine.base import EngineBase
 from ptune.engine.decoder.attention_metadata import spare_positions
 from ptune.engine.decoder.beam_sequences import BeamGroup
 from ptune.engine.decoder.device_cache import on_device
@@ -28,11 +28,13 @@ from ptune.engine.decoder.forms import Form, FormError, chosen, own_golden, refu
 from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
 from ptune.engine.decoder.golden import Replay
 from ptune.engine.decoder.graphs import Graphs
+from ptune.engine.decoder.idle import Idle
 from ptune.engine.decoder.images import Picture, Tower
 from ptune.engine.decoder.kv_cache import KvCache, read_scales
 from ptune.engine.decoder.request import Request, Token, require_tokens
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
+from ptune.engine.decoder.stats import EngineStats
 from ptune.engine.decoder.step import Logits, Step
 from ptune.engine.decoder.ticket import Ticket, drawn, until_finish
 from ptune.engine.job import not_computed
@@ -42,21 +44,6 @@ from ptune.formats.bundle import BASE, AdapterRecord, Bundle
 from ptune.formats.whole_write import read_json
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class EngineStats(QueueStats):
-    """The engine at one moment, in sequences; the last four count from its start."""
-
-    kv_used_tokens: int  # of running sequences
-    kv_capacity_tokens: int  # that fit into the memory of the cache
-    kv_resident_bytes: int  # of that memory in use, kept prefixes included
-    steps: int
-    tokens: int  # computed: prompt, output and drafts
-    reused: int = 0  # prompt tokens found in the cache
-    preempted: int = 0  # sequences that lost their slots to another tenant's, or because the cache was full
-    drafted: int = 0  # tokens that were proposed
-    accepted: int = 0  # of these, tokens of answers
 
 
 class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
@@ -70,6 +57,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         options: EngineOptions = EngineOptions(),
         form: Form | None = None,
         draft_model: DraftModel | None = None,
+        idle: Idle | None = None,
     ) -> None:
         self.signature = bundle.decoder
         self.form = form  # its own operators, where it was opened with a bundle's choice
@@ -83,7 +71,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             combine=combined,
         )
         self.context = cache.capacity  # longest sequence, prompt and output, in tokens
-        self._cache = cache
+        self._cache, self._idle = cache, idle
         self._drafts = Drafts(draft_model, cache)
         self._scheduler = Scheduler(
             cache.slots,
@@ -97,6 +85,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             self._drafts.length,
             cache.put,
             cache.snapshots,
+            idle,
         )
         self._step = Step(graphs, self.signature, cache)
         self.tower = Tower.of(bundle, options.threads)
@@ -142,7 +131,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         )
         folder = options.draft_model
         draft_model = None if folder is None else DraftModel.open(folder, bundle, cache, options)
-        return cls(bundle, graphs, cache, options, form, draft_model)
+        idle = Idle.of(bundle, options, cache, form)
+        return cls(bundle, graphs, cache, options, form, draft_model, idle)
 
     def _load(self, folder: Path, record: AdapterRecord) -> Adapter:
         """Reads an adapter. Raises: FormatError; AdapterError where it does not fit, or missed its gate with these operators."""
@@ -182,7 +172,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             replayed.require_near()
         except ParityError as error:
             raise FormError(form, error) from None
-        options = replace(self._options, kernels=form.next, draft_model=None)
+        options = replace(self._options, kernels=form.next, draft_model=None, kv_disk=None)
         closer = self._build(bundle, bundle.graph_path(profile), options)
         with closing(closer):
             closer._registry.load_all()
@@ -313,6 +303,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                 preempted=self._scheduler.preempted,
                 drafted=self._drafts.drafted,
                 accepted=self._drafts.accepted,
+                disk=None if self._idle is None else self._idle.folder.stats(),
             )
 
     def _sequence(self, request: Request, deliver: Callable[[Token], None]) -> TokenSequence:
@@ -349,6 +340,10 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _free(self) -> None:
         vars(self).pop("_step", None)  # nothing computes any more
         self.tower = None
+        if self._idle is not None:
+            self._scheduler.slots.leave_all()
+            self._idle.folder.close()
+            self._idle = None
         for slot in range(self._cache.slots):
             self._drafts.cut(slot, 0)
         self._cache.free()

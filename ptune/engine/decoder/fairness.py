@@ -71,10 +71,10 @@ class FairQueue:
             del self._queues[sequence.tenant]
             self._last = sequence.tenant
 
-    def charge_prompt(self, sequence: TokenSequence) -> None:
-        """Charges for the prompt of a sequence just admitted; tokens found in the cache, or charged before, are free."""
+    def charge_prompt(self, sequence: TokenSequence, on_disk: int = 0) -> None:
+        """Charges for the prompt of a sequence just admitted; tokens found in the cache or on disk, or charged before, are free."""
         if not sequence.billed_tokens:
-            self._charge(sequence, self._prompt_cost * sequence.uncached)
+            self._charge(sequence, self._prompt_cost * (sequence.uncached - on_disk))
             sequence.billed_tokens = len(sequence.tokens)
 
     def charge_output(self, sequence: TokenSequence) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from ptune.engine.adapters.lora import Adapter
+    from ptune.engine.decoder.kv_blocks import Owner
     from ptune.engine.decoder.sequence import TokenSequence
 
 
@@ -21,12 +22,13 @@ class Kept:
     adapter: weakref.ref[Adapter] | None  # weak: kept tokens keep no adapter in memory; None = the bare base
     acts_from: int  # as of the sequence
     whole: bool = True  # whether the states of layers that keep some are those after the last of these tokens
+    owner: Owner | None = None  # where idle conversations are kept on disk: under what they were computed
 
     @classmethod
-    def of(cls, sequence: TokenSequence) -> Self:
+    def of(cls, sequence: TokenSequence, owner: Owner | None = None) -> Self:
         """What a sequence has computed."""
         adapter = None if sequence.adapter is None else weakref.ref(sequence.adapter)
-        return cls(sequence.tokens[: sequence.cached], adapter, sequence.acts_from)
+        return cls(sequence.tokens[: sequence.cached], adapter, sequence.acts_from, owner=owner)
 
     def shared_with(self, sequence: TokenSequence) -> int:
         """Most tokens that have the same keys and values in a sequence that begins with the same ones."""

@@ -148,6 +148,24 @@ class KvCache:
             self._arrays[name][slot, :, : prefix.tokens] = stored(cache, self._scales.get(name))
         self._written[slot] = max(self._written[slot], prefix.tokens)
 
+    def packed_bytes(self, tokens: int) -> int:
+        """Bytes of so many tokens of a slot, as `packed` gives them."""
+        return tokens * sum(array[0, :, 0].nbytes for array in self._arrays.values())
+
+    def packed(self, slot: int, start: int, stop: int) -> npt.NDArray[np.uint8]:
+        """A copy of tokens [start, stop) of a slot, one cache behind the other."""
+        parts = (array[slot, :, start:stop] for array in self._arrays.values())
+        return np.concatenate([np.ascontiguousarray(part).view(np.uint8).reshape(-1) for part in parts])
+
+    def unpack(self, slot: int, start: int, stop: int, content: npt.NDArray[np.uint8]) -> None:
+        """Writes what `packed` gave to tokens [start, stop) of a slot."""
+        at = 0
+        for array in self._arrays.values():
+            part = array[slot, :, start:stop]
+            part[...] = content[at : at + part.nbytes].view(array.dtype).reshape(part.shape)
+            at += part.nbytes
+        self._written[slot] = max(self._written[slot], stop)
+
     def cut(self, slot: int, positions: int) -> None:
         """Gives the pages of a slot behind so many positions back to the system; their content is lost."""
         written = int(self._written[slot])

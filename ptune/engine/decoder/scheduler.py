@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.fairness import FairQueue, first_to_go, giving_way, require_room
@@ -10,6 +11,9 @@ from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.slots import Copy, Cut, Put, Slots
 from ptune.engine.decoder.snapshots import Snapshots
 from ptune.engine.decoder.token_budget import StepTimeModel, allocate_prefill
+
+if TYPE_CHECKING:
+    from ptune.engine.decoder.idle import Idle
 
 # Draft tokens for each generating sequence below which a step computes none: a few cost more than they bring, however right
 # they are. More are needed where the sequences have different adapters, as each adapter's group of tokens becomes wider.
@@ -51,11 +55,12 @@ class Scheduler:
         draft_length: Callable[[int], int] = lambda _: 0,
         put: Put = lambda *_: None,
         snapshots: Snapshots | None = None,
+        idle: Idle | None = None,
     ) -> None:
-        """draft_length: tokens that a draft model is to propose for each of so many generating sequences. snapshots: as `Slots`."""
+        """draft_length: tokens that a draft model is to propose for each of so many generating sequences. snapshots, idle: as `Slots`."""
         self.waiting = FairQueue()
         self.running: list[TokenSequence] = []  # in order of admission
-        self.slots = Slots(slots, copy, cut, budget, put, snapshots)
+        self.slots = Slots(slots, copy, cut, budget, put, snapshots, idle)
         self.preempted = 0  # sequences that lost their slots
         self._step_time = StepTimeModel(step_s, prefill_chunk)
         self._max_waiting = max_waiting
@@ -109,8 +114,10 @@ class Scheduler:
         self._grow()
         while (admitted := self._next()) is not None:
             self._admit(admitted)
-        generating = [sequence for sequence in self.computing if sequence.uncached == 1]
-        prompts = [sequence for sequence in self.computing if sequence.uncached > 1]
+        reading = self.slots.read_on()
+        computing = [sequence for sequence in self.computing if sequence not in reading]
+        generating = [sequence for sequence in computing if sequence.uncached == 1]
+        prompts = [sequence for sequence in computing if sequence.uncached > 1]
         budget = self._step_time.prompt_tokens(len(generating))
         counts = allocate_prefill(budget, prompts, self.waiting.served)
         drafts = self._drafts(generating)
@@ -158,7 +165,7 @@ class Scheduler:
             self.slots.allocate(member)
         self.slots.grow(sequence)
         self.running.append(sequence)
-        self.waiting.charge_prompt(sequence)
+        self.waiting.charge_prompt(sequence, self.slots.on_disk(sequence))
 
     def _drafts(self, generating: Sequence[TokenSequence]) -> dict[TokenSequence, tuple[int, ...]]:
         """Draft tokens of a step, or none where they are too few: one sequence's second token widens the step for all."""

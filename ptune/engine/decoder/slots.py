@@ -14,7 +14,8 @@ computed, or at a snapshot (ptune.engine.decoder.snapshots).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -24,6 +25,8 @@ from ptune.engine.decoder.snapshots import Snapshots
 
 if TYPE_CHECKING:
     from ptune.engine.adapters.prefix import Prefix
+    from ptune.engine.decoder.idle import Idle
+    from ptune.engine.decoder.kv_blocks import Block
     from ptune.engine.decoder.sequence import TokenSequence
 
 WORTH_A_COPY = 16  # tokens
@@ -60,9 +63,12 @@ class Slots:
         budget: CacheBudget = CacheBudget(),
         put: Put = lambda *_: None,
         snapshots: Snapshots | None = None,
+        idle: Idle | None = None,
     ) -> None:
-        """snapshots: of the states of a model some of whose layers keep them; None for other models."""
+        """snapshots: of the states of a model some of whose layers keep them; None for other models. idle: keeps on disk what slots lose."""
         self._copy, self._cut_memory, self._put = copy, cut, put
+        self._idle = idle
+        self._reading: dict[TokenSequence, deque[Block]] = {}  # whose next tokens lie on disk
         self._budget = budget
         self._snapshots = snapshots
         self._held = [0] * count  # positions of each slot that are in memory, at most
@@ -118,7 +124,9 @@ class Slots:
         else:
             slot = next(iter(self._free))
             shared = shared if shared >= WORTH_A_COPY or slot == source else 0
-        del self._free[slot]
+        if (kept := self._free.pop(slot)) is not None:
+            goes_on = slot == source and kept.owner is not None and kept.owner.tenant == sequence.tenant
+            self._leave(slot, kept, shared if goes_on else 0)
         self._busy[slot] = sequence
         self._shrink(slot, wanted)
         self._make_room(wanted - self._held[slot], spared=source)
@@ -131,6 +139,34 @@ class Slots:
         self.reused += max(0, shared - sequence.virtual)
         if shared < sequence.virtual:
             self.restart(sequence)
+        if self._idle is not None and (
+            blocks := self._idle.beyond(sequence, sequence.cached, _findable(sequence))
+        ):
+            self._reading[sequence] = deque(blocks)
+
+    def read_on(self) -> Collection[TokenSequence]:
+        """Reads one block from disk, for the sequence that has waited longest; returns those that wait for more.
+
+        One for each step, so that answers which are being generated go on.
+        """
+        for sequence, blocks in self._reading.items():
+            assert self._idle is not None
+            assert sequence.slot is not None
+            block, before = blocks.popleft(), sequence.cached
+            if self._idle.read(sequence.slot, block):
+                sequence.cached = max(before, min(block.stop, _findable(sequence)))
+                self.reused += sequence.cached - before
+            else:
+                blocks.clear()  # the rest is computed
+            if not blocks:
+                del self._reading[sequence]
+            break
+        return self._reading
+
+    def on_disk(self, sequence: TokenSequence) -> int:
+        """Number of tokens that a sequence waits to have read."""
+        blocks = self._reading.get(sequence)
+        return min(blocks[-1].stop, _findable(sequence)) - sequence.cached if blocks else 0
 
     def _continue(self, sequence: TokenSequence, found: Found, snapshots: Snapshots) -> None:
         """Gives a sequence the states after the tokens that it found, and marks where it will leave some itself."""
@@ -154,6 +190,7 @@ class Slots:
 
     def restart(self, sequence: TokenSequence) -> None:
         """Lets a sequence with a slot begin anew: behind its virtual tokens, which are put there."""
+        self._reading.pop(sequence, None)
         sequence.cached = 0
         if sequence.virtual:
             assert sequence.slot is not None
@@ -180,12 +217,21 @@ class Slots:
         """Frees a sequence's slot, which keeps its content."""
         assert sequence.slot is not None
         del self._busy[sequence.slot]
-        self._keep(sequence.slot, Kept.of(sequence))
+        self._reading.pop(sequence, None)
+        owner = None if self._idle is None else self._idle.owner(sequence)
+        self._keep(sequence.slot, Kept.of(sequence, owner))
         sequence.slot = None
+
+    def leave_all(self) -> None:
+        """Keeps the content of all free slots on disk, where that is wanted, before the memory goes."""
+        for slot, kept in self._free.items():
+            if self._idle is not None and kept is not None:
+                self._idle.leave(slot, kept, 0, wait=True)
 
     def clear(self) -> None:
         """Discards the content of free slots, after a failed step that could have written anywhere."""
         for slot in self._free:
+            self._free[slot] = None  # nothing of it goes to disk
             self._keep(slot, None)
         if self._snapshots is not None:
             self._snapshots.clear()
@@ -258,8 +304,15 @@ class Slots:
 
     def _keep(self, slot: int, kept: Kept | None) -> None:
         """Lets a free slot hold this and no more."""
+        if (before := self._free.get(slot)) is not None:
+            self._leave(slot, before, 0 if kept is None else len(kept.tokens))
         self._free[slot] = kept if kept is not None and kept.tokens else None
         self._shrink(slot, self._budget.positions(0 if kept is None else len(kept.tokens)))
+
+    def _leave(self, slot: int, kept: Kept, first: int) -> None:
+        """Keeps on disk, where that is wanted, what a slot loses of its content: all from the `first` token on."""
+        if self._idle is not None and first < len(kept.tokens):
+            self._idle.leave(slot, kept, first)
 
     def _shrink(self, slot: int, positions: int) -> None:
         if self._held[slot] > positions:

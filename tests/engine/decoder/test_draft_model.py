@@ -13,9 +13,10 @@ import pytest
 
 from ptune.engine.decoder.draft_length import LENGTHS, DraftLength
 from ptune.engine.decoder.draft_model import DraftModel
-from ptune.engine.decoder.engine import Engine, EngineStats
+from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import TokenSequence
+from ptune.engine.decoder.stats import EngineStats
 from ptune.engine.sampling import Sampling
 from ptune.errors import UsageError
 from ptune.formats.bundle import Bundle
