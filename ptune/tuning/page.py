@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from ptune.evaluation import style
 
 _MORE = """
-code { font-size: .9em; }
 tr.best td { color: var(--good); font-weight: 600; }
 .bars th { width: 12rem; } .bars td.number { width: 4rem; }
-.bar i { display: block; height: .9rem; margin-top: .3rem; background: var(--first); border-radius: 2px; min-width: 1px; }
+.bar i { display: block; height: .9rem; margin-top: .3rem; background: var(--mark); border-radius: 2px; min-width: 1px; }
 .slices { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
-polyline { stroke: var(--first); } polyline.best { stroke: var(--good); }
-circle.done { fill: var(--first); } circle.kept { fill: var(--good); }
-circle.pruned { fill: none; stroke: var(--second); stroke-width: 1.5; }
+polyline { color: var(--line-0); } polyline.best { color: var(--good); }
+circle.done { color: var(--line-0); } circle.kept { color: var(--good); }
+circle.pruned { fill: none; stroke: var(--line-1); stroke-width: 1.5; }
 """
 
 
