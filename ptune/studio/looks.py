@@ -94,6 +94,11 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 .key.dashed::before { background: repeating-linear-gradient(90deg, currentColor 0 0.3em, transparent 0.3em 0.45em); }
 .charts figcaption .key:only-child { display: none; }
 .keys { margin: 0 0 0.6rem; } .keys .key:first-child { margin-left: 0; }
+.sampled { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.6rem 0.8rem; }
+.sampled + .sampled { margin-top: 0.6rem; }
+.sampled > p { font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; }
+.sampled td { width: 100%; white-space: pre-wrap; } .sampled tr:last-child > * { border-bottom: 0 !important; }
+.data .sampled .dim { color: var(--body-text-color-subdued); opacity: 1; }
 .log textarea { font-family: var(--font-mono) !important; font-size: 0.78rem !important; line-height: 1.45; }
 .diff td:nth-child(2) { text-decoration: line-through; color: var(--body-text-color-subdued); }
 @media (max-width: 640px) { .panes { gap: 1rem; } .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); } .charts svg text { font-size: 14px; } }

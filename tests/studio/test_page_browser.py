@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from support.browsing import FITS, NEEDS_BROWSER
 from support.fake_chat_model import wait_until
-from support.studio_page import Opened, browser, opened
+from support.studio_page import Opened, browser, opened, photographed
 
 from ptune.config.recipe import Recipe
 from ptune.formats.bundle import BaseIdentity
@@ -188,6 +188,7 @@ def test_a_finished_run_leads_to_the_tab_judge(studio: Opened) -> None:
         )
     studio.open("Run")
     studio.says("facts", "finished")
+    assert studio.text("samples") == "", "it has written no text"
     shown = studio.page.locator("#facts h2").inner_text()
     studio.press("Judge it")
     wait_until(
@@ -196,3 +197,28 @@ def test_a_finished_run_leads_to_the_tab_judge(studio: Opened) -> None:
     studio.go("Run")
     studio.press("Export it")
     wait_until(lambda: studio.box("ship-run").is_visible() and studio.box("ship-run").input_value() == shown)
+
+
+def test_answers_appear_step_by_step_while_a_run_trains(studio: Opened) -> None:
+    folder = studio.folder / "runs" / "writer"
+    folder.mkdir(parents=True)
+    base = BaseIdentity(source="tiny", hash="0" * 64)
+    record = RunRecord(created="2024", base=base, status="running", planned_steps=20)
+    write_text(folder / "run.json", record.model_dump_json())
+
+    def validated(*steps: int) -> None:
+        entries = [{"step": step, "loss": 1.0, "validation_loss": 1 / step} for step in steps]
+        answers = [
+            {"step": step, "prompt": "What is <b>patience</b>?", "answer": f"After {step}", "ended": step > 5, "expected": "A virtue."}
+            for step in steps
+        ]  # fmt: skip
+        write_text(folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+        write_text(folder / "samples.jsonl", "".join(json.dumps(answer) + "\n" for answer in answers))
+
+    validated(5)
+    studio.open("Run")
+    studio.says("samples", "What is <b>patience</b>?", "After 5 … (cut)", "A virtue.")
+    validated(5, 10)
+    studio.says("samples", "After 10")
+    assert studio.text("samples").index("After 10") < studio.text("samples").index("After 5")
+    photographed(studio, "samples")

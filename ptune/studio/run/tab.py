@@ -66,14 +66,15 @@ class Runs:
             self.ship = gr.Button("Export it", size="sm", visible=False, elem_id="export-it")
         self._told = gr.HTML(elem_id="run-told")
         self._charts = gr.HTML(elem_id="charts")
+        self._samples = gr.HTML(elem_classes="data", elem_id="samples")
         self._command = command_line()
         with gr.Accordion("Log", open=False):
             self._log = gr.Textbox(
                 show_label=False, label="Log", interactive=False, lines=10, max_lines=24, elem_classes="log", elem_id="log"
             )  # fmt: skip
         self._shown = [
-            self._queue, self._facts, self._stop, self._resume, self.judge, self.ship, self._told, self._charts, self._command,
-            self._log,
+            self._queue, self._facts, self._stop, self._resume, self.judge, self.ship, self._told, self._charts, self._samples,
+            self._command, self._log,
         ]  # fmt: skip
 
     def _connect(self, studio: Studio) -> None:
@@ -121,7 +122,7 @@ class Runs:
         queue = shown_runs.queue(jobs, time.time())
         if not chosen:
             off = (_button("Stop", False), _button("Resume", False), _onward(False), _onward(False))
-            return (queue, waiting(_NONE), *off, "", "", (), "")
+            return (queue, waiting(_NONE), *off, "", "", "", (), "")
         shown = [courses.course(self._workspace, jobs, name) for name in chosen]
         first, job = shown[0], shown[0].job
         peak = courses.peak_bytes(self._workspace.jobs, job)
@@ -137,6 +138,7 @@ class Runs:
             _onward(first.finished),
             self._trouble(first, log),
             plots.charts([one for one in shown if one.entries]),
+            shown_runs.samples(first),
             self._line(first),
             log[-LOG_CHARACTERS:],
         )

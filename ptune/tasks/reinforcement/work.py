@@ -35,6 +35,7 @@ from ptune.planning.preflight import planned
 from ptune.progress import say
 from ptune.rewards import Reward, rewards_of
 from ptune.tasks.chat.recipe_codec import codec_for
+from ptune.tasks.chat.samples import ChatAnswering, answering
 from ptune.tasks.chat.saving import save_trained
 from ptune.tasks.reinforcement.objective import ReinforcementObjective, Seen
 from ptune.tasks.reinforcement.policy import Policy
@@ -43,6 +44,7 @@ from ptune.training.distributed import decided_by_one
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.reload import PROMPTS
+from ptune.training.samples import Asked
 from ptune.training.segments import packing
 from ptune.training.work import Base
 
@@ -77,6 +79,10 @@ class ReinforcementWork:
             policy = Policy(engine, self.codec, task.answer_tokens)
             sampler = Sampler(task, policy, self.rewards, self.accelerator, recipe.train.seed, seen)
             yield ReinforcementObjective(task, next_token, base, seen, sampler)
+
+    def answering(self, base: PreTrainedModel) -> ChatAnswering | None:
+        prompts = ((Asked(one.asked.question), list(one.ids)) for one in self.data.validation)
+        return answering(self.recipe, self.codec, prompts, base)
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)
