@@ -99,6 +99,10 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 .sampled > p { font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; }
 .sampled td { width: 100%; white-space: pre-wrap; } .sampled tr:last-child > * { border-bottom: 0 !important; }
 .data .sampled .dim { color: var(--body-text-color-subdued); opacity: 1; }
+.charts.searched { display: block; } .parallel .scroll { overflow-x: auto; }
+.parallel polyline { color: var(--line-0); } .parallel polyline.kept { color: var(--good); stroke-width: 3.5; }
+.parallel polyline.pruned { color: var(--line-1); stroke-dasharray: 4 4; }
+.parallel svg text { paint-order: stroke; stroke: var(--background-fill-primary); stroke-width: 3px; } .parallel svg .name { font-weight: 600; }
 .log textarea { font-family: var(--font-mono) !important; font-size: 0.78rem !important; line-height: 1.45; }
 .diff td:nth-child(2) { text-decoration: line-through; color: var(--body-text-color-subdued); }
 @media (max-width: 640px) { .panes { gap: 1rem; } .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); } .charts svg text { font-size: 14px; } }

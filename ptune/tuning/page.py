@@ -13,6 +13,9 @@ tr.best td { color: var(--good); font-weight: 600; }
 .bar i { display: block; height: .9rem; margin-top: .3rem; background: var(--first); border-radius: 2px; min-width: 1px; }
 .slices { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 polyline { stroke: var(--first); } polyline.best { stroke: var(--good); }
+.parallel polyline { stroke-width: 1.4; } .parallel polyline.kept { stroke: var(--good); stroke-width: 3; }
+.parallel polyline.pruned { stroke: var(--second); stroke-dasharray: 4 4; }
+.parallel text { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; } .parallel .name { font-weight: 600; }
 circle.done { fill: var(--first); } circle.kept { fill: var(--good); }
 circle.pruned { fill: none; stroke: var(--second); stroke-width: 1.5; }
 """

@@ -17,6 +17,7 @@ from ptune.studio.jobs.queue import Job
 from ptune.studio.run import courses, plots
 from ptune.studio.run import shown as shown_runs
 from ptune.studio.run.courses import Course
+from ptune.studio.run.search_panel import Searches
 from ptune.studio.run.start import start
 from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
 from ptune_serve.ui.labels import problem, waiting
@@ -39,6 +40,7 @@ class Runs:
                     self._render_queue()
                 with gr.Column(scale=3, min_width=300, elem_classes="pane"):
                     self._render_runs()
+                    self._searches = Searches(studio, self._recipe)
         self.looks_at: list[Any] = []
         self.looked = [self.chosen, self._recipe, self._seen, *self._shown]
         with self.tab:
@@ -83,6 +85,13 @@ class Runs:
         self.tab.select(self._offers, None, [self.chosen, self._recipe], **QUIET)
         again = gr.Timer(LOOK_AGAIN_S)
         again.tick(self._again, [self.chosen, self._seen], seen, **QUIET)
+        gr.on(
+            [studio.page.load, again.tick],
+            self._searches.look,
+            self._searches.looks_at,
+            self._searches.looked,
+            **QUIET,
+        )
         self.chosen.input(self._does(lambda name: None), [self.chosen, self._seen], seen, **QUIET)
         self._recipe.input(lambda: "", None, self._told, **QUIET)  # why another one was not trained
         self._stop.click(self._does(self._stops), [self.chosen, self._seen], seen, **QUIET)
