@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from ptune.config.classification import TextClassification as TextClassification
     from ptune.config.classification import TokenClassification as TokenClassification
     from ptune.config.distillation import Distillation as Distillation
+    from ptune.config.on_policy_distillation import OnPolicyDistillation as OnPolicyDistillation
     from ptune.config.preference import Preference as Preference
     from ptune.config.recipe import Backbone as Backbone
     from ptune.config.recipe import Data as Data
@@ -123,6 +124,7 @@ _MODULES = {
     "config.chat": "Chat",
     "config.classification": "ImageClassification TextClassification TokenClassification",
     "config.distillation": "Distillation",
+    "config.on_policy_distillation": "OnPolicyDistillation",
     "config.preference": "Preference",
     "config.recipe": "Backbone Data Evaluate Plan Recipe Train",
     "config.recommendation": "Recommendation",

@@ -35,7 +35,7 @@ from ptune.training.metrics_log import Journal
 from ptune.training.order import Mixture, Order
 from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
-from ptune.training.sampler import sampler_of
+from ptune.training.sampler import rewarded, sampler_of
 from ptune.training.samples import Samples, WritesText
 from ptune.training.segments import attention_kernel
 from ptune.training.trackers import start_tracker, tracker_of
@@ -174,7 +174,7 @@ def _fit(
         state, ending = fit(job, state)
     if ending != "interrupted" and state.best_step not in (None, state.step):
         checkpoints.load_weights(state.best_step, model)
-        best = "loss was the lowest" if sampler_of(objective) is None else "reward was the highest"
+        best = "loss was the lowest" if rewarded(objective) is None else "reward was the highest"
         say(f"kept the weights of step {state.best_step}, whose validation {best}")
     if ending != "interrupted" and average is not None:
         average.settle()

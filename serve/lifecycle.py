@@ -146,13 +146,13 @@ def _refuse_decoder_options(bundle: Path, kind: Kind, options: EngineOptions) ->
         "prefill_chunk": never_cut,
         "num_speculative_tokens": "has no speculation",
         "draft_model": "has no speculation",
-        "kv_disk": kind.no_kv_cache,
-        "kv_disk_bytes": kind.no_kv_cache,
+        "kv_disk": "keeps nothing of its texts",
+        "kv_disk_bytes": "keeps nothing of its texts",
         "kernels": "has no operators of its own",
         "device": "computes on the CPU",
     }
     for name in options.chosen_for_decoder():
-        flag = f"--{name.replace('_', '-').replace('kv-bytes', 'kv-gb').replace('disk-bytes', 'disk-gb')}"
+        flag = f"--{name.replace('_bytes', '_gb').replace('_', '-')}"
         raise UsageError(f"{bundle} holds {kind.noun}, which {why[name]}: leave out {flag}")
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from ptune.config.chat import Chat
 from ptune.config.columns import PromptColumns
+from ptune.config.own_answers import OwnAnswers
 
 LossName = Literal["grpo", "dapo", "dr_grpo", "rloo"]
 Baseline = Literal["standardised", "mean", "others"]
@@ -41,14 +40,12 @@ LOSSES: Mapping[str, LossFacts] = MappingProxyType(
 """The losses by name. Their formulas: `ptune.tasks.reinforcement.losses`."""
 
 
-class Reinforcement(Chat):
+class Reinforcement(OwnAnswers):
     """Training on a model's own answers, which functions reward: GRPO and its relatives.
 
     The adapter is one for chat. The engine that serves it also samples the answers that it learns from, with the weights of the
     same step, and each step compares the log-probabilities of both.
     """
-
-    learns_from_answers: ClassVar[bool] = True
 
     columns: PromptColumns = PromptColumns()  # type: ignore[assignment]  # of prompts, not conversations, as its parent's
     rewards: tuple[str, ...] = ()
@@ -57,16 +54,10 @@ class Reinforcement(Chat):
     """The loss of sampled answers, see docs/reinforcement.md."""
     group_size: int = Field(default=8, ge=2)
     """Answers to each prompt of a step. A step has `train.batch_size` prompts."""
-    answer_tokens: int = Field(default=128, ge=1)
-    """Longest answer, in tokens."""
     cut_answers: Literal["count", "leave_out"] = "count"
     """Answers that reach `answer_tokens` without an end: counted like others, or left out of the loss (the overlong filtering of DAPO)."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the KL divergence from the model before training, per token (beta in GRPO's paper)."""
-    drift_limit: float = Field(default=1e-3, gt=0)
-    """Largest difference between the log-probabilities of a sampled token in training and in the engine: beyond it the run stops."""
-    bundle: Path | None = None
-    """A bundle of the same base whose engine samples the answers; default: one that is exported into the run's folder."""
     on_overlong: Literal["error", "drop"] = "error"
     """What to do with a prompt that leaves less than `answer_tokens` of `max_length`."""
 

@@ -223,6 +223,11 @@ TASKS: tuple[Task, ...] = (
     replace(
         _CHAT, spec="ptune.config.distillation:Distillation", work="ptune.tasks.distillation.work:prepare"
     ),
+    replace(
+        _CHAT,
+        spec="ptune.config.on_policy_distillation:OnPolicyDistillation",
+        work="ptune.tasks.on_policy_distillation.work:prepare",
+    ),
     Task(
         spec="ptune.config.translation:Translation",
         name=TRANSLATION,

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from ptune.engine.options import LIGHT, BatchOptions, EngineOptions
+from ptune.engine.options import KV_DISK_QUEUE_BYTES, LIGHT, BatchOptions, EngineOptions
 from ptune.errors import UsageError
 from ptune.formats.bundle import NF4, Bundle
 from ptune.formats.signature import Signature
@@ -66,9 +66,11 @@ def check_fits(bundle: Bundle, profile: str) -> None:
 
 
 def reserved_bytes(bundle: Bundle, options: BatchOptions) -> int:
-    """What a bundle takes while it answers, beyond what it holds once it is open: a decoder's keys and values."""
-    decodes = isinstance(bundle.manifest.signature, Signature)
-    return options.kv_bytes if decodes and isinstance(options, EngineOptions) else 0
+    """What a bundle takes while it answers, beyond what it holds once it is open: a decoder's keys and values, and those on their way
+    to disk."""
+    if not isinstance(bundle.manifest.signature, Signature) or not isinstance(options, EngineOptions):
+        return 0
+    return options.kv_bytes + (0 if options.kv_disk is None else KV_DISK_QUEUE_BYTES)
 
 
 def process_bytes() -> int | None:

@@ -14,6 +14,9 @@ from ptune.errors import UsageError
 from ptune.formats.bundle import FLOAT_CACHE, CacheType
 
 GIB = 1 << 30
+KV_DISK_QUEUE_BYTES = (
+    256 << 20
+)  # of idle conversations that wait to be written to disk; what comes beyond that while it is busy is not kept
 LIGHT = 512 << 20  # most bytes of weights that are loaded once for each graph of a profile
 KernelChoice = Literal["auto", "own", "exact", "off"]
 CPU, CUDA, AUTO = "cpu", "cuda", "auto"

@@ -6,35 +6,33 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1d2129; --dim: #5d6779; --line: #e3e6ea; --paper: #fff; --card: #f7f8fa;
-  --first: #2563eb; --second: #b45309; --good: #15803d; --bad: #b42318; --heat: 37 99 235; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8eb; --dim: #98a2b3; --line: #32373f; --paper: #15181c;
-  --card: #1d2126; --first: #7aa7ff; --second: #f5b74f; --good: #5fd38a; --bad: #ff8a7a; --heat: 96 150 255; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; margin: 0; overflow-wrap: anywhere; } h2 { font-size: 1.15rem; margin: 2.5rem 0 .75rem; }
-.dim { color: var(--dim); }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; }
-th, td { text-align: left; padding: .45rem .9rem .45rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; color: var(--dim); } td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; }
-.better { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
-figure { margin: 1rem 0; } figcaption { color: var(--dim); margin-bottom: .25rem; }
-svg { width: 100%; height: auto; } svg text { font-size: 12px; fill: var(--dim); }
-.grid { stroke: var(--line); }
-polyline { fill: none; stroke-width: 1.8; } polyline.first { stroke: var(--first); } polyline.second { stroke: var(--second); }
-.faint { opacity: .35; }
-circle.second { fill: var(--second); }
-.key::before { content: ""; display: inline-block; width: .8em; height: .2em; margin: 0 .35em .25em .8em; background: currentColor; }
-.key.first { color: var(--first); } .key.second { color: var(--second); }
-article { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: 1rem; margin: 1rem 0; }
-article > p { margin: 0 0 .75rem; font-weight: 600; white-space: pre-wrap; }
-.sampled td { width: 100%; white-space: pre-wrap; overflow-wrap: anywhere; } .sampled th { white-space: nowrap; }
-.sides { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
-.sides h3 { margin: 0 0 .25rem; font-size: .85rem; color: var(--dim); font-weight: 600; }
-.sides p { margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }
+from ptune.looks.charts import CSS as CHARTS
+from ptune.looks.fonts import FONT, MONOSPACE, family
+from ptune.looks.palette import OF_FILES
+from ptune.looks.tables import tables
+
+STYLE = f"""{OF_FILES}
+* {{ box-sizing: border-box; }}
+body {{ margin: 0 auto; max-width: 60rem; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 {family(FONT)}; }}
+h1 {{ font-size: 1.3rem; font-weight: 650; letter-spacing: -0.01em; line-height: 1.3; margin: 0; overflow-wrap: anywhere; }}
+h2 {{ font-size: 1.05rem; font-weight: 650; margin: 2.5rem 0 0.75rem; break-after: avoid; }}
+code {{ font-family: {family(MONOSPACE)}; font-size: 0.85em; }}
+a {{ color: var(--line-0); }}
+:focus-visible {{ outline: 2px solid var(--mark); outline-offset: 2px; }}
+.dim {{ color: var(--dim); }}
+.scroll {{ overflow-x: auto; }}
+{tables("body")}
+.better {{ color: var(--good); font-weight: 600; }} .bad {{ color: var(--bad); font-weight: 600; }}
+{CHARTS}
+article {{ background: var(--card); border: 1px solid var(--line); border-radius: 0.5rem; padding: 1rem; margin: 1rem 0;
+  break-inside: avoid; }}
+article > p {{ margin: 0 0 0.75rem; font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; }}
+.sampled td {{ width: 100%; white-space: pre-wrap; overflow-wrap: anywhere; }} .sampled th {{ white-space: nowrap; }}
+.sides {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); }}
+.sides h3 {{ margin: 0 0 0.25rem; font-size: 0.85rem; color: var(--dim); font-weight: 600; }}
+.sides p {{ margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }}
+@media print {{ html {{ font-size: 13px; }} body {{ max-width: none; padding: 0; }} .scroll, .tall {{ overflow: visible; max-height: none; }} }}
 """
 
 

@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
-from ptune.export.attention import cache_width, check_attention
+from ptune.export.attention import cache_width, check_attention, window_of
 from ptune.formats.signature import CacheLayer
 
 NAME = "ptune_seen"
@@ -45,14 +45,19 @@ class _Pass:
     caches: Caches = field(default_factory=Caches)
     keys: list[tuple[Tensor, Tensor]] = field(default_factory=list)  # and values, of each cache
 
-    def take(self, key: Tensor, value: Tensor) -> None:
-        """Notes a call of attention. Keys and values that an earlier call was handed lie in its cache."""
+    def take(self, key: Tensor, value: Tensor, window: int | None) -> None:
+        """Notes a call of attention. Keys and values that an earlier call was handed lie in its cache, which has the wider window."""
         known = (at for at, pair in enumerate(self.keys) if pair[0] is key and pair[1] is value)
         cache = next(known, len(self.keys))
         if cache == len(self.keys):
             width = cache_width(key, value)
             self.keys.append((key, value))
-            self.caches.layers.append(CacheLayer(kv_heads=key.shape[1], key_dim=width, value_dim=width))
+            self.caches.layers.append(
+                CacheLayer(kv_heads=key.shape[1], key_dim=width, value_dim=width, window=window)
+            )
+        layer = self.caches.layers[cache]
+        wider = None if window is None or layer.window is None else max(window, layer.window)
+        self.caches.layers[cache] = layer.model_copy(update={"window": wider})
         self.caches.of_call.append(cache)
 
 
@@ -106,7 +111,7 @@ def _see(
 ) -> tuple[Tensor, None]:
     """Returns [batch, tokens, heads, value_dim]."""
     check_attention(module, query, key, attention_mask, options)
-    _pass.get().take(key, value)
+    _pass.get().take(key, value, options.get("sliding_window") or window_of(module) or None)
     batch, heads, tokens, _ = query.shape
     return query.new_zeros(batch, tokens, heads, value.shape[-1]), None
 

@@ -31,9 +31,11 @@ _KINDS = {
 TASKS = tuple(_KINDS)
 _SAMPLING = "of the model's own answers ptune learns by GRPO and RLOO, recipe grpo_lora"
 _LABELLED = "a student learns from labels that ptune label lets a teacher write, recipe distill_lora"
+_ON_POLICY = "task OnPolicyDistillation has its teacher, lmbda and beta, but must be written by hand"
 INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("ppo", "nash_md", "xpo", "online_dpo", "online_dpo_vlm", "rloo_vlm"), _SAMPLING),
-    **dict.fromkeys(("gkd", "gold", "distillation", "minillm", "sdft", "sdpo", "ssd"), _LABELLED),
+    **dict.fromkeys(("gold", "distillation", "minillm", "sdft", "sdpo", "ssd"), _LABELLED),
+    "gkd": _ON_POLICY,
     "bco": "kto_lora learns from the same data",
     "prm": "reward_lora judges whole answers",
     "mpo_vlm": "a loss of several is not here: dpo_lora with task.sft_weight",

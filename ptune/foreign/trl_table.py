@@ -148,7 +148,7 @@ TABLE: Table = {
     "f_divergence_type": left("the divergence is the reverse KL, as usual"),
     "sync_ref_model": left("the reference is the model before training"),
     "ref_model": left("the reference is the model before training"),
-    "teacher_model_name_or_path": left("Distillation learns from labels: ptune label lets a teacher write them"),
+    "teacher_model_name_or_path": left("OnPolicyDistillation has it as task.teacher; Distillation learns from labels of ptune label"),
     "reward_model_path": left("Reinforcement asks it by reward_model:FOLDER among task.rewards"),
     "freeze_vision_tower": needless("the vision tower stays frozen"),
     "env.*": left("environment variables are set by the shell"),

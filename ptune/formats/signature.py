@@ -82,6 +82,9 @@ class CacheLayer(BaseModel):
     kv_heads: int
     key_dim: int
     value_dim: int
+    window: int | None = (
+        None  # keys that a query sees, its own among them; None: all, or not known (older bundles)
+    )
 
 
 class StateLayer(BaseModel):
@@ -259,6 +262,16 @@ class Signature(BaseModel):
     def cache_bytes_per_token(self, item_bytes: int = 4) -> int:
         """Bytes of cache for one token of one sequence, over all layers. item_bytes: of a number, 4 in float32."""
         return sum(item_bytes * layer.kv_heads * (layer.key_dim + layer.value_dim) for layer in self.cache)
+
+    def windowed_bytes_per_token(self, item_bytes: int = 4) -> int:
+        """The part of these in layers whose queries see a window of keys."""
+        layers = tuple(layer for layer in self.cache if layer.window)
+        return self.model_copy(update={"cache": layers}).cache_bytes_per_token(item_bytes)
+
+    @property
+    def window(self) -> int:
+        """Keys that a query sees at most in a layer that does not see all; 0 where every layer does."""
+        return max((layer.window or 0 for layer in self.cache), default=0)
 
     def state_bytes(self) -> int:
         """Bytes of all states of one sequence."""

@@ -34,6 +34,7 @@ class Ledger:
     main_memory: int  # of a training on a GPU: what loading and quantising adds in main memory; else 0
     evaluation: int  # peak of a pass without gradients, on the validation's examples
     tokens: int  # tokens of the largest row
+    teacher: int = 0  # of an on-policy distillation: the model that judges, held beside the student
     away: int = 0  # of the base: what lies in a file and is read as it runs (`backbone.stream`)
     offloaded: int = (
         0  # of main memory: inputs of layers that a GPU leaves there (`train.activation_offloading`)
@@ -67,7 +68,8 @@ class Ledger:
             "weights", "quantisation_state", "adapter", "gradients", "optimiser", "activations", "loss_workspace",
             "allocator_slack", "runtime",
         )  # fmt: skip
-        return [(name.replace("_", " "), getattr(self, name)) for name in names]
+        parts = [(name.replace("_", " "), getattr(self, name)) for name in names]
+        return [*parts, ("teacher", self.teacher)] if self.teacher else parts
 
     def document(self) -> dict[str, Any]:
         """The ledger in JSON types."""

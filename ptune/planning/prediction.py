@@ -20,6 +20,7 @@ from ptune.planning.loading import loading_bytes
 from ptune.planning.memory_ledger import Ledger
 from ptune.planning.step import Followed, Part, Work, follow
 from ptune.planning.streamed import streamed
+from ptune.planning.teacher import with_teacher
 from ptune.training.packing import bins
 
 Device: TypeAlias = Literal["cpu", "cuda"]
@@ -72,7 +73,8 @@ def predict_on(
 ) -> Ledger:
     """`predict` on skeletons that were built for this recipe, or for one that differs only in its rows."""
     work = largest(recipe, lengths, validation, packed=model.few.packed)
-    return ledger_of(step_of(model, recipe, work, device), model, recipe, described, device, sum(work.row))
+    step = step_of(model, recipe, work, device)
+    return with_teacher(ledger_of(step, model, recipe, described, device, sum(work.row)), recipe)
 
 
 def planned_dtype(recipe: Recipe, device: Device, of_card: torch.dtype | None = None) -> torch.dtype:

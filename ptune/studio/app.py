@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from ptune.errors import UsageError
 from ptune.formats.whole_write import write_text
-from ptune.studio import sheet
+from ptune.studio import heart, sheet
 from ptune.studio.data.tab import Data
 from ptune.studio.doors import AskForKey, KnownHosts, SameOrigin
 from ptune.studio.jobs.finished_runs import finished_runs
@@ -26,12 +26,13 @@ from ptune.studio.run.tab import Runs
 from ptune.studio.serve.tab import Serve
 from ptune.studio.ship.downloads import routes
 from ptune.studio.ship.tab import Ship
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 from ptune.studio.workspace import Workspace
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.http.listen import Server, listen, local_names, url_of
+from ptune_serve.ui.idle import seldom
 from ptune_serve.ui.security_policy import SecurityPolicy
-from ptune_serve.ui.style import CSS
+from ptune_serve.ui.style import CSS, HEAD
 from ptune_serve.ui.theme import theme
 
 UPLOAD_LIMIT = "2gb"
@@ -93,12 +94,14 @@ def create_page(
     app.include_router(routes(workspace))
     page = build(workspace)
     page.queue(default_concurrency_limit=None, api_open=False)
+    seldom(page)
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         theme=theme(),
-        css=CSS + OWN_CSS + sheet.CSS,
+        head=HEAD,
+        css=CSS + OWN_CSS + sheet.CSS + heart.CSS,
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -121,13 +124,13 @@ def build(workspace: Workspace) -> gr.Blocks:
         takes(studio, runs.judge.click, runs.chosen, judge)
         takes(studio, runs.ship.click, runs.chosen, ship)
         takes(studio, judge.export.click, judge.run, ship)
-        again = gr.Timer(LOOK_AGAIN_S)
+        again = heart.heart()
 
         def look() -> str:
             studio.jobs.advance()  # a runner that was killed starts nothing after it
             return heading(workspace.folder, studio.jobs.all())
 
-        gr.on([page.load, again.tick], look, None, head, **QUIET)
+        again.tick(look, None, head, **heart.LOOK)
     return page
 
 

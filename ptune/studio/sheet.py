@@ -73,29 +73,26 @@ def size(count: float) -> str:
 
 
 CSS = """
-.sheet { overflow-x: auto; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); }
+.sheet { overflow-x: auto; border: 1px solid var(--line); border-radius: var(--radius-lg); }
 .sheet + .sheet, .sheet + .note, .note + .sheet { margin-top: 1rem; }
-.sheet:focus-visible { outline: 2px solid var(--primary-500); outline-offset: 2px; }
-.sheet table { border-collapse: collapse; width: 100%; font-size: 0.88rem; margin: 0; border: 0 !important; }
-.sheet tr, .sheet tbody, .sheet thead { border: 0 !important; background: transparent !important; }
+.sheet:focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 .sheet caption { caption-side: top; text-align: left; padding: 0.6rem 0.9rem; font-weight: 600; }
-.sheet th, .sheet td { padding: 0.4rem 0.9rem; border: 0 !important; border-top: 1px solid var(--border-color-primary) !important; vertical-align: top; text-align: left;
-  background: transparent; color: var(--body-text-color); }
-.sheet thead th { color: var(--body-text-color-subdued); font-weight: 500; white-space: normal; min-width: 4rem; }
-.sheet tbody th { font-weight: 500; }
+.sheet th, .sheet td { padding: 0.4rem 0.9rem; }
+.sheet tr:last-child > * { border-bottom: 0 !important; } .sheet thead tr:last-child > * { border-bottom: 1px solid var(--line) !important; }
+.sheet thead th { font-weight: 500; white-space: normal; min-width: 4rem; }
+.sheet tbody th { font-weight: 500; color: var(--ink); }
 .sheet .words { min-width: 8rem; overflow-wrap: anywhere; }
-.sheet .figure { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+.sheet .figure { white-space: nowrap; }
 .sheet thead .figure { white-space: normal; }
-.sheet small { display: block; color: var(--body-text-color-subdued); font-size: 0.8rem; font-weight: 400; }
 .sheet .good, .note.good { color: var(--good); }
 .sheet .bad, .note.bad { color: var(--bad); font-weight: 600; }
-.sheet .quiet, .note.quiet { color: var(--body-text-color-subdued); }
+.sheet .quiet, .note.quiet { color: var(--dim); }
 .answer p { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }
-div.answer { border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 0.75rem; }
+div.answer { border: 1px solid var(--line); border-radius: var(--radius-lg); padding: 0.75rem; }
 #page .answer h3, #page #blind-prompt h3 { font-size: 0.8rem; font-weight: 500; margin: 0 0 0.3rem; }
 #blind-prompt p { white-space: pre-wrap; overflow-wrap: anywhere; font-weight: 600; margin: 0; }
-iframe.report { width: 100%; height: 70vh; border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); background: Canvas; }
+iframe.report { width: 100%; height: 70vh; border: 1px solid var(--line); border-radius: var(--radius-lg); background: Canvas; }
 .downloads { list-style: none; padding: 0; margin: 0; display: flex; flex-wrap: wrap; gap: 0.4rem 1.5rem; }
-.downloads a, .note a { color: var(--link-text-color); text-decoration: underline; }
+.downloads a, .note a { color: var(--line-0); text-decoration: underline; }
 .note, p.problem { margin: 0.3rem 0; overflow-wrap: anywhere; white-space: pre-line; }
 """

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
 
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """Options of the events of all tabs: nothing flickers while they run, and no API names them."""
-LOOK_AGAIN_S = 2.0
-"""How often an open page reads the files again."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.training.chunked_loss import each_loss, loss_and_correct
-from ptune.training.distilled_loss import SoftTargets, distilled_loss
+from ptune.training.judged_loss import Judge, judged_loss
 from ptune.training.segments import probing, segments
 
 
@@ -79,21 +79,25 @@ def replaced_by_losses(head: nn.Linear, labels: torch.Tensor, device: torch.devi
 
 
 @contextlib.contextmanager
-def replaced_by_distilled_loss(
-    head: nn.Linear, labels: torch.Tensor, teacher: SoftTargets, device: torch.device, ratio: float
+def replaced_by_judged_loss(
+    head: nn.Linear, labels: torch.Tensor, judge: Judge, device: torch.device
 ) -> Iterator[None]:
-    """Within the block, `head` maps hidden states [1, targets, hidden] to the loss of distillation, [1, 1, 1].
-
-    Arguments as of `distilled_loss`.
-    """
+    """Within the block, `head` maps hidden states [1, targets, hidden] to [1, 1 + targets, 1]: what `judged_loss` returns."""
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         if len(labels) == 0:
             return (hidden.sum() * 0.0).expand(1, 1, 1)
-        loss = distilled_loss(hidden[0], head.weight, head.bias, labels, teacher, device, ratio)
-        return loss.view(1, 1, 1)
+        loss, log_p = judged_loss(hidden[0], head.weight, head.bias, labels, judge, device)
+        return torch.cat([loss[None], log_p]).view(1, -1, 1)
 
     with _replaced(head, forward):
+        yield
+
+
+@contextlib.contextmanager
+def replaced_by_its_input(head: nn.Linear) -> Iterator[None]:
+    """Within the block, `head` returns the hidden states that it is given, in place of logits."""
+    with _replaced(head, lambda hidden: hidden):
         yield
 
 

@@ -31,7 +31,7 @@ from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order, step_seed
 from ptune.training.packing import Share
 from ptune.training.rollback import collapse_of, levels_of, roll_back
-from ptune.training.sampler import Sampler
+from ptune.training.sampler import Sampler, rewarded
 from ptune.training.samples import Samples
 from ptune.training.schedule import factor
 from ptune.training.spike_protection import NormHistory
@@ -68,7 +68,7 @@ class Job:
     @property
     def measure(self) -> str:
         """What a user watches: "loss", or "reward" where answers are sampled."""
-        return "loss" if self.sampler is None else "reward"
+        return "loss" if rewarded(self.objective) is None else "reward"
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
@@ -258,7 +258,7 @@ def validate(job: Job, state: State, levels: Levels) -> State:
     job.journal.write(state.step, validation_loss=loss, **right)
     best = state.best_loss is None or loss < state.best_loss
     if job.accelerator.is_main_process:
-        value = loss if job.sampler is None else -loss
+        value = loss if job.measure == "loss" else -loss
         say(f"step {state.step}: validation {job.measure} {value:.4f}{' (best so far)' if best else ''}")
     if best:
         safe = state.step if levels.learnt(state.course.first, loss) else state.safe_step
@@ -271,8 +271,8 @@ def held_out(job: Job, examples: Sequence[Any]) -> tuple[float, float]:
     """Loss per target and share of targets predicted correctly, over all processes. Of answers that are rewarded: less the
     mean reward, and no share."""
     job.model.eval()
-    if job.sampler is not None:
-        return -job.sampler.reward(job.model, examples), math.nan
+    if (sampler := rewarded(job.objective)) is not None:
+        return -sampler.reward(job.model, examples), math.nan
     sums = torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)  # loss, correct, targets
     for batch in job.objective.batches(examples, share(job.accelerator)):
         score = job.objective.score(job.model, batch)

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ptune.codecs.chat import Example
-from ptune.training.head import replaced_by_loss, replaced_by_losses
+from ptune.training.head import replaced_by_judged_loss, replaced_by_loss, replaced_by_losses
+from ptune.training.judged_loss import Judge, judged_loss_of
 from ptune.training.objective import Score, score_of
 from ptune.training.packing import ALONE, Batch, Share, one_each, pack, targets
 from ptune.training.segments import segments
@@ -69,6 +70,14 @@ class NextTokenObjective:
         logits = self.logits(model, batch)
         wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
         return F.cross_entropy(wide, batch.labels, reduction="none")
+
+    def judged(self, model: nn.Module, batch: Batch, judge: Judge) -> tuple[torch.Tensor, torch.Tensor]:
+        """The sum of the losses [] that a judge gives the batch's targets, and the log-probability of each [targets]."""
+        if self.head is None:
+            return judged_loss_of(self.logits(model, batch), batch.labels, judge)
+        with replaced_by_judged_loss(self.head, batch.labels, judge, self.device):
+            found = self.logits(model, batch)[:, 0]
+        return found[0], found[1:].detach()
 
     def constant_loss(self, examples: Sequence[Example]) -> None:
         """None: there are no labels."""

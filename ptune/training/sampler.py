@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 from torch import nn
 
@@ -22,6 +22,11 @@ class Sampler(Protocol):
         Raises: PtuneError if they are not to be learnt from.
         """
 
+
+@runtime_checkable
+class RewardedSampler(Sampler, Protocol):
+    """A sampler of answers that are rewarded: what is watched is their reward, not the loss."""
+
     def reward(self, model: nn.Module, examples: Sequence[Any]) -> float:
         """The mean reward of held-out examples."""
 
@@ -29,3 +34,9 @@ class Sampler(Protocol):
 def sampler_of(objective: Objective) -> Sampler | None:
     """The sampler of an objective that has one."""
     return cast(Sampler | None, getattr(objective, "sampler", None))
+
+
+def rewarded(objective: Objective) -> RewardedSampler | None:
+    """The sampler of an objective whose answers are rewarded."""
+    sampler = sampler_of(objective)
+    return sampler if isinstance(sampler, RewardedSampler) else None

@@ -63,6 +63,7 @@ class _Segments:
 # Set around a forward pass. Not a context variable: autograd recomputes checkpointed layers in its own threads.
 _current = _Segments(())
 _at_once = False  # whether segments go through the variable-length kernel
+_models = 0  # that are switched to segments now
 
 
 class _UnsupportedAttentionError(Exception):
@@ -119,11 +120,12 @@ def packing(model: PreTrainedModel, fast: bool = True) -> Iterator[bool]:
 
     It can if its attention goes through transformers' interface, its layers use full or sliding-window attention, and two
     tests pass: a packed example gives the same logits as alone under the model's own attention, and changing one example
-    does not change its neighbour.
+    does not change its neighbour. Blocks of two models may be nested: their segments go through the kernel if both agree with it.
 
     fast: see `train.fast`.
     """
-    global _at_once
+    global _at_once, _models
+    before, _at_once = _at_once, False
     own = model.config._attn_implementation
     able = routable(model)
     if able:
@@ -132,11 +134,14 @@ def packing(model: PreTrainedModel, fast: bool = True) -> Iterator[bool]:
         able = _isolated(model, alone)
         if not able:
             model.set_attn_implementation(own)
-    _at_once = able and _has_kernel(model) and _kernel_agrees(model)
+    agrees = able and _has_kernel(model) and _kernel_agrees(model)
+    _at_once = before if not able else agrees and (before or not _models)
+    _models += able
     try:
         yield able
     finally:
-        _at_once = False
+        _at_once = before
+        _models -= able
         if able:
             model.set_attn_implementation(own)
 

@@ -127,6 +127,17 @@ def read(path: Path) -> KeyFile:
         raise UsageError(f"cannot read the API keys in {path}: {reason}") from None
     if len(raw) > MAX_FILE_BYTES:
         raise UsageError(f"{path} has over {MAX_FILE_BYTES} bytes: is it the file of API keys?")
+    keys, secrets = _checked(text, path)
+    return KeyFile(keys, tuple(_exposed(path, mode, secrets)))
+
+
+def parsed(text: str, path: Path) -> tuple[Key, ...]:
+    """The keys of a file's text. path: for messages, and by its suffix. Raises: as `read`."""
+    return _checked(text, path)[0]
+
+
+def _checked(text: str, path: Path) -> tuple[tuple[Key, ...], bool]:
+    """As `_parsed`. Raises: UsageError where there is no key, or a name or a key twice."""
     keys, secrets = _parsed(text, path)
     if not keys:
         raise UsageError(f"{path} holds no API key: write one a line")
@@ -134,7 +145,7 @@ def read(path: Path) -> KeyFile:
         if repeated := [index for index, value in enumerate(values) if Counter(values)[value] > 1]:
             first, second = repeated[0] + 1, repeated[1] + 1
             raise UsageError(f"{path}: entries {first} and {second} have the same {field_name}")
-    return KeyFile(keys, tuple(_exposed(path, mode, secrets)))
+    return keys, secrets
 
 
 def _parsed(text: str, path: Path) -> tuple[tuple[Key, ...], bool]:

@@ -90,6 +90,11 @@ class CacheNumbers(Collector):
             stats.kv_resident_bytes,
         )
         yield CounterMetricFamily(
+            "ptune_kv_window_freed_bytes",
+            "Memory of the KV cache that layers with a window gave back while sequences went on",
+            stats.slid_bytes,
+        )
+        yield CounterMetricFamily(
             "ptune_num_preemptions", "Sequences that gave way to others", stats.preempted
         )
         yield CounterMetricFamily(

@@ -26,12 +26,13 @@ from .classify import tabs as classifying
 from .client import Client, ServedModels
 from .controls import Controls, SystemPrompts
 from .conversation import Conversation
+from .idle import seldom
 from .keys import AskForKey, VisitorsKey
 from .library import Library
 from .process import ASK_VARIABLE
 from .retrieval import Ranking, Recommending
 from .security_policy import SecurityPolicy
-from .style import CSS
+from .style import CSS, HEAD
 from .text import heading
 from .theme import theme
 from .translate import Translating
@@ -85,13 +86,14 @@ def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
     app.add_middleware(SecurityPolicy)
     page = _page(client, served)
     page.queue(default_concurrency_limit=None, api_open=False)  # requests queue in the engine
+    seldom(page)
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         theme=theme(),
         css=CSS,
-        head="".join(f"<script>{_script(name)}</script>" for name in SCRIPTS),
+        head=HEAD + "".join(f"<script>{_script(name)}</script>" for name in SCRIPTS),
         footer_links=[],
         run_history=False,
         show_error=False,

@@ -91,6 +91,7 @@ def test_a_card_that_fits(bundle: Bundle, gpu_package: None, monkeypatch: pytest
         ("fp32", {"kernels": "own"}, CARD, "--kernels own"),
         ("fp32", {"kernels": "exact"}, CARD, "--kernels exact"),
         ("fp32", {"draft_model": Path("small")}, CARD, "--draft-model"),
+        ("fp32", {"kv_disk": Path("idle")}, CARD, "--kv-disk"),
         ("fp32", {}, None, "finds no card"),
         ("fp32", {"kv_bytes": 2 << 30}, CARD, r"--kv-gb 2 are more than the 1\.1 GB of a card"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -115,6 +116,8 @@ def test_what_a_bundle_will_take_is_predicted_from_its_files(tmp_path: Path) -> 
     options = EngineOptions(kv_bytes=5 * MB)
     chat = Bundle.open(write_bundle(tmp_path / "chat", size_bytes=3 * MB))
     assert predicted_bytes(chat, options) == 2 * 3 * MB + 5 * MB
+    on_disk = replace(options, kv_disk=tmp_path / "idle")
+    assert predicted_bytes(chat, on_disk) == 2 * 3 * MB + 5 * MB + 256 * 2**20, "and what waits to be written"
     adapter = AdapterRecord(name="sql")
     more = Bundle.open(write_bundle(tmp_path / "more", size_bytes=3 * MB, adapters=(adapter,)))
     taken = (more.adapter_path("sql") / "adapter.json").stat().st_size

@@ -65,6 +65,7 @@ def test_metrics_count_what_happened(served):
     assert after[("ptune_kv_used_tokens",)] == 7
     assert after[("ptune_kv_capacity_tokens",)] == 70
     assert after[("ptune_kv_resident_bytes",)] == 8192
+    assert after[("ptune_kv_window_freed_bytes_total",)] == 12288
     disk = {
         name: after[(f"ptune_kv_disk_{name}",)] for name in ("bytes", "read_tokens_total", "damaged_total")
     }

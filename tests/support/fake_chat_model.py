@@ -117,6 +117,7 @@ class FakeEngine:
             drafted=8,
             accepted=5,
             preempted=0,
+            slid_bytes=12288,
             disk=DiskStats(4096, 512, 1024, 256, 1),
         )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from ptune.training import chunked_loss
-from ptune.training.distilled_loss import SoftTargets, distilled_loss, distilled_loss_of
+from ptune.training.distilled_loss import SoftTargets
+from ptune.training.judged_loss import judged_loss, judged_loss_of
 
 CPU = torch.device("cpu")
 VOCAB = 61
@@ -22,6 +25,16 @@ def teacher_of(logits: Tensor, top: int, temperature: float = 1.0) -> SoftTarget
     best = known.topk(top, 1)
     others = torch.ones_like(known).scatter(1, best.indices, 0)
     return SoftTargets(best.indices, best.values, (known.exp() * others).sum(1).log(), temperature)
+
+
+def distilled_loss(
+    states: Tensor, weight: Tensor, bias: Tensor, labels: Tensor, teacher: SoftTargets, ratio: float
+) -> Tensor:
+    return judged_loss(states, weight, bias, labels, replace(teacher, ratio=ratio), CPU)[0]
+
+
+def distilled_loss_of(logits: Tensor, labels: Tensor, teacher: SoftTargets, ratio: float) -> Tensor:
+    return judged_loss_of(logits, labels, replace(teacher, ratio=ratio))[0]
 
 
 def case(seed: int = 0, targets: int = 9) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -61,7 +74,7 @@ def test_loss_and_gradients_are_those_of_kl_div(top: int, ratio: float, temperat
     states, weight, bias, labels, teacher = case()
     soft = teacher_of(teacher, top, temperature)
     leaves = [one.requires_grad_() for one in (states, weight, bias)]
-    found = distilled_loss(states, weight, bias, labels, soft, CPU, ratio)
+    found = distilled_loss(states, weight, bias, labels, soft, ratio)
     wanted = by_torch(F.linear(states, weight, bias), labels, teacher, soft, ratio, top)
     assert float(found.detach()) == pytest.approx(float(wanted.detach()), abs=1e-9)
     pairs = zip(torch.autograd.grad(3 * found, leaves), torch.autograd.grad(3 * wanted, leaves), strict=True)
@@ -73,7 +86,7 @@ def test_labels_in_float32_with_the_whole_vocabulary_are_the_full_divergence() -
     states, weight, bias, labels, teacher = case()
     whole = teacher_of(teacher, VOCAB)
     kept = SoftTargets(whole.tokens, whole.logprobs.float(), whole.tail.float())
-    found = distilled_loss(states, weight, bias, labels, kept, CPU, 1.0)
+    found = distilled_loss(states, weight, bias, labels, kept, 1.0)
     ours, theirs = F.linear(states, weight, bias).log_softmax(1), teacher.log_softmax(1)
     full = F.kl_div(ours, theirs, reduction="sum", log_target=True)
     assert float(found) == pytest.approx(float(full), abs=1e-6)
@@ -84,7 +97,7 @@ def test_logits_that_are_no_plain_heads_give_the_same() -> None:
     soft = teacher_of(teacher, 8, 2.0)
     logits = F.linear(states, weight, bias)
     inside, beside = states.clone().requires_grad_(), states.clone().requires_grad_()
-    one = distilled_loss(inside, weight, bias, labels, soft, CPU, 0.4)
+    one = distilled_loss(inside, weight, bias, labels, soft, 0.4)
     other = distilled_loss_of(F.linear(beside, weight, bias), labels, soft, 0.4)
     torch.testing.assert_close(one, other)
     one.backward()
@@ -97,11 +110,11 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     states, weight, bias, labels, teacher = case()
     soft = teacher_of(teacher, 8)
     whole = states.clone().requires_grad_()
-    expected = distilled_loss(whole, weight, bias, labels, soft, CPU, 0.5)
+    expected = distilled_loss(whole, weight, bias, labels, soft, 0.5)
     expected.backward()
     monkeypatch.setattr(chunked_loss, "_CPU_LOGITS", 6 * VOCAB)  # two targets in a chunk
     parts = states.clone().requires_grad_()
-    found = distilled_loss(parts, weight, bias, labels, soft, CPU, 0.5)
+    found = distilled_loss(parts, weight, bias, labels, soft, 0.5)
     found.backward()
     torch.testing.assert_close(found, expected)
     torch.testing.assert_close(parts.grad, whole.grad)
@@ -112,7 +125,7 @@ def test_a_head_in_bfloat16_is_summed_in_float32() -> None:
     states, weight, bias = (one.bfloat16() for one in (states, weight, bias))
     soft = teacher_of(teacher, 8)
     leaf = states.clone().requires_grad_()
-    found = distilled_loss(leaf, weight, bias, labels, soft, CPU, 0.5)
+    found = distilled_loss(leaf, weight, bias, labels, soft, 0.5)
     assert found.dtype == torch.float32
     wide = states.double().requires_grad_()
     logits = F.linear(wide, weight.double(), bias.double())
@@ -132,8 +145,8 @@ def test_a_coarse_divergence_is_never_below_zero_nor_above_the_full_one(
 ) -> None:
     states, weight, bias, labels, teacher = case(seed, targets=3)
     teacher = sharp * teacher
-    some = float(distilled_loss(states, weight, bias, labels, teacher_of(teacher, top), CPU, 1.0))
-    full = float(distilled_loss(states, weight, bias, labels, teacher_of(teacher, VOCAB), CPU, 1.0))
+    some = float(distilled_loss(states, weight, bias, labels, teacher_of(teacher, top), 1.0))
+    full = float(distilled_loss(states, weight, bias, labels, teacher_of(teacher, VOCAB), 1.0))
     assert -1e-9 <= some <= full + 1e-9
 
 

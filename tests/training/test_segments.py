@@ -22,7 +22,7 @@ from ptune.training import segments
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import Batch
-from ptune.training.segments import checkpoint_contexts, packing
+from ptune.training.segments import attention_kernel, checkpoint_contexts, packing
 
 LENGTHS = (23, 9, 17, 2)  # the tiny models' sliding windows are 8
 PACKED = (*tiny_models.FAMILIES, *tiny_models.ATTENTIONS)
@@ -278,3 +278,28 @@ def test_no_example_moves_the_loss_of_another(family: str, lengths: list[int], d
         )
     for index, (kept, found) in enumerate(zip(before, after, strict=True)):
         assert torch.equal(kept, found) == (index != moved)
+
+
+@pytest.mark.parametrize("agree", itertools.product([True, False], repeat=2))
+def test_two_models_go_through_the_kernel_if_both_agree_with_it(
+    agree: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A student's block, and in it that of its teacher; each is tested without what was found for the other."""
+    models = [tiny_models.model("llama", seed=seed) for seed in range(2)]
+    said = dict(zip(map(id, models), agree, strict=True))
+    kernels = []
+
+    def agrees(model: PreTrainedModel) -> bool:
+        kernels.append(segments._at_once)
+        return said[id(model)]
+
+    monkeypatch.setattr(segments, "_has_kernel", lambda _: True)
+    monkeypatch.setattr(segments, "_kernel_agrees", agrees)
+    at_once = "FlashAttention, packed examples at once"
+    with packing(models[0]):
+        assert (attention_kernel(models[0]) == at_once) == agree[0]
+        with packing(models[1]):
+            assert [attention_kernel(model) == at_once for model in models] == [all(agree)] * 2
+        assert (attention_kernel(models[0]) == at_once) == agree[0]
+    assert kernels == [False, False]
+    assert not segments._at_once

@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.engine.decoder.kv_blocks import Block
+from ptune.engine.options import KV_DISK_QUEUE_BYTES
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import whole_file
 
@@ -34,7 +35,6 @@ Content = npt.NDArray[np.uint8]
 MAGIC = b"ptunekv1"
 HASH_BYTES = 32
 SUFFIX = ".kv"
-QUEUED_BYTES = 256 << 20  # that wait to be written; what comes beyond that while the disk is busy is not kept
 ROOM_PART = 16  # where the folder is full, one part in so many is made free at once
 STALE_S = 3600.0  # after which a file that is still not whole was left by a server that died
 
@@ -124,7 +124,7 @@ class BlockFolder:
 
     def _fits(self, content: Content) -> bool:
         """Whether so much may wait, too; one block always may."""
-        return not self._queue or self._queued_bytes + content.nbytes <= QUEUED_BYTES
+        return not self._queue or self._queued_bytes + content.nbytes <= KV_DISK_QUEUE_BYTES
 
     def _read(self, block: Block, size_bytes: int) -> Content | None:
         path, head = self._path(block), len(MAGIC) + HASH_BYTES

@@ -87,6 +87,7 @@ class DeviceCache(KvCache):
         self.room = capacity + 1
         self.budget = CacheBudget(slots * self.room, 1, spare, self.room)
         self.takes_prefixes = True
+        self.slid_bytes = 0
         self._device = device
         dims = [
             (layer.kv_heads, dim) for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)
@@ -160,6 +161,9 @@ class DeviceCache(KvCache):
 
     def cut(self, slot: int, positions: int) -> None:
         """The device's memory stays taken."""
+
+    def slide(self, slot: int, positions: int) -> None:
+        """Likewise; its budget knows no windows."""
 
     def free(self) -> None:
         """Gives the device's memory back, once no graph has it bound."""

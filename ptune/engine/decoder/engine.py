@@ -86,6 +86,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             cache.put,
             cache.snapshots,
             idle,
+            cache.slide,
         )
         self._step = Step(graphs, self.signature, cache)
         self.tower = Tower.of(bundle, options.threads)
@@ -303,6 +304,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                 preempted=self._scheduler.preempted,
                 drafted=self._drafts.drafted,
                 accepted=self._drafts.accepted,
+                slid_bytes=self._cache.slid_bytes,
                 disk=None if self._idle is None else self._idle.folder.stats(),
             )
 

@@ -57,19 +57,25 @@ class Idle:
         """Under what a sequence is computed."""
         return Owner(sequence.tenant, digest_of(sequence.adapter), sequence.acts_from)
 
-    def leave(self, slot: int, kept: Kept, first: int, *, wait: bool = False) -> None:
-        """Keeps the blocks of a slot that hold tokens from the `first` on, which the slot is about to lose.
+    def leave(
+        self, slot: int, kept: Kept, first: int, *, stop: int | None = None, slid: int = 0, wait: bool = False
+    ) -> None:
+        """Keeps the blocks of a slot that hold tokens [first, stop), which the slot is about to lose. stop: default: all tokens.
 
-        wait: for the disk, rather than drop what it cannot take at once.
+        slid: tokens of which layers with a window have lost theirs. wait: for the disk, rather than drop what it cannot take at once.
         """
         assert kept.owner is not None
         for block in blocks_of(kept.tokens, kept.owner, self._identity):
-            if block.stop <= first:
+            if stop is not None and block.start >= stop:
+                return
+            if block.stop <= first and block.start >= slid:
                 continue
             if max(kept.tokens[block.start : block.stop]) >= FIRST_ROW:
                 return  # numbers of images mean nothing to the next server
             if self.folder.has(block):
                 self.folder.used(block)
+            elif block.start < slid:
+                return  # it was dropped as its windows went on, and those behind it are not found without it
             elif not self.folder.put(block, self._cache.packed(slot, block.start, block.stop), wait=wait):
                 return
 

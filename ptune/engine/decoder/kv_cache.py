@@ -13,6 +13,7 @@ import contextlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -70,7 +71,13 @@ class KvCache:
         self.room = capacity + 1  # positions of a slot that a step may write
         allocated = -(-self.room // page) * page
         most = slots * allocated
-        self.budget = CacheBudget(most if tokens is None else min(tokens, most), page, spare, allocated)
+        window, windowed = 0, Fraction(0)
+        if GIVE_BACK is not None and signature.window:
+            window = signature.window
+            windowed = Fraction(signature.windowed_bytes_per_token(), signature.cache_bytes_per_token())
+        self.budget = CacheBudget(
+            most if tokens is None else min(tokens, most), page, spare, allocated, window, windowed
+        )
         self._parts = _parts(signature, slots, allocated, kind.itemsize)
         self._memory = LazyMemory(sum(part.slot_bytes * slots for part in self._parts))
         self._arrays: dict[str, Array] = {
@@ -82,6 +89,8 @@ class KvCache:
         if signature.states:
             self.snapshots = Snapshots(self.states.snapshots, self.states.copy, alone=not signature.cache)
         self._written = np.zeros(slots, np.int64)  # positions of each slot that are in memory
+        self._slid = [0] * slots  # of these, the first ones that layers with a window have given back
+        self.slid_bytes = 0  # that were given back so, since the start
         self._last: tuple[tuple[int, int], Mapping[str, Array]] | None = None
 
     @classmethod
@@ -137,10 +146,31 @@ class KvCache:
         self._written[slots] = np.maximum(self._written[slots], positions)
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
-        """Copies tokens [start, stop) of one slot into another."""
-        for array in self._arrays.values():
-            array[target, :, start:stop] = array[source, :, start:stop]
+        """Copies tokens [start, stop) of one slot into another, as far as they are there."""
+        slid = self._slid[source]
+        for part in self._parts:
+            first = max(start, slid) if part.window else start
+            array = self._arrays[part.name]
+            array[target, :, first:stop] = array[source, :, first:stop]
         self._written[target] = max(self._written[target], stop)
+        self._slid[target] = min(self._slid[target], max(start, slid) // self.budget.page * self.budget.page)
+
+    def slide(self, slot: int, positions: int) -> None:
+        """Gives the memory of so many first positions of a slot back, in layers with a window that has gone past them. positions: in
+        whole pages; those given back before stay so."""
+        before = self._slid[slot]
+        if positions <= before:
+            return
+        for part in (one for one in self._parts if one.window):
+            start_bytes, size_bytes = (
+                part.page_bytes(before),
+                part.page_bytes(positions) - part.page_bytes(before),
+            )
+            for head in range(part.heads):
+                at = part.start_bytes + slot * part.slot_bytes + head * part.head_bytes
+                self._memory.give_back(at + start_bytes, size_bytes)
+            self.slid_bytes += part.heads * size_bytes
+        self._slid[slot] = positions
 
     def put(self, slot: int, prefix: Prefix) -> None:
         """Copies an adapter's virtual tokens to the beginning of a slot."""
@@ -165,6 +195,7 @@ class KvCache:
             part[...] = content[at : at + part.nbytes].view(array.dtype).reshape(part.shape)
             at += part.nbytes
         self._written[slot] = max(self._written[slot], stop)
+        self._slid[slot] = min(self._slid[slot], start // self.budget.page * self.budget.page)
 
     def cut(self, slot: int, positions: int) -> None:
         """Gives the pages of a slot behind so many positions back to the system; their content is lost."""
@@ -175,12 +206,14 @@ class KvCache:
             start_bytes = part.start_bytes + slot * part.slot_bytes
             if not positions:
                 self._memory.give_back(start_bytes, part.slot_bytes)
+                self._slid[slot] = 0
                 continue
             keep_bytes, until_bytes = part.page_bytes(positions), part.page_bytes(written)
             for head in range(part.heads):
                 head_bytes = start_bytes + head * part.head_bytes
                 self._memory.give_back(head_bytes + keep_bytes, until_bytes - keep_bytes)
         self._written[slot] = positions
+        self._slid[slot] = min(self._slid[slot], positions)
 
     def free(self) -> None:
         """Gives the states' memory back to the system; that of keys and values is cut."""
@@ -191,7 +224,8 @@ class KvCache:
         """Memory that is taken now."""
         written = self._written.tolist()
         pages = sum(part.heads * sum(map(part.page_bytes, written)) for part in self._parts)
-        return pages + self.states.resident_bytes
+        slid = sum(part.heads * sum(map(part.page_bytes, self._slid)) for part in self._parts if part.window)
+        return pages - slid + self.states.resident_bytes
 
 
 @dataclass(frozen=True)
@@ -204,6 +238,7 @@ class _Part:
     start_bytes: int
     head_bytes: int  # of one head in one slot
     item_bytes: int  # of a number
+    window: bool  # whether queries see a window of it alone
 
     @property
     def slot_bytes(self) -> int:
@@ -215,10 +250,11 @@ class _Part:
 
 
 def _parts(signature: Signature, slots: int, allocated: int, item_bytes: int) -> list[_Part]:
-    dims = [(layer.kv_heads, dim) for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)]
+    dims = [(layer, dim) for layer in signature.cache for dim in (layer.key_dim, layer.value_dim)]
     parts, start_bytes = [], 0
-    for name, (heads, dim) in zip(signature.past_names(), dims, strict=True):
-        part = _Part(name, heads, dim, start_bytes, allocated * dim * item_bytes, item_bytes)
+    for name, (layer, dim) in zip(signature.past_names(), dims, strict=True):
+        head_bytes = allocated * dim * item_bytes
+        part = _Part(name, layer.kv_heads, dim, start_bytes, head_bytes, item_bytes, bool(layer.window))
         parts.append(part)
         start_bytes += slots * part.slot_bytes
     return parts

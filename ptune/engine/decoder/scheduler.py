@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from ptune.engine.decoder.cache_budget import CacheBudget
 from ptune.engine.decoder.fairness import FairQueue, first_to_go, giving_way, require_room
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.slots import Copy, Cut, Put, Slots
+from ptune.engine.decoder.slots import Copy, Cut, Put, Slide, Slots
 from ptune.engine.decoder.snapshots import Snapshots
 from ptune.engine.decoder.token_budget import StepTimeModel, allocate_prefill
 
@@ -56,11 +56,12 @@ class Scheduler:
         put: Put = lambda *_: None,
         snapshots: Snapshots | None = None,
         idle: Idle | None = None,
+        slide: Slide = lambda *_: None,
     ) -> None:
         """draft_length: tokens that a draft model is to propose for each of so many generating sequences. snapshots, idle: as `Slots`."""
         self.waiting = FairQueue()
         self.running: list[TokenSequence] = []  # in order of admission
-        self.slots = Slots(slots, copy, cut, budget, put, snapshots, idle)
+        self.slots = Slots(slots, copy, cut, budget, put, snapshots, idle, slide)
         self.preempted = 0  # sequences that lost their slots
         self._step_time = StepTimeModel(step_s, prefill_chunk)
         self._max_waiting = max_waiting

@@ -37,6 +37,8 @@ Copy = Callable[[int, int, int, int], None]
 """Copies cached tokens between slots: source, target, first position, position after the last."""
 Cut = Callable[[int, int], None]
 """Gives the memory of a slot behind a position back."""
+Slide = Callable[[int, int], None]
+"""Gives the memory of a slot before a position back, in layers with a window."""
 Put = Callable[[int, "Prefix"], None]
 """Copies keys and values of virtual tokens into a slot, from its first position on."""
 
@@ -64,14 +66,16 @@ class Slots:
         put: Put = lambda *_: None,
         snapshots: Snapshots | None = None,
         idle: Idle | None = None,
+        slide: Slide = lambda *_: None,
     ) -> None:
         """snapshots: of the states of a model some of whose layers keep them; None for other models. idle: keeps on disk what slots lose."""
-        self._copy, self._cut_memory, self._put = copy, cut, put
+        self._copy, self._cut_memory, self._put, self._slide_memory = copy, cut, put, slide
         self._idle = idle
         self._reading: dict[TokenSequence, deque[Block]] = {}  # whose next tokens lie on disk
         self._budget = budget
         self._snapshots = snapshots
         self._held = [0] * count  # positions of each slot that are in memory, at most
+        self._slid = [0] * count  # of these, the first ones that layers with a window have given back
         self._free: dict[int, Kept | None] = dict.fromkeys(
             range(count)
         )  # the one that was freed longest ago first
@@ -95,7 +99,22 @@ class Slots:
     @property
     def unclaimed(self) -> int:
         """Positions that sequences do not hold, though kept prefixes may."""
-        return self._budget.tokens - sum(self._held[slot] for slot in self._busy)
+        return self._budget.tokens - sum(map(self._least, self._busy))
+
+    def _taken(self, slot: int) -> int:
+        """Memory of a slot, in positions of all layers."""
+        return self._held[slot] - self._budget.saved(self._slid[slot])
+
+    def _least(self, slot: int) -> int:
+        """Memory of a slot, once windows have given back what no query of its sequence will see."""
+        return self._held[slot] - self._budget.saved(max(self._slid[slot], self._behind(slot)))
+
+    def _behind(self, slot: int) -> int:
+        """Positions of a slot that are behind the windows of what it holds."""
+        if (sequence := self._busy.get(slot)) is not None:
+            return self._budget.behind(sequence.cached)
+        kept = self._free[slot]
+        return 0 if kept is None else self._budget.behind(len(kept.tokens))
 
     def positions(self, sequence: TokenSequence, more: int = 0) -> int:
         """Positions that a sequence's group takes with so many more tokens each."""
@@ -109,9 +128,9 @@ class Slots:
         slots = [member.slot for member in sequence.group if member.slot is not None]
         if not self._make_room(sum(max(0, wanted - self._held[slot]) for slot in slots)):
             return False
-        sequence.positions = positions
         for slot in slots:
             self._held[slot] = max(self._held[slot], wanted)
+        sequence.positions = sum(map(self._least, slots))
         return True
 
     def allocate(self, sequence: TokenSequence) -> None:
@@ -128,12 +147,15 @@ class Slots:
             goes_on = slot == source and kept.owner is not None and kept.owner.tenant == sequence.tenant
             self._leave(slot, kept, shared if goes_on else 0)
         self._busy[slot] = sequence
-        self._shrink(slot, wanted)
-        self._make_room(wanted - self._held[slot], spared=source)
+        self._shrink(slot, wanted if slot == source or not self._slid[slot] else 0)
+        if not self._make_room(wanted - self._held[slot], spared=source):
+            shared = shared if slot == source else 0  # the source's windows give memory back, too
+            self._make_room(wanted - self._held[slot])
         self._held[slot] = wanted
+        sequence.slot, sequence.cached = slot, shared
         if shared and source not in (-1, slot):
             self._copy(source, slot, 0, shared)
-        sequence.slot, sequence.cached = slot, shared
+            self._slide(slot, self._slid[source])
         if self._snapshots is not None:
             self._continue(sequence, found, self._snapshots)
         self.reused += max(0, shared - sequence.virtual)
@@ -154,6 +176,7 @@ class Slots:
             assert sequence.slot is not None
             block, before = blocks.popleft(), sequence.cached
             if self._idle.read(sequence.slot, block):
+                self._slide_memory(sequence.slot, self._slid[sequence.slot])  # what windows have gone past
                 sequence.cached = max(before, min(block.stop, _findable(sequence)))
                 self.reused += sequence.cached - before
             else:
@@ -192,6 +215,8 @@ class Slots:
         """Lets a sequence with a slot begin anew: behind its virtual tokens, which are put there."""
         self._reading.pop(sequence, None)
         sequence.cached = 0
+        if sequence.slot is not None and self._slid[sequence.slot]:
+            self._shrink(sequence.slot, 0)
         if sequence.virtual:
             assert sequence.slot is not None
             assert sequence.adapter is not None
@@ -204,12 +229,17 @@ class Slots:
         assert source.slot is not None
         assert target.slot is not None
         tokens = source.tokens[: source.cached]
-        start = common(target.tokens, tokens, target.cached)
+        start, slid = common(target.tokens, tokens, target.cached), self._slid[source.slot]
+        if self._reaches(target.slot, len(tokens)):
+            slid = max(slid, self._slid[target.slot])
+        else:
+            start = 0
         if self._snapshots is not None:
             self._snapshots.copy(source.slot, target.slot)
         target.cached = start  # all that it holds, should the copy fail
         if start < len(tokens):
             self._copy(source.slot, target.slot, start, len(tokens))
+        self._slide(target.slot, slid)
         target.tokens, target.cached, target.billed_tokens = tokens, len(tokens), source.billed_tokens
         target.virtual, target.invoked = source.virtual, source.invoked
 
@@ -226,7 +256,7 @@ class Slots:
         """Keeps the content of all free slots on disk, where that is wanted, before the memory goes."""
         for slot, kept in self._free.items():
             if self._idle is not None and kept is not None:
-                self._idle.leave(slot, kept, 0, wait=True)
+                self._idle.leave(slot, kept, 0, slid=self._slid[slot], wait=True)
 
     def clear(self) -> None:
         """Discards the content of free slots, after a failed step that could have written anywhere."""
@@ -264,9 +294,13 @@ class Slots:
             if snapshots is not None:
                 own = [(shared, slot)] if whole and shared == len(tokens) else []
                 shared, row = next((one for one in (*own, *left) if one[0] <= shared), (0, None))
-            if shared > best.shared:
+            if shared > best.shared and self._reaches(slot, shared):
                 best = Found(slot, shared, row)
         return best._replace(known=known)
+
+    def _reaches(self, slot: int, shared: int) -> bool:
+        """Whether a slot still has all that a query behind its first `shared` tokens sees: windows may have given it back."""
+        return self._slid[slot] <= self._budget.behind(shared)
 
     def _contents(self, sequence: TokenSequence) -> Iterator[tuple[int, Sequence[int], int, bool]]:
         """Yields the content of each slot, free slots first, and how much of it at most is the same in a sequence; whether its states are
@@ -280,27 +314,47 @@ class Slots:
 
     def _beside(self, source: int) -> int:
         """Positions that a new sequence can have while a free slot keeps what it holds."""
-        return self.unclaimed - self._held[source]
+        return self.unclaimed - self._taken(source)
 
     def _make_room(self, missing: int, spared: int = -1) -> bool:
-        """Takes positions from kept prefixes until so many are free; False, and nothing is taken, where there are not so many."""
-        missing -= self._budget.tokens - sum(self._held)
+        """Takes positions from behind windows, then from kept prefixes, until so many are free; False, and nothing is taken, where there
+        are not so many."""
+        slots = range(len(self._held))
+        missing -= self._budget.tokens - sum(map(self._taken, slots))
         takeable = [slot for slot in self._free if slot != spared]
-        if missing > sum(self._held[slot] for slot in takeable):
+        behind = [slot for slot in (*self._busy, *takeable) if slot != spared]
+        most = sum(map(self._taken, behind)) - sum(self._least(slot) for slot in behind if slot in self._busy)
+        if missing > most:
             return False
+        for slot in behind:
+            if missing <= 0:
+                break
+            before = self._taken(slot)
+            self._slide(slot, max(self._slid[slot], self._behind(slot)))
+            missing -= before - self._taken(slot)
         for slot in takeable:
             if missing <= 0:
                 break
-            before, kept = self._held[slot], self._free[slot]
-            left = max(0, before - max(missing, LEAST_CUT) - self._budget.spare)
+            before, kept = self._taken(slot), self._free[slot]
+            left = max(0, self._held[slot] - max(missing, LEAST_CUT) - self._budget.spare)
             tokens = [] if kept is None else kept.tokens[:left]
-            shorter = kept is not None and len(tokens) >= WORTH_A_COPY
+            shorter = len(tokens) >= WORTH_A_COPY and self._reaches(slot, len(tokens))
             whole = kept is not None and kept.whole and len(tokens) == len(kept.tokens)
             self._keep(
                 slot, replace(kept, tokens=tokens, whole=whole) if kept is not None and shorter else None
             )
-            missing -= before - self._held[slot]
+            missing -= before - self._taken(slot)
         return True
+
+    def _slide(self, slot: int, positions: int) -> None:
+        """Gives the memory of a slot's first positions back, in layers whose windows have gone past them."""
+        if self._idle is not None and positions > self._slid[slot]:
+            sequence = self._busy.get(slot)
+            kept = self._free[slot] if sequence is None else Kept.of(sequence, self._idle.owner(sequence))
+            if kept is not None:
+                self._idle.leave(slot, kept, self._slid[slot], stop=positions, slid=self._slid[slot])
+        self._slide_memory(slot, positions)
+        self._slid[slot] = positions
 
     def _keep(self, slot: int, kept: Kept | None) -> None:
         """Lets a free slot hold this and no more."""
@@ -312,12 +366,13 @@ class Slots:
     def _leave(self, slot: int, kept: Kept, first: int) -> None:
         """Keeps on disk, where that is wanted, what a slot loses of its content: all from the `first` token on."""
         if self._idle is not None and first < len(kept.tokens):
-            self._idle.leave(slot, kept, first)
+            self._idle.leave(slot, kept, first, slid=self._slid[slot])
 
     def _shrink(self, slot: int, positions: int) -> None:
         if self._held[slot] > positions:
             self._cut_memory(slot, positions)
             self._held[slot] = positions
+            self._slid[slot] = min(self._slid[slot], positions)
 
     def _worth_it(self, slot: int, shared: int) -> bool:
         """Whether a free slot may lose what it holds beyond the shared tokens."""

@@ -21,4 +21,5 @@ class EngineStats(QueueStats):
     preempted: int = 0  # sequences that lost their slots to another tenant's, or because the cache was full
     drafted: int = 0  # tokens that were proposed
     accepted: int = 0  # of these, tokens of answers
+    slid_bytes: int = 0  # of the cache that layers with a window gave back while sequences went on
     disk: DiskStats | None = None  # where idle conversations are kept on disk

@@ -35,7 +35,7 @@ def _cell(count: int, total: int, right: bool) -> str:
     if not count:
         return '<td class="none">·</td>'
     share = count / total
-    colour = f"rgb(var(--{'hit' if right else 'miss'}) / {_STRONGEST * share**0.5:.2f})"
+    colour = f"color-mix(in srgb, var(--{'line-0' if right else 'line-1'}) {_STRONGEST * share**0.5:.0%}, transparent)"
     return f'<td style="background:{colour}" title="{share:.1%} of the row">{count}</td>'
 
 
@@ -46,10 +46,10 @@ def _picture(names: Sequence[str], matrix: Sequence[Sequence[int]]) -> str:
         total = sum(row)
         for column, count in enumerate(row):
             if count:
-                kind, strength = ("hit" if at == column else "miss"), (count / total) ** 0.5
+                kind, strength = ("line-0" if at == column else "line-1"), (count / total) ** 0.5
                 cells.append(
                     f'<rect x="{column * _CELL}" y="{at * _CELL}" width="{_CELL - 1}" height="{_CELL - 1}" '
-                    f'style="fill:rgb(var(--{kind}));opacity:{max(strength, 0.15):.2f}">'
+                    f'style="fill:var(--{kind});opacity:{max(strength, 0.15):.2f}">'
                     f"<title>{text(names[at])} as {text(names[column])}: {count}</title></rect>"
                 )
     frame = f'<rect x="0" y="0" width="{edge}" height="{edge}" style="fill:none;stroke:var(--line)"/>'

@@ -30,10 +30,10 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
 from ptune.rewards import Reward, rewards_of
-from ptune.tasks.reinforcement.policy import POLICY, Policy
-from ptune.tasks.reinforcement.rollout import Answer
+from ptune.tasks.own_answers.answer import Answer
+from ptune.tasks.own_answers.policy import POLICY, Policy
+from ptune.tasks.own_answers.served import engine_options, rollout_bundle
 from ptune.tasks.reinforcement.sampler import rewarded
-from ptune.tasks.reinforcement.work import engine_options, rollout_bundle
 from ptune.training.card import card
 from ptune.training.folder import check_same_data
 
@@ -84,7 +84,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
             read_json(run.adapter_path / "adapter_config.json"),
             read_tensors(run.adapter_path / "adapter_model.safetensors"),
         )
-        policy = Policy(engine, codec, task.answer_tokens)
+        policy = Policy(engine, codec, task)
         sides = {
             name: _answered(name, policy, prompts, rewards, base=name == "base") for name in ("base", "tuned")
         }

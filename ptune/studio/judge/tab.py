@@ -13,6 +13,7 @@ from ptune.errors import PtuneError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.heart import LOOK, heart
 from ptune.studio.jobs.finished_runs import finished_runs
 from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
@@ -21,7 +22,7 @@ from ptune.studio.judge.compared import comparison
 from ptune.studio.judge.evaluated import tables
 from ptune.studio.sheet import error, note, opens
 from ptune.studio.ship.shipped import has_gguf
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 
 AS_THE_RECIPE, ANSWERS = "as its recipe says", ("20", "50", "100", "200")
 NONE_YET = "No run has finished yet: train one in the tab Run."
@@ -87,8 +88,7 @@ class Judge:
             return update
 
         looked = ([self.run, self._answers, known], shown)
-        again = [self._studio.page.load, gr.Timer(LOOK_AGAIN_S).tick, self.tab.select, self.run.input]
-        gr.on(again, look, *looked, **QUIET)
+        gr.on([heart().tick, self.run.input], look, *looked, **LOOK)
         asked = [self.run, self._answers]
         self._answers.change(self._shown_command, asked, self._command, **QUIET)
         self._evaluate.click(self._begin, asked, self._state, **QUIET).then(look, *looked, **QUIET)

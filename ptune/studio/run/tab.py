@@ -12,6 +12,7 @@ from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import read_json
 from ptune.studio import commands
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.heart import LOOK, Look, heart, together
 from ptune.studio.jobs.log import problem_in
 from ptune.studio.jobs.queue import Job
 from ptune.studio.run import courses, plots
@@ -19,7 +20,7 @@ from ptune.studio.run import shown as shown_runs
 from ptune.studio.run.courses import Course
 from ptune.studio.run.search_panel import Searches
 from ptune.studio.run.start import start
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 from ptune_serve.ui.labels import problem, waiting
 
 MOST_SHOWN = 6
@@ -83,15 +84,12 @@ class Runs:
         seen = [self._seen, *self._shown]
         studio.page.load(self.look, None, self.looked, **QUIET)
         self.tab.select(self._offers, None, [self.chosen, self._recipe], **QUIET)
-        again = gr.Timer(LOOK_AGAIN_S)
-        again.tick(self._again, [self.chosen, self._seen], seen, **QUIET)
-        gr.on(
-            [studio.page.load, again.tick],
-            self._searches.look,
-            self._searches.looks_at,
-            self._searches.looked,
-            **QUIET,
-        )
+        looks = [
+            Look(self._again, [self.chosen, self._seen], seen),
+            Look(self._searches.look, self._searches.looks_at, self._searches.looked),
+        ]
+        read, given, changes = together(looks)
+        heart().tick(read, given, changes, **LOOK)
         self.chosen.input(self._does(lambda name: None), [self.chosen, self._seen], seen, **QUIET)
         self._recipe.input(lambda: "", None, self._told, **QUIET)  # why another one was not trained
         self._stop.click(self._does(self._stops), [self.chosen, self._seen], seen, **QUIET)

@@ -11,12 +11,14 @@ import gradio as gr
 
 from ptune.errors import PtuneError, UsageError
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.heart import LOOK, heart
 from ptune.studio.serve.exposition import Scrape
+from ptune.studio.serve.keys_form import KeysForm
 from ptune.studio.serve.load import load_of
 from ptune.studio.serve.load_tables import figures, keys, limits, models
 from ptune.studio.serve.servers import Client, Served, curl, request_of, served
 from ptune.studio.sheet import error, note, opens
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 
 NONE_YET = "No server runs here: start one in the tab Ship, or name another's address."
 
@@ -39,6 +41,7 @@ class Serve:
         with gr.Tab("Serve", id="serve") as self.tab:
             self._render_server()
             self._render_asking()
+            KeysForm(studio)
             self._connect()  # inside: what stands between tabs would count as one
 
     def _render_server(self) -> None:
@@ -79,8 +82,8 @@ class Serve:
             update, now = self._looked(chosen, key, named, before)
             return {**update, last: now}
 
-        again = [self._studio.page.load, gr.Timer(LOOK_AGAIN_S).tick, self.tab.select]
-        gr.on([*again, self.server.input, self.key.submit], look, [*place, self._model, last], shown, **QUIET)
+        again = [heart().tick, self.server.input, self.key.submit]
+        gr.on(again, look, [*place, self._model, last], shown, **LOOK)
         self._stop.click(self._end, self.server, self._state, **QUIET)
         asked = [*place, self._model, self._text]
         gr.on(

@@ -8,11 +8,12 @@ import gradio as gr
 
 from ptune.errors import PtuneError, UsageError
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.heart import Look
 from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
 from ptune.studio.sheet import error, note
 from ptune.studio.ship.shipped import add_command
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 
 
 class AddToBundle:
@@ -39,8 +40,7 @@ class AddToBundle:
             kept = chosen if chosen in names else next(iter(names), None)
             return gr.update(choices=list(names), value=kept), self._told(job), now
 
-        looked = ([run, bundle, known], [bundle, told, known])
-        gr.on([studio.page.load, gr.Timer(LOOK_AGAIN_S).tick], look, *looked, **QUIET)
+        self.look = Look(look, [run, bundle, known], [bundle, told, known])
         gr.on([one.change for one in asked], self._command, asked, command, **QUIET)
         add.click(self._add, asked, told, **QUIET)
 

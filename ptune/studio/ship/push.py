@@ -8,10 +8,11 @@ import gradio as gr
 
 from ptune.errors import PtuneError
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.heart import Look
 from ptune.studio.jobs.log import last_error
 from ptune.studio.sheet import error, note
 from ptune.studio.ship.shipped import push_command
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 
 TOKEN = "The token is what `hf auth login` or HF_TOKEN says. Without a push nothing leaves this machine."  # noqa: S105
 LINES = 12  # of what the command says
@@ -40,8 +41,7 @@ class Push:
         asked, known = [run, what, repository, public, dry], gr.State("")
         gr.on([one.change for one in asked], self._shown_command, asked, command, **QUIET)
         push.click(self._begin, asked, told, **QUIET)
-        again = [studio.page.load, gr.Timer(LOOK_AGAIN_S).tick]
-        gr.on(again, self._look, [run, known], [told, known], **QUIET)
+        self.look = Look(self._look, [run, known], [told, known])
 
     def _words(
         self, run: str | None, what: str, repository: str | None, public: bool, dry: bool

@@ -6,69 +6,113 @@ from typing import Any
 
 import gradio as gr
 
-from ptune.errors import PtuneError
+from ptune.errors import PtuneError, UsageError
 from ptune.studio.command_shown import command_line
+from ptune.studio.heart import Look
 from ptune.studio.serve.servers import Client, alias_body, curl, served
 from ptune.studio.sheet import error, note
 from ptune.studio.ship.aliases import alias_table
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 
 
 class Rollout:
-    """Renders two accordions. run: the menu of the tab's run."""
+    """Renders the server that is meant, and two accordions. run: the menu of the tab's run."""
 
     def __init__(self, studio: Studio, run: gr.Dropdown) -> None:
-        self._studio = studio
+        self._studio, self._run = studio, run
+        gr.HTML("<h2>A running server</h2>")
+        with gr.Row():
+            self._server = gr.Dropdown(
+                [], label="Server", elem_id="add-server", allow_custom_value=True, interactive=True,
+                info="one of this studio's, or an address", scale=3,
+            )  # fmt: skip
+            self._key = gr.Textbox(
+                label="Its key of scope admin", info="if it asks for one", type="password", elem_id="add-key",
+                scale=2,
+            )  # fmt: skip
         with gr.Accordion("Add to a running server", open=False, elem_id="ship-add"):
-            with gr.Row():
-                server = gr.Dropdown(
-                    [], label="Server", elem_id="add-server", allow_custom_value=True, interactive=True,
-                    info="one of this studio's, or an address",
-                )  # fmt: skip
-                key = gr.Textbox(label="Its key of scope admin, if it asks for one", type="password")
-                name = gr.Textbox(label="Name (none: the run's)", elem_id="add-name")
-            with gr.Row(elem_classes="doing"):
-                add = gr.Button("Add", elem_id="add-do", size="sm")
-            add_command, added = command_line("The same with curl"), gr.HTML(elem_id="add-told")
-        with gr.Accordion("Canary: a share of the requests", open=False, elem_id="ship-canary"):
-            with gr.Row():
-                alias = gr.Textbox(
-                    label="Alias that clients ask for", placeholder="prod", elem_id="canary-alias"
-                )
-                now = gr.Textbox(label="Adapter that answers it", elem_id="canary-now")
-                canary = gr.Textbox(label="Canary (none: all to the adapter)", elem_id="canary-name")
-                share = gr.Slider(0.01, 0.99, 0.1, step=0.01, label="The canary's share")
-            with gr.Row():
-                decide = gr.Checkbox(label="Users' scores decide")
-                margin = gr.Number(0.05, label="By so much it may be worse", minimum=0, maximum=0.99)
-            with gr.Row(elem_classes="doing"):
-                point = gr.Button("Point the alias", elem_id="canary-do", size="sm")
-                back = gr.Button("Roll back", elem_id="canary-back", size="sm")
-            canary_command, aliases = command_line("The same with curl"), gr.HTML(elem_id="canary-told")
-        place = [server, key]
-
+            self._render_adding()
+        with gr.Accordion("Canary: a share of the requests", open=False, elem_id="ship-canary") as box:
+            self._render_canary()
+        self._place = [self._server, self._key]
         known = gr.State([])
+        self.look = Look(self._offer, [self._server, known], [self._server, known])
+        self._connect(box)
 
-        def offer(chosen: str | None, before: list[str]) -> Any:
-            """A menu is left alone while what it offers is the same: somebody may be choosing."""
-            urls = [one.url for one in served(studio.jobs) if one.url]
-            if urls == before:
-                return gr.skip(), before
-            kept = chosen if chosen and (chosen in urls or chosen not in before) else next(iter(urls), None)
-            return gr.update(choices=urls, value=kept), urls
+    def _render_adding(self) -> None:
+        self._name = gr.Textbox(label="Name", info="empty: the run's", elem_id="add-name")
+        with gr.Row(elem_classes="doing"):
+            self._do_add = gr.Button("Add", elem_id="add-do", size="sm")
+        self._add_line, self._added = command_line("The same with curl"), gr.HTML(elem_id="add-told")
 
-        offered = ([server, known], [server, known])
-        gr.on([studio.page.load, gr.Timer(LOOK_AGAIN_S).tick], offer, *offered, **QUIET)
-        add.click(self._add, [run, *place, name], [added, add_command], **QUIET)
-        pointed = [*place, alias, now, canary, share, decide, margin]
-        point.click(self._point, pointed, [aliases, canary_command], **QUIET)
-        back.click(self._back, [*place, alias], [aliases, canary_command], **QUIET)
+    def _render_canary(self) -> None:
+        with gr.Row():
+            self._alias = gr.Textbox(
+                label="Alias", info="that clients ask for", placeholder="prod", elem_id="canary-alias"
+            )
+            self._now = _adapter("Adapter", "that answers it", "canary-now")
+            self._canary = _adapter("Canary", "empty: all to the adapter", "canary-name")
+        with gr.Row():
+            self._share = gr.Slider(0.01, 0.99, 0.1, step=0.01, label="The canary's share")
+            self._decide = gr.Checkbox(label="Users' scores decide")
+            self._margin = gr.Number(0.05, label="By so much it may be worse", minimum=0, maximum=0.99)
+        with gr.Row(elem_classes="doing"):
+            self._do_point = gr.Button("Point the alias", elem_id="canary-do", size="sm")
+            self._do_back = gr.Button("Roll back", elem_id="canary-back", size="sm")
+        self._canary_line, self._aliases = command_line("The same with curl"), gr.HTML(elem_id="canary-told")
+
+    def _connect(self, box: gr.Accordion) -> None:
+        self._do_add.click(
+            self._add, [self._run, *self._place, self._name], [self._added, self._add_line], **QUIET
+        )
+        pointed = [
+            *self._place,
+            self._alias,
+            self._now,
+            self._canary,
+            self._share,
+            self._decide,
+            self._margin,
+        ]
+        told = [self._aliases, self._canary_line]
+        self._do_point.click(self._point, pointed, told, **QUIET)
+        self._do_back.click(self._back, [*self._place, self._alias], told, **QUIET)
+        named = [self._now, self._canary]
+        # What a server has is asked for when somebody wants to know, and not again and again.
+        gr.on(
+            [box.expand, self._server.input, self._key.submit, self._do_add.click], self._offer_adapters,
+            [*self._place, *named], [*named, self._aliases], **QUIET,
+        )  # fmt: skip
+
+    def _offer(self, chosen: str | None, before: list[str]) -> Any:
+        """A menu is left alone while what it offers is the same: somebody may be choosing."""
+        urls = [one.url for one in served(self._studio.jobs) if one.url]
+        if urls == before:
+            return gr.skip(), before
+        kept = chosen if chosen and (chosen in urls or chosen not in before) else next(iter(urls), None)
+        return gr.update(choices=urls, value=kept), urls
+
+    def _offer_adapters(
+        self, server: str | None, key: str | None, now: str | None, canary: str | None
+    ) -> list[Any]:
+        """The adapters that the server has, and its aliases."""
+        try:
+            with _client(server, key) as client:
+                names, aliases = [str(card["name"]) for card in client.adapters()], client.aliases()
+        except PtuneError as problem:
+            return [gr.skip(), gr.skip(), error(str(problem))]
+        chosen = now if now else next(iter(names), None)
+        return [
+            gr.update(choices=names, value=chosen), gr.update(choices=["", *names], value=canary or ""), alias_table(aliases),
+        ]  # fmt: skip
 
     def _add(self, run: str | None, server: str | None, key: str, name: str) -> tuple[str, Any]:
         try:
-            folder = self._studio.workspace.run(run or "") / "adapter"
-            called = (name or "").strip() or (run or "")
-            with Client(server or "", key) as client:
+            if not run:
+                raise UsageError("No run has finished yet: train one in the tab Run.")
+            folder = self._studio.workspace.run(run) / "adapter"
+            called = (name or "").strip() or run
+            with _client(server, key) as client:
                 shown = self._studio.workspace.shown(folder)
                 form = [f"name={called}", *(f"files=@{shown}/{one.name}" for one in client.files(folder))]
                 line = _line(curl(client.url, "/v1/adapters", key=bool(key), form=form))
@@ -91,7 +135,7 @@ class Rollout:
     ) -> tuple[str, Any]:
         try:
             body = alias_body(alias or "", (canary or "").strip(), share, margin if decide else None)
-            with Client(server or "", key) as client:
+            with _client(server, key) as client:
                 path = client.alias_path(now or "")
                 line = _line(curl(client.url, path, key=bool(key), body=body))
                 client.point(now or "", body)
@@ -101,12 +145,26 @@ class Rollout:
 
     def _back(self, server: str | None, key: str, alias: str) -> tuple[str, Any]:
         try:
-            with Client(server or "", key) as client:
+            with _client(server, key) as client:
                 line = _line(curl(client.url, f"/v1/aliases/{alias}/rollback", key=bool(key)))
                 client.roll_back(alias or "")
                 return alias_table(client.aliases()), line
         except PtuneError as problem:
             return error(str(problem)), gr.skip()
+
+
+def _adapter(label: str, info: str, name: str) -> gr.Dropdown:
+    """A menu of the server's adapters, into which another's name can be written."""
+    return gr.Dropdown(
+        [], value="", label=label, info=info, elem_id=name, allow_custom_value=True, interactive=True
+    )
+
+
+def _client(server: str | None, key: str | None) -> Client:
+    """Raises: UsageError where no server is named."""
+    if not server:
+        raise UsageError("No server runs here: start one above, or write another's address.")
+    return Client(server, key)
 
 
 def _line(command: str) -> Any:

@@ -10,10 +10,11 @@ import gradio as gr
 from ptune.errors import PtuneError
 from ptune.formats.bundle import Bundle
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.heart import Look
 from ptune.studio.jobs.log import last_error
 from ptune.studio.serve.servers import serve_command, served
 from ptune.studio.sheet import error, note, opens
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 
 DEFAULT = "the bundle's default"
 STARTING = note("Starting …")
@@ -30,7 +31,7 @@ class StartServer:
                 profile = gr.Dropdown([DEFAULT], value=DEFAULT, label="Profile", interactive=True)
                 port = gr.Number(0, label="Port (0: a free one)", precision=0, minimum=0, maximum=65535)
                 keys = gr.Textbox(
-                    label="File of API keys", placeholder="none: this machine alone", elem_id="serve-keys"
+                    label="File of API keys", info="empty: this machine alone", elem_id="serve-keys"
                 )
                 page = gr.Checkbox(True, label="With a page to try it on")
             with gr.Row(elem_classes="doing"):
@@ -62,8 +63,7 @@ class StartServer:
             return gr.update(choices=[DEFAULT, *graphs], value=DEFAULT)
 
         known = gr.State(([], ""))
-        offered = ([run, bundle, known], [bundle, start, told, known])
-        gr.on([studio.page.load, gr.Timer(LOOK_AGAIN_S).tick], offer, *offered, **QUIET)
+        self.look = Look(offer, [run, bundle, known], [bundle, start, told, known])
         run.change(follow, run, bundle, **QUIET)
         bundle.change(of_bundle, bundle, profile, **QUIET)
         gr.on([one.change for one in asked], self._command, asked, command, **QUIET)

@@ -9,6 +9,7 @@ import gradio as gr
 from ptune.errors import PtuneError
 from ptune.formats.hop_log import Followed
 from ptune.studio.command_shown import command_line, shows
+from ptune.studio.heart import LOOK, Look, heart, together
 from ptune.studio.jobs.finished_runs import finished_runs
 from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
@@ -28,7 +29,7 @@ from ptune.studio.ship.shipped import (
     speed_command,
 )
 from ptune.studio.ship.start_server import StartServer
-from ptune.studio.studio import LOOK_AGAIN_S, QUIET, Studio
+from ptune.studio.studio import QUIET, Studio
 
 BUNDLE, GGUF = "ONNX bundle, for ptune serve", "GGUF, for llama.cpp and Ollama"
 PROFILES = ("fp32", "int8", "int4", "nf4", "auto")
@@ -94,8 +95,9 @@ class Ship:
             return gr.skip() if now == before else {**self._changes(now, before, so_far), known: now}
 
         looked = ([self.run, self._form, known], shown)
-        again = [self._studio.page.load, gr.Timer(LOOK_AGAIN_S).tick, self.tab.select]
-        gr.on([*again, self.run.input, self._form.input], look, *looked, **QUIET)
+        parts = [self.server.look, self.beside.look, self.rollout.look, self.push.look]
+        again = [heart().tick, self.run.input, self._form.input]
+        gr.on(again, *together([Look(look, *looked), *parts]), **LOOK)
         self._form.input(_options_of, self._form, [self._wanted, self._kind, self._cache], **QUIET)
         gr.on([one.change for one in asked], self._shown_command, asked, self._command, **QUIET)
         known.change(

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.image_rows import show
 from ptune.backbone.load import load, load_codec
 from ptune.codecs.chat import ChatCodec
+from ptune.config.on_policy_distillation import OnPolicyDistillation
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.data import dataset
@@ -184,4 +185,7 @@ def _lengths(recipe: Recipe, split: Examples) -> list[int]:
     if isinstance(recipe.task, Preference):
         return Pairs(split, "").lengths
     lengths: list[int] = split.lengths.tolist()
+    task = recipe.task
+    if isinstance(task, OnPolicyDistillation) and task.lmbda:  # its own answers may be longer than the data's
+        return [min(length + task.answer_tokens, max(length, task.max_length)) for length in lengths]
     return lengths

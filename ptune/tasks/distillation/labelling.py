@@ -9,26 +9,22 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from ptune.backbone.load import load_codec
 from ptune.codecs.chat import ChatCodec, Example
-from ptune.config.distillation import Distillation
 from ptune.config.recipe import Recipe
-from ptune.data import dataset
 from ptune.data.teacher_labels import (
     LabelWriter,
     Settings,
     Teacher,
     tokenizer_key,
     unlabelled,
-    vocabulary_size,
 )
 from ptune.engine.decoder.distributions import Wanted
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.options import EngineOptions
-from ptune.errors import RecipeError, UsageError
+from ptune.errors import UsageError
 from ptune.formats.bundle import BASE, Bundle
 from ptune.progress import Progress, say
-from ptune.tasks.chat.recipe_codec import codec_for
+from ptune.tasks.distillation.student import Student
 
 _A_SHARD = 256  # examples: as much is lost by an interruption
 
@@ -51,30 +47,25 @@ def label(
     Raises: RecipeError where the task is another; UsageError for options out of range, or a teacher with other tokens; DataError,
     RequestError where an example is too long for the engine.
     """
-    task = recipe.task
-    if not isinstance(task, Distillation):
-        raise RecipeError(f"labels are for the task Distillation, and the recipe's is {type(task).__name__}")
-    student = codec_for(task, load_codec(recipe.backbone))
-    vocab = vocabulary_size(student.tokenizer)
+    student = Student.of(recipe)
+    vocab = student.vocabulary
     _check(top, temperature, vocab)
     opened = Bundle.open(bundle)
     teacher = _teacher(opened, adapter, options)
-    key = _same_tokens(opened, student.tokenizer, recipe.backbone.model)
+    key = _same_tokens(opened, student.codec.tokenizer, recipe.backbone.model)
     settings = Settings(tokenizer=key, top=top, temperature=temperature, teacher=teacher)
-    writer = LabelWriter(task.teacher_labels if out is None else out, settings)
-    made = dataset.load(recipe.data, task, student, recipe.train.seed)
-    # Which rows are held out depends on the seed: with labels of all, the same folder serves a training with another.
-    splits = (made.train,) if recipe.data.validation else (made.train, made.validation)
-    left = sum(1 for _ in unlabelled(itertools.chain(*splits), writer.done))
+    writer = LabelWriter(student.task.teacher_labels if out is None else out, settings)
+    made = student.data()
+    left = sum(1 for _ in unlabelled(student.to_label(made), writer.done))
     if not left:
-        say(f"all {sum(map(len, splits))} examples have labels in {writer.folder}")
+        say(f"all {sum(1 for _ in student.to_label(made))} examples have labels in {writer.folder}")
         return writer.folder
     wanted = Wanted(top, vocab, temperature)
     with (
         contextlib.closing(Engine.open(opened, options)) as engine,
         Progress("labelling", len(writer.done) + left, unit="examples", done=len(writer.done)) as progress,
     ):
-        for some in _shards(unlabelled(itertools.chain(*splits), writer.done)):
+        for some in _shards(unlabelled(student.to_label(made), writer.done)):
             labels = []
             for one in engine.distributions([(each.ids, each.targets) for each in some], adapter, wanted):
                 labels.append(one)

@@ -14,8 +14,7 @@ from ptune.codecs.chat import Example
 from ptune.data.store import Examples
 from ptune.data.teacher_labels import TeacherLabels
 from ptune.engine.decoder.distributions import Distributions
-from ptune.training.distilled_loss import SoftTargets, distilled_loss_of
-from ptune.training.head import replaced_by_distilled_loss
+from ptune.training.distilled_loss import SoftTargets
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.objective import Score
 from ptune.training.packing import ALONE, Batch, Share, bins, idle, row_of, targets
@@ -96,11 +95,7 @@ class DistillationObjective:
         if batch.teacher is None:  # a process without an example of its own
             nothing = own.logits(model, batch.row).sum() * 0.0
             return Score(nothing, nothing.detach(), 0)
-        if own.head is None:
-            loss = distilled_loss_of(own.logits(model, batch.row), labels, batch.teacher, self.ratio)
-        else:
-            with replaced_by_distilled_loss(own.head, labels, batch.teacher, own.device, self.ratio):
-                loss = own.logits(model, batch.row)[0, 0]
+        loss, _ = own.judged(model, batch.row, batch.teacher)
         return Score(loss, loss.new_zeros(()), len(labels))
 
     def constant_loss(self, examples: Sequence[Labelled]) -> None:
@@ -121,4 +116,5 @@ class DistillationObjective:
             joined("logprobs", np.float32),
             joined("tail", np.float32),
             self.temperature,
+            self.ratio,
         )

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ptune.config.reinforcement import Reinforcement
+from ptune.tasks.own_answers.certificate import Certificate
 from ptune.tasks.reinforcement.losses import answer_losses, divergence
 from ptune.tasks.reinforcement.rollout import Rollout
 from ptune.training.adapter_off import without_adapter
@@ -22,18 +22,14 @@ from ptune.training.sampler import Sampler
 
 
 @dataclass
-class Seen:
+class Seen(Certificate):
     """What the forward passes of a step show, in this process."""
 
-    drift: float = 0.0  # largest |log p in training - log p in the engine| of a token
-    log_p: float = 0.0  # sums over tokens
-    kl: float = 0.0
-    tokens: int = 0
+    kl: float = 0.0  # sum over the tokens
 
     def clear(self) -> None:
-        """Begins a step."""
-        self.drift = self.log_p = self.kl = 0.0
-        self.tokens = 0
+        super().clear()
+        self.kl = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,9 +85,5 @@ class ReinforcementObjective:
             return -self._losses(self.base, batch)
 
     def _note(self, log_p: Tensor, sampled: Tensor, reference: Tensor | None) -> None:
-        seen = self.seen
-        # numpy's keeps NaN, which is refused; Python's max would lose it
-        seen.drift = float(np.maximum(seen.drift, float((log_p - sampled).abs().max())))
-        seen.log_p += float(log_p.sum())
-        seen.tokens += len(log_p)
-        seen.kl += 0.0 if reference is None else float(divergence(log_p, reference).sum())
+        self.seen.note(log_p, sampled)
+        self.seen.kl += 0.0 if reference is None else float(divergence(log_p, reference).sum())

@@ -11,17 +11,9 @@ from numpy.typing import NDArray
 
 from ptune.codecs.chat import Example
 from ptune.config.reinforcement import Baseline, Reinforcement
+from ptune.tasks.own_answers.answer import Answer
 
 _SPREAD = 1e-4  # added to a standard deviation, as in TRL
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer as the engine sampled it."""
-
-    ids: tuple[int, ...]  # with the token that ends it, if it was not cut
-    log_probabilities: tuple[float, ...]  # of its tokens, the engine's
-    finished: bool  # else it was cut at its longest
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 from torch import nn
 
 from ptune.config.reinforcement import Reinforcement
 from ptune.data.prompts import Prompt
-from ptune.errors import PtuneError
 from ptune.progress import say
 from ptune.rewards import Reward
+from ptune.tasks.own_answers.answer import Answer
+from ptune.tasks.own_answers.policy import Policy
+from ptune.tasks.own_answers.shares import of_all, own_share
 from ptune.tasks.reinforcement.objective import Seen
-from ptune.tasks.reinforcement.policy import Policy
-from ptune.tasks.reinforcement.rollout import Answer, Rollout, rollout_of
+from ptune.tasks.reinforcement.rollout import Rollout, rollout_of
 
 _SILENT_STEPS = 3
 
@@ -41,50 +41,39 @@ class Sampler:
     def sample(self, model: nn.Module, examples: Sequence[Prompt], step: int) -> list[Rollout]:
         """Groups of answers to the prompts `examples`, in their order."""
         started_s = time.perf_counter()
-        process, processes = self.accelerator.process_index, self.accelerator.num_processes
         self.policy.follow(self.accelerator.unwrap_model(model))
-        own = examples[process::processes]
+        own = own_share(self.accelerator, examples)
         groups = self.policy.sampled(own, self.task.group_size, f"{self.seed}/{step}")
         worth = rewarded(self.rewards, own, groups, self.policy)
         made = [
-            (process + at * processes, rollout_of(self.task, prompt.ids, answers, total), of)
-            for at, (prompt, answers, (total, of)) in enumerate(zip(own, groups, worth, strict=True))
+            (rollout_of(self.task, prompt.ids, answers, total), of)
+            for prompt, answers, (total, of) in zip(own, groups, worth, strict=True)
         ]
-        if processes > 1:
-            made = sorted(gather_object(made), key=lambda numbered: numbered[0])
+        made = of_all(self.accelerator, made)
         self.seen.clear()
         self._values = {
-            **_figures([of for _, _, of in made], [rollout for _, rollout, _ in made]),
+            **_figures([of for _, of in made], [rollout for rollout, _ in made]),
             "seconds_sampling": time.perf_counter() - started_s,
         }
         self._tell_if_silent()
-        return [rollout for _, rollout, _ in made]
+        return [rollout for rollout, _ in made]
 
     def report(self) -> dict[str, float]:
-        """Rewards, lengths, and the step's certificate: `drift`, the largest difference between the log-probability of a sampled
-        token in training and in the engine.
+        """Rewards, lengths, and the step's certificate.
 
-        Raises: PtuneError if that is beyond `drift_limit`.
+        Raises: PtuneError if its drift is beyond `drift_limit`.
         """
-        sums = torch.tensor([self.seen.log_p, self.seen.kl, float(self.seen.tokens)], dtype=torch.float64).to(
-            self.accelerator.device
-        )
-        drift = torch.tensor([self.seen.drift], device=self.accelerator.device)
-        log_p, kl, tokens = self.accelerator.reduce(sums).tolist()
-        most = float(self.accelerator.gather(drift).max())
-        if not most <= self.task.drift_limit:
-            raise PtuneError(
-                f"a sampled token's log-probability is {most:.2g} off: the engine that sampled it and the model that is trained"
-                f" are not the same (task.drift_limit {self.task.drift_limit:g}). Nothing was learnt from this step. A base in 16"
-                " bits differs by its rounding: train in float32 (--backbone.dtype float32), or raise the limit knowingly"
-            )
-        found = {**self._values, "drift": most, "mean_log_p": log_p / tokens}
-        return found | ({"kl": kl / tokens} if self.task.kl else {})
+        found = {**self._values, **self.seen.certified(self.accelerator, self.task.drift_limit)}
+        if self.task.kl:
+            sums = torch.tensor([self.seen.kl, float(self.seen.tokens)], dtype=torch.float64)
+            kl, tokens = self.accelerator.reduce(sums.to(self.accelerator.device)).tolist()
+            found["kl"] = kl / tokens
+        return found
 
     def reward(self, model: nn.Module, examples: Sequence[Prompt]) -> float:
         """The mean reward of the greedy answers."""
         self.policy.follow(self.accelerator.unwrap_model(model))
-        own = examples[self.accelerator.process_index :: self.accelerator.num_processes]
+        own = own_share(self.accelerator, examples)
         groups = [[answer] for answer in self.policy.likeliest(own)]
         total = sum(float(total[0]) for total, _ in rewarded(self.rewards, own, groups, self.policy))
         sums = torch.tensor([total, float(len(own))], dtype=torch.float64, device=self.accelerator.device)

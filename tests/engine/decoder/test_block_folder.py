@@ -83,7 +83,7 @@ def test_of_one_text_the_end_goes_first(tmp_path: Path) -> None:
 
 def test_what_waits_is_found_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the disk hangs: what is queued is read from there, and no more than so much is."""
-    monkeypatch.setattr(block_folder, "QUEUED_BYTES", 2500)
+    monkeypatch.setattr(block_folder, "KV_DISK_QUEUE_BYTES", 2500)
     folder = BlockFolder(tmp_path, 1 << 20)
     hangs = folder._changed
     with hangs:  # the thread cannot take anything out

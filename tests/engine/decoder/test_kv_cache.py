@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.resident import resident_bytes
 
 from ptune.engine.decoder import kv_cache
@@ -250,9 +250,90 @@ class Int8CacheMachine(CacheMachine):
     kind = "int8"
 
 
-for machine in (CacheMachine, Int8CacheMachine):
+WINDOWED = HEADS_OF_64.model_copy(
+    update={"cache": (HEADS_OF_64.cache[0], HEADS_OF_64.cache[0].model_copy(update={"window": 20}))}
+)
+
+
+class WindowedCacheMachine(RuleBasedStateMachine):
+    """The same with a layer that gives back what its window has gone past, in either type."""
+
+    slots = st.integers(0, 3)
+
+    @initialize(kind=st.sampled_from(KINDS))
+    def start(self, kind: CacheType) -> None:
+        self.cache = KvCache(WINDOWED, 4, 300, dtype=kind)
+        self.kept: list[list[int]] = [[] for _ in range(4)]
+        self.in_memory, self.first, self.freed = [0] * 4, [0] * 4, 0
+        self.position_bytes = 64 * np.dtype(kind).itemsize
+
+    @rule(slot=slots, count=st.integers(1, 120), number=st.integers(1, 127))
+    def write(self, slot: int, count: int, number: int) -> None:
+        start = len(self.kept[slot])
+        stop = min(start + count, 300)
+        for array in self.cache.window(slot, slot + 1).values():
+            array[0, :, start:stop] = number
+        self.cache.write(np.array([slot]), np.array([stop]))
+        self.kept[slot] += [number] * (stop - start)
+        self.in_memory[slot] = max(self.in_memory[slot], stop)
+
+    @rule(slot=slots)
+    def slide(self, slot: int) -> None:
+        behind = self.cache.budget.behind(len(self.kept[slot]))
+        assert (
+            len(self.kept[slot]) - 20 - self.cache.budget.page < behind <= max(0, len(self.kept[slot]) - 20)
+        )
+        self.freed += max(0, behind - self.first[slot]) * self.position_bytes * 3 * 2
+        self.cache.slide(slot, behind)
+        self.first[slot] = max(self.first[slot], behind)
+
+    @rule(source=slots, to=slots)
+    def copy(self, source: int, to: int) -> None:
+        if source == to:
+            return
+        self.cache.cut(to, 0)
+        self.cache.copy(source, to, 0, len(self.kept[source]))
+        self.cache.slide(to, self.first[source])
+        self.freed += self.first[source] * self.position_bytes * 3 * 2
+        self.kept[to], self.first[to] = [*self.kept[source]], self.first[source]
+        self.in_memory[to] = len(self.kept[source])
+
+    @rule(slot=slots)
+    def cut(self, slot: int) -> None:
+        self.cache.cut(slot, 0)
+        self.kept[slot], self.in_memory[slot], self.first[slot] = [], 0, 0
+
+    @invariant()
+    def what_windows_see_is_kept(self) -> None:
+        for name, array in self.cache.window(0, 4).items():
+            for slot, numbers in enumerate(self.kept):
+                first = self.first[slot] if name.endswith(".1") else 0
+                assert (
+                    array[slot, :, first : len(numbers)] == np.array(numbers[first:]).reshape(1, -1, 1)
+                ).all()
+                assert not array[slot, :, :first].any(), "given back"
+
+    @invariant()
+    def memory_is_the_pages(self) -> None:
+        def pages(positions: int) -> int:
+            return -(-positions * self.position_bytes // PAGE_BYTES) * PAGE_BYTES
+
+        held = sum(
+            3 * 2 * (2 * pages(each) - pages(first))
+            for each, first in zip(self.in_memory, self.first, strict=True)
+        )
+        assert self.cache.resident_bytes == held
+        assert self.cache.slid_bytes == self.freed
+        if sys.platform == "linux":
+            assert resident_bytes(self.cache._memory) == held
+
+
+for machine in (CacheMachine, Int8CacheMachine, WindowedCacheMachine):
     machine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 TestFloatCache, TestInt8Cache = CacheMachine.TestCase, Int8CacheMachine.TestCase
+TestWindowedCache = pytest.mark.skipif(kv_cache.GIVE_BACK is None, reason="takes no memory back")(
+    WindowedCacheMachine.TestCase
+)
 
 
 def test_a_page_of_int8_holds_four_times_as_many_positions() -> None:

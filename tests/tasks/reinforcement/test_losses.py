@@ -15,9 +15,10 @@ from support import tiny_models
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ptune.config.reinforcement import LOSSES, Reinforcement
+from ptune.tasks.own_answers.answer import Answer
 from ptune.tasks.reinforcement.losses import divergence
 from ptune.tasks.reinforcement.objective import ReinforcementObjective
-from ptune.tasks.reinforcement.rollout import Answer, Rollout, advantages, rollout_of
+from ptune.tasks.reinforcement.rollout import Rollout, advantages, rollout_of
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.segments import packing

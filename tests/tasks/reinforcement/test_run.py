@@ -23,7 +23,7 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
 from ptune.methods.prompt_tuning import PromptTuning
-from ptune.tasks.reinforcement.policy import Policy
+from ptune.tasks.own_answers.policy import Policy
 from ptune.training.callbacks import StepInfo
 from ptune.training.metrics_log import read
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,26 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import nn
 
 from ptune.codecs.chat import ChatCodec
-from ptune.data.prompts import Prompt
+from ptune.config.own_answers import OwnAnswers
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.sampling import Sampling
 from ptune.errors import PtuneError
 from ptune.formats.bundle import BASE
-from ptune.tasks.reinforcement.rollout import Answer
+from ptune.tasks.own_answers.answer import Answer
 
 POLICY = "policy"
 """The adapter's name in the engine."""
+
+
+class Asked(Protocol):
+    """A prompt to be answered."""
+
+    @property
+    def ids(self) -> tuple[int, ...]: ...
+    @property
+    def number(self) -> int:
+        """Decides with the seed what is drawn."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +42,7 @@ class Policy:
 
     engine: Engine
     codec: ChatCodec
-    answer_tokens: int
+    task: OwnAnswers
 
     def follow(self, model: nn.Module) -> None:
         """Takes over the adapter's weights. Raises: AdapterError if the engine cannot serve such an adapter."""
@@ -40,7 +50,7 @@ class Policy:
         self.engine.put(POLICY, config, tensors)
 
     def sampled(
-        self, prompts: Sequence[Prompt], each: int, seed: str, *, base: bool = False
+        self, prompts: Sequence[Asked], each: int, seed: str, *, base: bool = False
     ) -> list[list[Answer]]:
         """`each` answers to every prompt, at temperature 1, from the whole vocabulary: as likely as the model thinks them.
 
@@ -56,21 +66,22 @@ class Policy:
             BASE if base else POLICY,
         )
 
-    def likeliest(self, prompts: Sequence[Prompt], *, base: bool = False) -> list[Answer]:
+    def likeliest(self, prompts: Sequence[Asked], *, base: bool = False) -> list[Answer]:
         """The greedy answer to every prompt. base: of the model without the adapter."""
         asked = [(prompt, Sampling(temperature=0)) for prompt in prompts]
         return [answers[0] for answers in self._answers(asked, 1, BASE if base else POLICY)]
 
     def _answers(
-        self, asked: Sequence[tuple[Prompt, Sampling]], each: int, adapter: str
+        self, asked: Sequence[tuple[Asked, Sampling]], each: int, adapter: str
     ) -> list[list[Answer]]:
+        most = min(self.task.max_length, self.codec.context or self.task.max_length)
         found = self.engine.generate_all(
             [
                 Request(
                     prompt=prompt.ids,
                     adapter=adapter,
                     sampling=sampling,
-                    max_tokens=self.answer_tokens,
+                    max_tokens=min(self.task.answer_tokens, most - len(prompt.ids)),
                     stop_ids=self.codec.eos_ids,
                     logprobs=0,
                 )

@@ -1,0 +1,1 @@
+"""Training of a student on its own answers, which a teacher judges token by token."""
