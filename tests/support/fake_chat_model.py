@@ -19,7 +19,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-import uvicorn
 from fastapi import FastAPI
 
 from ptune.engine.adapters.registry import AdapterStats
@@ -35,6 +34,7 @@ from ptune_serve.http.listen import configured, listen, url_of
 from ptune_serve.http.tls import Certificate
 from ptune_serve.service import Settings
 from support.byte_codec import CONTEXT, EOS, ByteCodec, FakeTower
+from support.quick_server import QuickServer
 
 ADAPTERS = {"pirate": "sha256:" + "ab" * 32, "devil": "cd" * 32}
 
@@ -185,14 +185,14 @@ class FakeChatModel:
 @contextlib.contextmanager
 def serving(app: FastAPI, **options: Any) -> Iterator[str]:
     """An app on a real socket, in a thread. Yields its URL. options: of `configured`."""
-    server = uvicorn.Server(configured(app, flush_limit_s=1, **options))
+    server = QuickServer(configured(app, flush_limit_s=1, **options))
     listener = listen("127.0.0.1", 0)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:
         yield url_of(listener)
     finally:
-        server.should_exit = True
+        server.end()
         thread.join()
 
 

@@ -57,7 +57,7 @@ def searched(search: Search, **options: Any) -> Outcome:
 
 def main() -> int:
     folder, trials, *url = sys.argv[1:]
-    search = search_of(Path(folder), trials=int(trials), pause_s=0.2, storage=url[0] if url else None)
+    search = search_of(Path(folder), trials=int(trials), storage=url[0] if url else None)
     study = open_study(search)
     with StopSignal() as stop:
         done = search_on(study, search, stop=lambda: stop.requested, start=beside(launch))

@@ -137,17 +137,24 @@ def last_of(trial: Tried) -> float:
 
 def test_a_hopeless_trial_is_pruned(tmp_path):
     """Trials that are worse than half of the others at their second validation do not see their last."""
-    outcome = searched(search_of(tmp_path, trials=9, pause_s=0.4))
-    pruned = [one for one in outcome.tried if one.state == "pruned"]
+
+    def validations(one: Tried) -> int:
+        return (folder / f"trial-{one.number}" / "metrics.jsonl").read_text().count("validation_loss")
+
+    for pause_s in (0.15, 0.6, 2.4):  # until the search, on a machine however busy, looks between two of them
+        folder = tmp_path / str(pause_s)
+        outcome = searched(search_of(folder, trials=9, pause_s=pause_s))
+        pruned = [one for one in outcome.tried if one.state == "pruned"]
+        if pruned and all(validations(one) < 4 for one in pruned):
+            break
     assert pruned
     for one in pruned:
-        lines = (tmp_path / f"trial-{one.number}" / "metrics.jsonl").read_text().splitlines()
-        assert len(lines) < 2 * 4
+        assert validations(one) < 4
         others = [other for other in outcome.tried if other.number < 5]
         assert last_of(one) > min(map(last_of, others))
     assert outcome.best is not None
     assert outcome.best.state == "finished"
-    assert 'class="pruned"' in (tmp_path / "report.html").read_text()
+    assert 'class="pruned"' in (folder / "report.html").read_text()
 
 
 def test_a_training_that_diverges_is_told_and_kept_away_from(tmp_path):
@@ -200,7 +207,7 @@ def test_ctrl_c_leaves_it_resumable(tmp_path):
     assert "Traceback" not in said
     assert json.loads((tmp_path / "trial-1" / "run.json").read_text())["status"] == "interrupted"
     held(tmp_path / "trial-1").unlink()
-    outcome = searched(search_of(tmp_path, trials=3, pause_s=0.2))
+    outcome = searched(search_of(tmp_path, trials=3))
     assert [one.state for one in outcome.tried] == ["finished"] * 3
     assert (tmp_path / "trial-1" / "resumed").is_file()
     assert (tmp_path / "trial-0" / "at-once").is_file()
@@ -210,12 +217,14 @@ def test_ctrl_c_leaves_it_resumable(tmp_path):
 def test_a_killed_search_is_resumable(tmp_path):
     """Its training ends by itself; nobody else takes the trial while it lives."""
     command = [sys.executable, SEARCHING, str(tmp_path), "2"]
+    held(tmp_path / "trial-0").touch()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     first = tmp_path / "trial-0" / "metrics.jsonl"
     wait_until(lambda: first.is_file() and "validation" in first.read_text())
     process.kill()
     process.wait()
-    outcome = searched(search_of(tmp_path, trials=2, pause_s=0.2))
+    threading.Timer(0.3, held(tmp_path / "trial-0").unlink).start()
+    outcome = searched(search_of(tmp_path, trials=2))
     assert [one.state for one in outcome.tried] == ["finished"] * 2
     assert first.read_text().count("validation_loss") == 4
 
@@ -242,9 +251,7 @@ def test_a_trial_that_ends_elsewhere_meanwhile_is_not_taken_up(tmp_path, monkeyp
 def test_two_processes_share_a_study(tmp_path, shared):
     url = f"sqlite:///{tmp_path}/shared.db"
     folders = [tmp_path / "one", tmp_path / ("two" if shared else "one")]
-    open_study(
-        search_of(folders[0], pause_s=0.2, storage=url)
-    )  # two that make the tables at once may collide
+    open_study(search_of(folders[0], storage=url))  # two that make the tables at once may collide
     gates = {held(folder / f"trial-{number}") for folder in folders for number in (0, 1)}
     for gate in gates:  # so that neither has trained all before the other begins
         gate.parent.mkdir(exist_ok=True)

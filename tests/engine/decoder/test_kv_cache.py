@@ -15,7 +15,7 @@ from support.resident import resident_bytes
 
 from ptune.engine.decoder import kv_cache
 from ptune.engine.decoder.kv_cache import LONG_TOKENS, KvCache, page_tokens
-from ptune.engine.decoder.lazy_memory import PAGE_BYTES, LazyMemory, zeros
+from ptune.engine.decoder.lazy_memory import GIVE_BACK, PAGE_BYTES, LazyMemory, zeros
 from ptune.errors import UsageError
 from ptune.formats.bundle import CacheType
 from ptune.formats.signature import CacheLayer, Signature, StateLayer
@@ -331,7 +331,7 @@ class WindowedCacheMachine(RuleBasedStateMachine):
 for machine in (CacheMachine, Int8CacheMachine, WindowedCacheMachine):
     machine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 TestFloatCache, TestInt8Cache = CacheMachine.TestCase, Int8CacheMachine.TestCase
-TestWindowedCache = pytest.mark.skipif(kv_cache.GIVE_BACK is None, reason="takes no memory back")(
+TestWindowedCache = pytest.mark.skipif(GIVE_BACK is None, reason="takes no memory back")(
     WindowedCacheMachine.TestCase
 )
 
