@@ -36,6 +36,7 @@ from ptune.training.order import Mixture, Order
 from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
 from ptune.training.sampler import rewarded, sampler_of
+from ptune.training.samples import Samples, WritesText
 from ptune.training.segments import attention_kernel
 from ptune.training.trackers import start_tracker, tracker_of
 from ptune.training.work import Base, Work
@@ -135,6 +136,9 @@ def _fit(
     recipe, writes = work.recipe, accelerator.is_main_process
     journal = Journal(run.metrics_path, accelerator)
     start_tracker(recipe, run, accelerator)
+    whole = not sharded(base.model) and accelerator.distributed_type != DistributedType.FSDP
+    answering = work.answering(base.model) if isinstance(work, WritesText) and whole else None
+    samples = Samples(run.samples_path, answering, writes=writes)
     with work.objective(base.model, accelerator.device) as objective:
         calibrate(recipe, model, objective, work.data)
         prepared_model, optimizer = prepared(accelerator, model, recipe, base.head)
@@ -146,6 +150,7 @@ def _fit(
         check_same_step(accelerator, state.step)
         checkpoints.forget_after(state.step)
         watch = Watch.of(journal.forget_after(state.step))
+        samples.forget_after(state.step)
         job = Job(
             train=recipe.train,
             accelerator=accelerator,
@@ -163,6 +168,7 @@ def _fit(
             method=recipe.method if isinstance(recipe.method, PeftMethod) else None,
             average=average,
             sampler=sampler_of(objective),
+            samples=samples,
         )
         attention = attention_kernel(base.model)
         state, ending = fit(job, state)

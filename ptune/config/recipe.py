@@ -172,17 +172,8 @@ class Train(Spec):
     patience: int | None = Field(default=None, ge=1)
     """Stop after this many validations without a better loss."""
     tracker: Literal[
-        "none",
-        "aim",
-        "clearml",
-        "comet_ml",
-        "dvclive",
-        "mlflow",
-        "swanlab",
-        "tensorboard",
-        "trackio",
-        "wandb",
-    ] = "none"
+        "none", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
+    ] = "none"  # fmt: skip
     """Where metrics go besides metrics.jsonl: any of accelerate's trackers, each set up by its own environment variables."""
     seed: int = 0
     """Seed of data order, dropout and adapter initialisation."""
@@ -218,7 +209,12 @@ class Plan(Spec):
 
 
 class Evaluate(Spec):
-    """The evaluation after training."""
+    """The evaluation after training, and the samples while it runs."""
+
+    samples: int = Field(default=2, ge=0)
+    """Held-out prompts that a model which writes text answers at each validation, for samples.jsonl; 0 = none."""
+    sample_tokens: int = Field(default=32, ge=1)
+    """Longest of these answers, in tokens."""
 
     answers: int = Field(default=10, ge=0)
     """Number of answers shown side by side, base and adapter."""

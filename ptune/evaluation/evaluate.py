@@ -26,7 +26,6 @@ from ptune.data.conversations import Askable
 from ptune.data.store import spooled
 from ptune.errors import BackboneError, TemplateError, UsageError
 from ptune.evaluation import judged, pairs
-from ptune.evaluation.answers import answers
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.in_context import after, in_context, shots
@@ -38,9 +37,9 @@ from ptune.evaluation.win_rate import Judge, sentence
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
+from ptune.tasks.chat.answers import answers
 from ptune.training.card import card
 from ptune.training.lora_product import with_lora_products
-from ptune.training.metrics_log import read as read_metrics
 
 FORMAT = 1
 
@@ -94,7 +93,7 @@ def evaluate(
     evaluation["requirements"] = [one.checked({**evaluation["after"], **own}) for one in require]
     evaluation = against_baselines(evaluation)
     write_json(run.evaluation_path, evaluation)
-    write_text(run.report_path, report(record, recipe, evaluation, read_metrics(run.metrics_path)))
+    write_text(run.report_path, report(record, recipe, evaluation, run.metrics(), run.samples()))
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
     console = Console(highlight=False)
     console.print(before_and_after(evaluation))

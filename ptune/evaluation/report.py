@@ -8,6 +8,7 @@ from ptune.config.recipe import Recipe
 from ptune.evaluation import judged_titles
 from ptune.evaluation.curve import Series, averaged, chart
 from ptune.evaluation.pair_titles import TITLES, cell
+from ptune.evaluation.sampled import TITLE, sampled
 from ptune.evaluation.style import no_better, page, text
 from ptune.evaluation.win_rate import sentence
 from ptune.formats.run import RunRecord
@@ -18,9 +19,13 @@ LEAST, PARTS = 5, 25  # an average covers a 25th of the points, at least 5
 
 
 def report(
-    record: RunRecord, recipe: Recipe, evaluation: dict[str, Any], metrics: list[dict[str, Any]]
+    record: RunRecord,
+    recipe: Recipe,
+    evaluation: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    samples: list[dict[str, Any]],
 ) -> str:
-    """Renders the page. It loads nothing and runs no script."""
+    """Renders the page. It loads nothing and runs no script. samples: see `Run.samples`."""
     sections = [
         f"<h1>{text(recipe.name)}</h1>",
         f"<p class=dim>{text(record.base.source)}, {text(record.method)}, {record.steps} steps in "
@@ -34,6 +39,7 @@ def report(
         troubles(record),
         chart(_loss_title(evaluation), "step", losses(metrics)),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
+        *([f"<h2>{TITLE}</h2>", sampled(samples)] if samples else []),
         *(["<h2>Answers</h2>"] if evaluation["answers"] else []),
         *_won(evaluation),
         *map(_answer, evaluation["answers"]),

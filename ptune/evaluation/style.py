@@ -28,6 +28,7 @@ a {{ color: var(--line-0); }}
 article {{ background: var(--card); border: 1px solid var(--line); border-radius: 0.5rem; padding: 1rem; margin: 1rem 0;
   break-inside: avoid; }}
 article > p {{ margin: 0 0 0.75rem; font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; }}
+.sampled td {{ width: 100%; white-space: pre-wrap; overflow-wrap: anywhere; }} .sampled th {{ white-space: nowrap; }}
 .sides {{ display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); }}
 .sides h3 {{ margin: 0 0 0.25rem; font-size: 0.85rem; color: var(--dim); font-weight: 600; }}
 .sides p {{ margin: 0; white-space: pre-wrap; overflow-wrap: anywhere; }}

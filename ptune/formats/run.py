@@ -9,6 +9,7 @@ adapter/          PEFT's own format, unchanged; beside it ptune.json and, once e
 model/            instead of adapter/ if the base's own weights were trained: a plain transformers folder
 checkpoints/      step-N/ (safetensors + JSON) and latest.json, a pointer moved last
 metrics.jsonl     one JSON object per line
+samples.jsonl     models that write text: one line per prompt and validation
 evaluation.json   held-out figures: before and after for chat, with intervals and baselines for classifiers
 predictions.jsonl classifiers: one line per held-out row
 report.html       self-contained
@@ -127,6 +128,7 @@ class Run:
         )  # methods that train the base's own weights write a whole model
         self.checkpoints_path = self.folder / "checkpoints"
         self.metrics_path = self.folder / "metrics.jsonl"
+        self.samples_path = self.folder / "samples.jsonl"
         self.evaluation_path = self.folder / "evaluation.json"
         self.report_path = self.folder / "report.html"
         self.card_path = self.folder / "README.md"
@@ -173,12 +175,19 @@ class Run:
         """
         return read_lines(self.metrics_path) if self.metrics_path.is_file() else []
 
+    def samples(self) -> list[dict[str, Any]]:
+        """samples.jsonl: for each validation and prompt a dict of `step`, `prompt`, `answer`, `ended` and `expected`.
+
+        Empty where the model has answered nothing while it trained.
+        """
+        return read_lines(self.samples_path) if self.samples_path.is_file() else []
+
     def write_record(self, record: RunRecord) -> None:
         write_json(self.record_path, record.model_dump(mode="json"))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl; an incomplete last line is left out."""
+    """The entries of metrics.jsonl or samples.jsonl; an incomplete last line is left out."""
     entries = []
     for line in path.read_text(encoding="utf-8").splitlines():
         try:

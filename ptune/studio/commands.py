@@ -23,9 +23,9 @@ def as_json(command: Sequence[str], *options: str) -> tuple[str, ...]:
     return (*command, *options, "--json")
 
 
-def plan(recipe: str, card: str | None = None) -> tuple[str, ...]:
-    """Predicts the memory of a recipe's training. card: as `ptune plan --gpu` takes it."""
-    return ("ptune", "plan", recipe, *(("--gpu", card) if card else ()))
+def plan(recipe: str, card: str | None = None, *, timed: bool = False) -> tuple[str, ...]:
+    """Predicts the memory of a recipe's training. card: as `ptune plan --gpu` takes it; timed: a few steps are made, too."""
+    return ("ptune", "plan", recipe, *(("--gpu", card) if card else ()), *(("--time",) if timed else ()))
 
 
 def train(recipe: str, run: str, *, resume: bool = False) -> tuple[str, ...]:

@@ -75,6 +75,15 @@ mark.learned { background: color-mix(in srgb, var(--good) 22%, transparent); col
 #page figure { margin: 0; }
 .charts figcaption .key:only-child { display: none; }
 .keys { margin: 0 0 0.6rem; } .keys .key:first-child { margin-left: 0; }
+.sampled { border: 1px solid var(--line); border-radius: var(--radius-lg); padding: 0.6rem 0.8rem; }
+.sampled + .sampled { margin-top: 0.6rem; }
+.sampled > p { font-weight: 600; white-space: pre-wrap; overflow-wrap: anywhere; }
+.sampled td { width: 100%; white-space: pre-wrap; } .sampled tr:last-child > * { border-bottom: 0 !important; }
+.data .sampled .dim { color: var(--dim); opacity: 1; }
+.charts.searched { display: block; } .parallel .scroll { overflow-x: auto; }
+.parallel polyline { color: var(--line-0); } .parallel polyline.kept { color: var(--good); stroke-width: 3.5; }
+.parallel polyline.pruned { color: var(--line-1); stroke-dasharray: 4 4; }
+.parallel svg text { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; } .parallel svg .name { font-weight: 600; }
 .log textarea { font-family: var(--font-mono) !important; font-size: 0.78rem !important; line-height: 1.45; }
 .diff td:nth-child(2) { text-decoration: line-through; color: var(--dim); }
 @media (max-width: 640px) { .panes { gap: 1rem; } #page .form > .block { flex: 1 1 100%; } .facts { grid-template-columns: repeat(2, minmax(0, 1fr)); } }

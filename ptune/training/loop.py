@@ -32,6 +32,7 @@ from ptune.training.order import Mixture, Order, step_seed
 from ptune.training.packing import Share
 from ptune.training.rollback import collapse_of, levels_of, roll_back
 from ptune.training.sampler import Sampler, rewarded
+from ptune.training.samples import Samples
 from ptune.training.schedule import factor
 from ptune.training.spike_protection import NormHistory
 from ptune.training.view import View
@@ -62,6 +63,7 @@ class Job:
     method: PeftMethod | None = None  # whose adapter `model` has
     average: Average | None = None  # of the trained weights; what is validated
     sampler: Sampler | None = None  # makes each step's examples out of those
+    samples: Samples | None = None  # what the model answers at each validation
 
     @property
     def measure(self) -> str:
@@ -239,11 +241,13 @@ def _unscaled_length(parameters: Sequence[nn.Parameter], scale: float) -> torch.
 
 
 def validate(job: Job, state: State, levels: Levels) -> State:
-    """Measures the held-out loss; returns the state with the best loss updated."""
+    """Measures the held-out loss, and has the model answer; returns the state with the best loss updated."""
     if not job.validation:
         return state
     with contextlib.nullcontext() if job.average is None else job.average.in_place():
         loss, accuracy = held_out(job, job.validation)
+        if job.samples is not None and math.isfinite(loss):
+            job.samples.write(state.step, job.accelerator.unwrap_model(job.model))
     if not math.isfinite(loss):
         error, some = (
             NotANumberError("validation loss", loss, state.step),

@@ -55,5 +55,7 @@ def roll_back(job: Job, state: State, told: str) -> tuple[State, bool]:
     model = job.accelerator.unwrap_model(job.model)
     job.accelerator.wait_for_everyone()
     back = job.checkpoints.roll_back(to_step, rollbacks, model, job.optimizer)
+    if job.samples is not None:
+        job.samples.forget_after(to_step)
     job.accelerator.wait_for_everyone()
     return replace(back, seconds=state.seconds), False

@@ -146,6 +146,20 @@ def packing(model: PreTrainedModel, fast: bool = True) -> Iterator[bool]:
             model.set_attn_implementation(own)
 
 
+@contextlib.contextmanager
+def attending(model: PreTrainedModel, attention: str) -> Iterator[None]:
+    """Gives `model` this attention within the block: its own, for rows that are not packed."""
+    before = model.config._attn_implementation
+    if before == attention:
+        yield
+        return
+    model.set_attn_implementation(attention)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
 def attention_kernel(model: nn.Module) -> str:
     """What computes the model's attention now, as run.json says it; empty for a model without such a choice."""
     name: str = getattr(getattr(model, "config", None), "_attn_implementation", None) or ""

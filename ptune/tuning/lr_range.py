@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -55,8 +54,7 @@ def range_test(recipe: Recipe, steps: int = 100) -> RangeTest:
     Raises: PtuneError, like `ptune.fine_tune.train`.
     """
     rates = [LOW * (HIGH / LOW) ** (step / (steps - 1)) for step in range(steps)]
-    with tempfile.TemporaryDirectory(prefix="ptune-lr-range-") as folder:
-        losses = _losses(recipe, rates, Path(folder))
+    losses = _losses(recipe, rates)
     points = tuple(zip(rates, losses, strict=False))
     return RangeTest(points, suggested(points))
 
@@ -92,50 +90,24 @@ def write(test: RangeTest, recipe: Recipe, folder: Path) -> Path:
     return place
 
 
-def _losses(recipe: Recipe, rates: Sequence[float], folder: Path) -> list[float]:
+def _losses(recipe: Recipe, rates: Sequence[float]) -> list[float]:
     """The loss of each step's batch before its update, until the loss blows up."""
-    from ptune.config.tasks import task_of
-    from ptune.formats.run import Run
-    from ptune.kinds import imported
-    from ptune.training.calibration import begin_beside_original, calibrate
-    from ptune.training.distributed import accelerator_for
-    from ptune.training.loop import Job, optimizer_step
-    from ptune.training.memory import memory_errors
-    from ptune.training.order import Mixture, Order
-    from ptune.training.preparation import applied, prepared, resolved
-    from ptune.training.work import Work
+    from ptune.training.loop import optimizer_step
+    from ptune.training.rehearsal import rehearsal
 
-    run = Run(folder / "run")
-    accelerator = accelerator_for(recipe, run.folder, None)
-    recipe = resolved(recipe, accelerator)
-    work: Work = imported(task_of(recipe.task).work)(recipe, run, accelerator, "")
-    recipe = work.recipe
-    base = work.load(accelerator.device)
-    model = applied(recipe, base.model, base.new_tokens, base.head)
-    begin_beside_original(recipe, model, work)
     losses: list[float] = []
-    with memory_errors(recipe), work.objective(base.model, accelerator.device) as objective:
-        calibrate(recipe, model, objective, work.data)
-        run_model, optimizer = prepared(accelerator, model, recipe, base.head)
-        job = Job(
-            train=recipe.train, accelerator=accelerator, model=run_model, optimizer=optimizer, objective=objective,
-            examples=work.data.train, validation=(), journal=_Nowhere(), checkpoints=_Nowhere(),  # type: ignore[arg-type]
-            scaled=recipe.backbone.dtype == "float16",
-        )  # fmt: skip
-        mixture = Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None
-        order = Order(len(work.data.train), recipe.train.batch_size, recipe.train.seed, mixture)
-        with Progress("learning-rate range", len(rates), delay_s=0.0) as bar:
-            for step, rate in enumerate(rates):
-                train = recipe.train.model_copy(update={"lr": rate, "schedule": "constant", "warmup": 0.0})
-                batch = [work.data.train[index] for index in order.batch(step)]
-                loss = _loss(replace(job, train=train), batch, step, len(rates), optimizer_step)
-                if loss is None:
-                    break
-                losses.append(loss)
-                bar.advance(note=f"lr {rate:.1e}, loss {loss:.4g}")
-                course = smoothed(losses)
-                if course[-1] > _BLOWN_UP * min(course) + 1:
-                    break
+    with rehearsal(recipe) as tried, Progress("learning-rate range", len(rates), delay_s=0.0) as bar:
+        for step, rate in enumerate(rates):
+            train = tried.recipe.train.model_copy(update={"lr": rate, "schedule": "constant", "warmup": 0.0})
+            job = replace(tried.job, train=train)
+            loss = _loss(job, tried.batch(step), step, len(rates), optimizer_step)
+            if loss is None:
+                break
+            losses.append(loss)
+            bar.advance(note=f"lr {rate:.1e}, loss {loss:.4g}")
+            course = smoothed(losses)
+            if course[-1] > _BLOWN_UP * min(course) + 1:
+                break
     return losses
 
 
@@ -152,16 +124,6 @@ def _loss(job: Any, batch: Sequence[Any], step: int, steps: int, optimizer_step:
     except PtuneError:
         raise
     return loss if math.isfinite(loss) else None
-
-
-class _Nowhere:
-    """A journal that discards everything."""
-
-    def __init__(self) -> None:
-        self.latest: dict[str, float] = {}
-
-    def write(self, step: int, **values: float | int) -> None:
-        pass
 
 
 def _curve(test: RangeTest) -> str:

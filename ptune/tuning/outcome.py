@@ -12,8 +12,9 @@ from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvalu
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from ptune.formats.whole_write import write_json
 from ptune.tuning.settings import Search
-from ptune.tuning.space import Value
+from ptune.tuning.space import Value, changed
 from ptune.tuning.study import described
 
 FORMAT = 1
@@ -64,16 +65,23 @@ class Outcome:
         }
 
 
-def outcome(study: Study, search: Search) -> Outcome:
-    """Reads the study."""
+def outcome(study: Study, search: Search, *, weighed: bool = True) -> Outcome:
+    """Reads the study. weighed: with the importances of the fields, which take a moment."""
     tried = [_tried(trial) for trial in study.get_trials(deepcopy=False)]
 
     def merit(one: Tried) -> tuple[bool, float, int]:
         value = one.value if one.value is not None else 0.0
         return (one.value is None, -value if search.maximised else value, one.number)
 
-    shares, evaluator = _importances(study)
+    shares, evaluator = _importances(study) if weighed else ({}, "")
     return Outcome(tuple(sorted(tried, key=merit)), shares, evaluator)
+
+
+def write(found: Outcome, search: Search) -> None:
+    """Writes tune.json and, if a trial has finished, best.yaml."""
+    write_json(search.folder / "tune.json", found.document(search))
+    if found.best is not None:
+        changed(search.recipe, found.best.params).save(search.folder / "best.yaml")
 
 
 def _tried(trial: FrozenTrial) -> Tried:

@@ -12,6 +12,9 @@ tr.best td { color: var(--good); font-weight: 600; }
 .bar i { display: block; height: .9rem; margin-top: .3rem; background: var(--mark); border-radius: 2px; min-width: 1px; }
 .slices { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); }
 polyline { color: var(--line-0); } polyline.best { color: var(--good); }
+.parallel polyline { stroke-width: 1.4; } .parallel polyline.kept { color: var(--good); stroke-width: 3; }
+.parallel polyline.pruned { color: var(--line-1); stroke-dasharray: 4 4; }
+.parallel text { paint-order: stroke; stroke: var(--paper); stroke-width: 3px; } .parallel .name { font-weight: 600; }
 circle.done { color: var(--line-0); } circle.kept { color: var(--good); }
 circle.pruned { fill: none; stroke: var(--line-1); stroke-width: 1.5; }
 """

@@ -23,7 +23,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class _Scale:
+class Scale:
     """Maps values to shares of an axis' length, and holds the axis' marks."""
 
     low: float
@@ -51,8 +51,8 @@ def scatter(
         return ""
     width, height = size
     words = {word: float(index) for index, word in enumerate(choices)}
-    across = _of_words(choices) if choices else _of_numbers([float(dot.x) for dot in dots], log)
-    up = _of_numbers(_without_outliers([dot.y for dot in dots]), log=False)
+    across = _of_words(choices) if choices else of_numbers([float(dot.x) for dot in dots], log)
+    up = of_numbers(without_outliers([dot.y for dot in dots]), log=False)
 
     def place(x: float, y: float) -> tuple[float, float]:
         inside = min(max(up.share(y), 0.0), 1.0)  # outliers are drawn at the edge
@@ -98,10 +98,11 @@ def bars(shares: Mapping[str, float]) -> str:
     return f"<table class=bars>{rows}</table>"
 
 
-def _of_numbers(values: Sequence[float], log: bool) -> _Scale:
+def of_numbers(values: Sequence[float], log: bool) -> Scale:
+    """An axis that holds these numbers, with round marks. log: over their orders of magnitude."""
     if not log:
         places = ticks(min(values), max(values), 5)
-        return _Scale(places[0], places[-1], [(place, f"{place:g}") for place in places])
+        return Scale(places[0], places[-1], [(place, f"{place:g}") for place in places])
     low, high = min(values), max(values)
     if high / low < 1.01:
         low, high = low / 2, high * 2
@@ -109,15 +110,15 @@ def _of_numbers(values: Sequence[float], log: bool) -> _Scale:
     every = (1, 3) if len(decades) <= 4 else (1,)
     marks = [factor * 10.0**decade for decade in decades for factor in every]
     inside = [mark for mark in marks if low * 0.999 <= mark <= high * 1.001]
-    return _Scale(low, high, [(mark, f"{mark:g}") for mark in inside or (low, high)], log=True)
+    return Scale(low, high, [(mark, f"{mark:g}") for mark in inside or (low, high)], log=True)
 
 
-def _of_words(choices: Sequence[str]) -> _Scale:
+def _of_words(choices: Sequence[str]) -> Scale:
     marks = [(float(index), word) for index, word in enumerate(choices)]
-    return _Scale(-0.5, len(choices) - 0.5, marks)
+    return Scale(-0.5, len(choices) - 0.5, marks)
 
 
-def _without_outliers(values: Sequence[float]) -> list[float]:
+def without_outliers(values: Sequence[float]) -> list[float]:
     """The values that set the scale, without outliers: one bad trial should not flatten all others."""
     ordered = sorted(values)
     low, middle, high = (ordered[round(share * (len(ordered) - 1))] for share in (0.0, 0.5, 0.9))

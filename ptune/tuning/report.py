@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from ptune.formats.whole_write import write_json, write_text
+from ptune.formats.whole_write import write_text
 from ptune.progress import duration
 from ptune.tuning.outcome import Outcome, Tried
+from ptune.tuning.outcome import write as write_outcome
 from ptune.tuning.page import page
+from ptune.tuning.parallel import parallel
 from ptune.tuning.plots import Dot, bars, scatter
 from ptune.tuning.settings import Search
-from ptune.tuning.space import Axis, Choice, Range, changed, spelled
+from ptune.tuning.space import Axis, Choice, Range, spelled
 
 SHOWN = 10  # trials in the table on the terminal
 _FEW = 10  # an integer range of fewer values is drawn as categories
@@ -21,10 +23,8 @@ _FEW = 10  # an integer range of fewer values is drawn as categories
 
 def write(outcome: Outcome, search: Search) -> None:
     """Writes tune.json, report.html and, if a trial has finished, best.yaml."""
-    write_json(search.folder / "tune.json", outcome.document(search))
+    write_outcome(outcome, search)
     write_text(search.folder / "report.html", report(outcome, search))
-    if outcome.best is not None:
-        changed(search.recipe, outcome.best.params).save(search.folder / "best.yaml")
 
 
 def table(outcome: Outcome, search: Search) -> Table:
@@ -51,6 +51,7 @@ def report(outcome: Outcome, search: Search) -> str:
         *_importance(outcome),
         "<h2>History</h2>",
         _history(outcome, search),
+        *(["<h2>Trial by trial</h2>", lines] if (lines := parallel(outcome.document(search))) else []),
         "<h2>Field by field</h2>",
         f"<div class=slices>{''.join(_slice(field, outcome, search) for field in search.space)}</div>",
         "<h2>All trials</h2>",

@@ -18,6 +18,7 @@ from ptune.formats.file_lock import take_lock
 from ptune.formats.run import Run
 from ptune.formats.whole_write import disk_errors
 from ptune.progress import duration, say
+from ptune.tuning.outcome import outcome, write
 from ptune.tuning.settings import Search
 from ptune.tuning.space import Value, changed, spelled
 from ptune.tuning.study import ask
@@ -38,6 +39,7 @@ def search_on(study: Study, search: Search, *, stop: Callable[[], bool], start: 
             if trial is None:
                 return True
             result = _run(study, search, trial, stop=stop, start=start, lock=lock)
+        write(outcome(study, search, weighed=False), search)  # for those who watch
         if result.outcome == "interrupted":
             return False
         failures = failures + 1 if result.outcome == "failed" and not result.twin else 0

@@ -17,13 +17,13 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Recipe
 from ptune.data.conversations import Completion, Conversation
 from ptune.errors import BackboneError, DataError, FormatError
-from ptune.evaluation.answers import answers
 from ptune.evaluation.evaluate import evaluate
 from ptune.evaluation.held_out import held_out
 from ptune.evaluation.in_context import after, in_context, shots
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.full import Full
+from ptune.tasks.chat.answers import answers
 
 
 def base_of(run: Run) -> torch.nn.Module:

@@ -15,7 +15,6 @@ from ptune.config.recipe import Recipe
 from ptune.evaluation.curve import HEIGHT, WIDTH, Series, averaged, chart, ticks
 from ptune.evaluation.report import losses, report
 from ptune.formats.run import Run
-from ptune.training.metrics_log import read
 
 NASTY = "<script>alert('&')</script>"
 EVALUATION = {
@@ -30,7 +29,18 @@ EVALUATION = {
 
 @pytest.fixture(scope="module")
 def page(trained: Run) -> str:
-    return report(trained.record(), Recipe.load(trained.recipe_path), EVALUATION, read(trained.metrics_path))
+    samples = [
+        {
+            "step": step,
+            "prompt": f"2 {NASTY}",
+            "answer": f"{step} {NASTY}",
+            "ended": step > 3,
+            "expected": "four",
+        }
+        for step in range(1, 31)
+    ]
+    recipe = Recipe.load(trained.recipe_path)
+    return report(trained.record(), recipe, EVALUATION, trained.metrics(), samples)
 
 
 def test_is_well_formed_and_whole(page: str) -> None:
@@ -43,7 +53,7 @@ def test_is_well_formed_and_whole(page: str) -> None:
 
 
 def test_text_of_others_is_text(page: str) -> None:
-    assert Outline(page).text.count(NASTY) == 2
+    assert Outline(page).text.count(NASTY) == 2 + 13  # prompt and base; a sampled prompt and twelve answers
     assert "tiny <run>" in Outline(page).text
 
 
@@ -51,6 +61,14 @@ def test_shows_the_figures_and_marks_the_best(page: str) -> None:
     for text in ("4.500", "4.250", "3.750", "25.0%", "31.0%", "8 examples in context"):
         assert text in page
     assert re.findall(r'better">([^<]+)<', page) == ["3.750", "42.5", "31.0%"]
+
+
+def test_shows_what_was_answered_while_it_trained(page: str) -> None:
+    steps = [int(step) for step in re.findall(r"<th class=number>step (\d+)</th>", page)]
+    assert (len(steps), steps[0], steps[-1]) == (12, 30, 1)
+    assert steps == sorted(steps, reverse=True)
+    assert "in the data</th><td>four</td>" in page
+    assert page.count("(cut)") == 1, "the answer after step 1 alone did not end"
 
 
 @given(st.lists(st.tuples(st.floats(-1e6, 1e6), st.floats(-1e6, 1e6)), min_size=1, max_size=20))

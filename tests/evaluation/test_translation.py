@@ -19,7 +19,6 @@ from support.translation_runs import NAME, bundle, kit, merged, run
 from ptune.cli import main
 from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, UsageError
-from ptune.evaluation.answers import answers
 from ptune.evaluation.compare import compare
 from ptune.evaluation.evaluate import models_of
 from ptune.evaluation.held_out import held_out
@@ -28,6 +27,7 @@ from ptune.evaluation.require import parsed
 from ptune.evaluation.translation.evaluate import evaluate_run
 from ptune.evaluation.translation.figures import COPY
 from ptune.evaluation.translation.scores import gain, measure, of_rows, statistic
+from ptune.tasks.chat.answers import answers
 
 GOLD = [f"El archivo número {n} está abierto en la ventana {n * 7 % 5}." for n in range(60)]
 GOOD = [text.replace("abierto", "abierta") if n % 3 else text for n, text in enumerate(GOLD)]

@@ -15,10 +15,10 @@ from transformers import GenerationConfig
 
 import ptune
 from ptune.config.recipe import Recipe
-from ptune.evaluation.answers import answers
 from ptune.evaluation.evaluate import models_of
 from ptune.evaluation.held_out import held_out
 from ptune.formats.run import Run
+from ptune.tasks.chat.answers import answers
 from ptune.tasks.translation.infer import most_tokens
 from ptune.verify.server import serving
 from ptune_serve.app import create_app

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from ptune.begin.presets import Preset
+from ptune.data.row_count import rows_of
 from ptune.studio.recipe.drafts import Draft
-from ptune.studio.recipe.length import label, rows_of
+from ptune.studio.recipe.length import label
 
 CHAT = Draft("mine", ("faq.jsonl",), "chat")
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.browsing import FITS, NEEDS_BROWSER
 from support.fake_chat_model import wait_until
-from support.studio_page import Opened, browser, opened
+from support.studio_page import Opened, browser, opened, photographed
 
-from ptune.config.recipe import Recipe
+from ptune.config.recipe import Data, Recipe, Train
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.run import RunRecord
 from ptune.formats.whole_write import write_text
@@ -189,6 +191,7 @@ def test_a_finished_run_leads_to_the_tab_judge(studio: Opened) -> None:
         )
     studio.open("Run")
     studio.says("facts", "finished")
+    assert studio.text("samples") == "", "it has written no text"
     shown = studio.page.locator("#facts h2").inner_text()
     studio.press("Judge it")
     wait_until(
@@ -197,3 +200,85 @@ def test_a_finished_run_leads_to_the_tab_judge(studio: Opened) -> None:
     studio.go("Run")
     studio.press("Export it")
     wait_until(lambda: studio.box("ship-run").is_visible() and studio.box("ship-run").input_value() == shown)
+
+
+def test_answers_appear_step_by_step_while_a_run_trains(studio: Opened) -> None:
+    folder = studio.folder / "runs" / "writer"
+    folder.mkdir(parents=True)
+    base = BaseIdentity(source="tiny", hash="0" * 64)
+    record = RunRecord(created="2024", base=base, status="running", planned_steps=20)
+    write_text(folder / "run.json", record.model_dump_json())
+
+    def validated(*steps: int) -> None:
+        entries = [{"step": step, "loss": 1.0, "validation_loss": 1 / step} for step in steps]
+        answers = [
+            {"step": step, "prompt": "What is <b>patience</b>?", "answer": f"After {step}", "ended": step > 5, "expected": "A virtue."}
+            for step in steps
+        ]  # fmt: skip
+        write_text(folder / "metrics.jsonl", "".join(json.dumps(entry) + "\n" for entry in entries))
+        write_text(folder / "samples.jsonl", "".join(json.dumps(answer) + "\n" for answer in answers))
+
+    validated(5)
+    studio.open("Run")
+    studio.says("samples", "What is <b>patience</b>?", "After 5 … (cut)", "A virtue.")
+    validated(5, 10)
+    studio.says("samples", "After 10")
+    assert studio.text("samples").index("After 10") < studio.text("samples").index("After 5")
+    photographed(studio, "samples")
+
+
+def _searched(folder: Path, lrs: tuple[float, ...]) -> None:
+    """A search as `ptune tune` leaves it after so many trials; the best is the one nearest to 1e-3."""
+    folder.mkdir(parents=True, exist_ok=True)
+    trials: list[dict[str, Any]] = [
+        {
+            "number": at, "state": "finished", "params": {"train.lr": lr, "method.r": (4, 8, 16)[at % 3]}, "last": 1.0, "steps": 9,
+            "value": 1.0 + abs(math.log10(lr) + 3), "seconds": 5.0, "why": "",
+        }
+        for at, lr in enumerate(lrs)
+    ]  # fmt: skip
+    best = min(trials, key=lambda one: one["value"])
+    document = {
+        "metric": "validation_loss", "direction": "minimize", "space": {"train.lr": "log:1e-05..0.01", "method.r": "4|8|16"},
+        "trials": trials, "best": {"trial": best["number"]},
+    }  # fmt: skip
+    write_text(folder / "tune.json", json.dumps(document))
+    Recipe(name="moods", train=Train(lr=best["params"]["train.lr"])).save(folder / "best.yaml")
+
+
+def test_trials_appear_and_the_best_recipe_is_one_click(studio: Opened) -> None:
+    Recipe(name="moods").save(studio.folder / "recipes" / "moods.yaml")
+    studio.open("Run")
+    assert not studio.page.locator("#take-best").is_visible()
+    folder = studio.folder / "runs" / "moods-tune"
+    _searched(folder, (1e-5, 1e-4))
+    studio.says("trials", "2 trials", "validation loss (lower is better)")
+    _searched(folder, (1e-5, 1e-4, 1.2e-3, 9e-3, 3e-4))
+    studio.says("trials", "5 trials", "0.0012", "the best")
+    assert studio.page.locator("#trials polyline").count() == 5
+    assert studio.page.locator("#trials polyline.kept").count() == 1
+    photographed(studio, "search")
+    studio.press("Take the best recipe")
+    studio.says("taken", "recipes/moods-best.yaml")
+    assert Recipe.load(studio.folder / "recipes" / "moods-best.yaml").train.lr == 1.2e-3
+    wait_until(lambda: studio.box("recipe-to-train").input_value() == "moods-best")
+
+
+def test_a_search_is_asked_for_and_what_cannot_be_searched_is_told(studio: Opened) -> None:
+    Recipe(name="found", data=Data(files=(Path("data/none.csv"),))).save(
+        studio.folder / "recipes" / "found.yaml"
+    )
+    studio.open("Run")
+    studio.choose("recipe-to-train", "found")
+    studio.unfold("search-panel")
+    studio.press("Search")
+    studio.says("search-told", "--space is empty")
+    studio.press("Propose fields")
+    wait_until(lambda: "train.lr=log:" in studio.box("space").input_value())
+    studio.press("Search")
+    studio.says("search-told", "found-tune is in the queue")
+    line = studio.page.locator("#search-panel .command textarea").input_value().replace("'", "")
+    assert line.startswith(
+        "ptune tune recipes/found.yaml --trials 10 --out runs/found-tune --space train.lr=log:"
+    )
+    studio.says("search-trouble", "found-tune:", "data/none.csv")

@@ -90,11 +90,14 @@ def test_data_is_text_wherever_it_is_shown(one: str, two: str, three: str) -> No
         ],
     }
     job = Job("00001", one, two, (three,), "failed", 1.0)
-    course = Course(one, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], None, job, False)
+    answered = [{"step": 1, "prompt": one, "answer": two, "ended": False, "expected": three}]
+    course = Course(
+        one, [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}], None, job, False, samples=answered
+    )
     for html in (
         shown_data.look(looked, one), shown_data.findings(document), shown_data.splits(document), shown_data.lengths(document),
         shown_data.rows(document), shown_recipe.diff([(one, two, three)], one), shown_runs.queue([job], 2.0),
-        shown_runs.facts(course, 1, 2), plots.charts([course, course]),
+        shown_runs.facts(course, 1, 2), plots.charts([course, course]), shown_runs.samples(course),
         shown_recipe.model({"model": one, "family": two, "kind": three, "train": {one: {"works": False, "why": two}}}),
     ):  # fmt: skip
         assert _safe(html), html

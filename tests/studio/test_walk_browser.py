@@ -80,6 +80,9 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     studio.option("train.max_steps", str(STEPS))
     studio.option("train.validate_every", "250")
     studio.option("train.patience", "")
+    studio.press("Time a few steps")
+    studio.says("lasts", f"on this machine: {STEPS:,} steps of", "by 4 of its steps, timed")
+    assert "by 4 of its steps, timed" in studio.text("preset")
     _photographed(studio, "recipe")
     studio.press("Train it")
 

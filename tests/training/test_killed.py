@@ -37,14 +37,15 @@ TRAIN: dict[str, Any] = {
 }
 
 
-def outcome(out: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
-    """What must be the same: what was trained, and what was measured."""
+def outcome(out: Path) -> tuple[dict[str, str], list[dict[str, Any]], str]:
+    """What must be the same: what was trained, what was measured, and what was answered meanwhile."""
     folder = out / "adapter" if (out / "adapter").is_dir() else out / "model"
     measured = [
         {name: value for name, value in entry.items() if not name.startswith(("seconds", "tokens"))}
         for entry in read(out / "metrics.jsonl")
     ]
-    return fingerprint(folder), measured
+    samples = out / "samples.jsonl"
+    return fingerprint(folder), measured, samples.read_text() if samples.exists() else ""
 
 
 def kill_again_and_again(farm: Farm, recipe: Recipe, folder: Path, kills: int, **request: Any) -> None:

@@ -42,10 +42,10 @@ def ruin(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
 
 
 def course(run: Run) -> list[dict[str, Any]]:
-    """metrics.jsonl without times."""
+    """metrics.jsonl without times, and samples.jsonl."""
     return [
         {name: value for name, value in entry.items() if not name.startswith(("seconds", "tokens"))}
-        for entry in run.metrics()
+        for entry in [*run.metrics(), *run.samples()]
     ]
 
 
@@ -64,6 +64,8 @@ def test_it_goes_back_and_learns_at_a_third_of_the_rate(
     assert [entry["step"] for entry in steps] == list(range(1, 61))
     assert [entry["lr"] for entry in steps[10:]] == pytest.approx([5e-3] * 10 + [5e-3 / 3] * 40)
     assert [entry.get("rollbacks", 0) for entry in steps] == [0] * 20 + [1] * 40
+    validated = [entry["step"] for entry in run.metrics() if "validation_loss" in entry]
+    assert [entry["step"] for entry in run.samples()] == [step for step in validated for _ in range(2)]
     said = capsys.readouterr().err
     assert f"step {back.step}: training has collapsed: the mean loss of the last 20 steps is" in said
     assert "It went back to step 20, and on with a third of the learning rate, 0.0017" in said

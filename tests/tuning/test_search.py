@@ -72,7 +72,8 @@ def test_what_is_written_down(found):
     assert document["space"] == {"train.lr": "log:1e-05..0.1", "method.r": "4|8"}
     page = (search.folder / "report.html").read_text()
     assert not re.search(r"<script|https?://|@import", page)
-    assert page.count("<svg") == 3  # history, two slices
+    assert page.count("<svg") == 4  # history, all fields, two slices
+    assert page.count('<polyline class="kept"') == 1
     assert page.count('<circle class="kept"') == 3
     for one in outcome.tried:
         assert f"trial {one.number}, {one.state}" in page
@@ -287,3 +288,16 @@ def test_a_stop_between_trials(tmp_path):
     asked.set()
     assert searched(search, stop=asked.is_set).tried == ()
     assert not list(tmp_path.glob("trial-*")), os.listdir(tmp_path)
+
+
+def test_it_can_be_watched_trial_by_trial(tmp_path):
+    search = search_of(tmp_path / "watched")
+    written = search.folder / "tune.json"
+
+    def two_ended() -> bool:
+        return written.exists() and len(json.loads(written.read_text())["trials"]) == 2
+
+    assert len(searched(search, stop=two_ended).tried) == 2, "it was written when the second had ended"
+    document = json.loads(written.read_text())
+    assert [one["state"] for one in document["trials"]] == ["finished", "finished"]
+    assert Recipe.load(search.folder / "best.yaml").train.lr == document["best"]["params"]["train.lr"]

@@ -36,7 +36,6 @@ from ptune.tasks.own_answers.served import engine_options, rollout_bundle
 from ptune.tasks.reinforcement.sampler import rewarded
 from ptune.training.card import card
 from ptune.training.folder import check_same_data
-from ptune.training.metrics_log import read as read_metrics
 
 FORMAT = 1
 COMPARED = ("reward", "reward_sampled")
@@ -95,7 +94,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     evaluation["requirements"] = [one.checked(found) for one in asked.require]
     evaluation = judged(evaluation)
     write_json(run.evaluation_path, evaluation)
-    write_text(run.report_path, report(record, recipe, evaluation, read_metrics(run.metrics_path)))
+    write_text(run.report_path, report(record, recipe, evaluation, run.metrics(), run.samples()))
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
     Console(highlight=False).print(table(evaluation))
     return evaluation

@@ -9,15 +9,20 @@ from ptune.config.reinforcement import Reinforcement
 from ptune.evaluation.curve import Series, chart
 from ptune.evaluation.reinforcement.titles import cell, title
 from ptune.evaluation.report import each_step, origin, points, troubles
+from ptune.evaluation.sampled import TITLE, sampled
 from ptune.evaluation.style import no_better, page, text
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
 
 
 def report(
-    record: RunRecord, recipe: Recipe, evaluation: dict[str, Any], metrics: list[dict[str, Any]]
+    record: RunRecord,
+    recipe: Recipe,
+    evaluation: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    samples: list[dict[str, Any]],
 ) -> str:
-    """Renders the page. It loads nothing and runs no script."""
+    """Renders the page. It loads nothing and runs no script. samples: see `Run.samples`."""
     task = recipe.task
     assert isinstance(task, Reinforcement)
     sections = [
@@ -33,6 +38,7 @@ def report(
         *_certificate(task, metrics),
         chart("Tokens of an answer", "step", [Series("mean", "first", points(metrics, "answer_tokens"))]),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
+        *([f"<h2>{TITLE}</h2>", sampled(samples)] if samples else []),
         *(["<h2>Answers</h2>"] if evaluation["answers"] else []),
         *map(_answer, evaluation["answers"]),
         "<h2>Where it comes from</h2>",

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import closing, nullcontext
 from typing import Any
 
-import torch
 from peft import PeftModel
 from torch import nn
 
@@ -27,6 +26,7 @@ from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.progress import Progress
+from ptune.tasks.translation.greedy import translated
 from ptune.tasks.translation.infer import LONGER, MORE
 from ptune.tasks.translation.seq2seq_infer import load
 from ptune.tasks.translation.seq2seq_work import translation_of
@@ -94,34 +94,14 @@ def _translated(
     return {"torch": after}, {COPY: sources, "base": before}
 
 
-@torch.no_grad()
 def generated(label: str, model: nn.Module, codec: Seq2SeqCodec, sources: Sequence[str]) -> list[str]:
     """Greedy translations by transformers, in order."""
-    device = next(model.parameters()).device
-    model.eval()
-    limit, texts = codec.texts.limit(None), []
+    most = codec.texts.limit(None)
+    texts: list[str] = []
     with Progress(f"translations, {label}", len(sources), unit="texts") as progress:
         for start in range(0, len(sources), ROWS):
             ids = [codec.source(text).ids for text in sources[start : start + ROWS]]
-            longest = max(map(len, ids))
-            padded = [[*one, *[codec.texts.pad_id] * (longest - len(one))] for one in ids]
-            mask = [[1] * len(one) + [0] * (longest - len(one)) for one in ids]
-            most = min(LONGER * longest + MORE, limit or LONGER * longest + MORE)
-            output = model.generate(
-                input_ids=torch.tensor(padded, device=device),
-                attention_mask=torch.tensor(mask, device=device),
-                max_new_tokens=most,
-                do_sample=False,
-                num_beams=1,
-            )
-            for row, source in zip(output[:, 1:].tolist(), ids, strict=True):
-                own = min(LONGER * len(source) + MORE, most)
-                texts.append(codec.decode(row[:own] if len(row) <= own else _cut(row[:own], codec)))
+            limits = [min(LONGER * len(one) + MORE, most or LONGER * len(one) + MORE) for one in ids]
+            texts += map(codec.decode, translated(model, codec, ids, limits))
             progress.advance(len(ids))
     return texts
-
-
-def _cut(row: list[int], codec: Seq2SeqCodec) -> list[int]:
-    """Cuts a row that ran on with its batch as it would have ended alone, at its own limit."""
-    forced = codec.writing.forced_eos_id
-    return row if forced is None else [*row[:-1], forced]

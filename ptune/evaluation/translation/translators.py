@@ -8,11 +8,11 @@ import torch
 
 from ptune.codecs.chat import ChatCodec
 from ptune.data.conversations import Askable, Conversation
-from ptune.evaluation.answers import ROWS, answers
 from ptune.evaluation.held_out import HeldOut
 from ptune.evaluation.in_context import shots
 from ptune.evaluation.translation.served import limits
 from ptune.progress import Progress
+from ptune.tasks.chat.answers import ROWS, answers
 from ptune.tasks.translation.infer import messages_of
 
 

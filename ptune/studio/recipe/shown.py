@@ -62,7 +62,16 @@ def plan(document: Mapping[str, Any], where: str) -> str:
         if more
         else ""
     )
-    return f"{head}{advice}<div class=bars>{bars}</div>{table}"
+    time = document.get("time")
+    known = "" if time is None else lasts(time, beside=False)
+    return f"{head}{known}{advice}<div class=bars>{bars}</div>{table}"
+
+
+def lasts(document: Mapping[str, Any], *, beside: bool) -> str:
+    """How long a training takes. beside: whether another job ran while its steps were timed."""
+    told = str(document["told"])
+    slower = " Another job ran meanwhile: alone it is faster." if beside else ""
+    return f"<p>{escape(told[:1].upper() + told[1:])}.{slower}</p>"
 
 
 def model(document: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,6 +15,7 @@ import gradio as gr
 from ptune.begin.presets import WHAT
 from ptune.begin.starts import STARTS
 from ptune.config.cards import GPUS
+from ptune.data.row_count import rows_of
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import write_json
 from ptune.methods import METHODS
@@ -22,7 +24,7 @@ from ptune.studio.ask import ask
 from ptune.studio.command_shown import command_line, shows
 from ptune.studio.data import choice
 from ptune.studio.data.choice import Choice
-from ptune.studio.recipe import drafts, forms, length
+from ptune.studio.recipe import drafts, forms, length, paces
 from ptune.studio.recipe import shown as shown_recipe
 from ptune.studio.recipe.drafts import PRESETS, Draft
 from ptune.studio.recipe.models_here import models_here
@@ -109,6 +111,9 @@ class Recipe:
                 [HERE, *GPUS], value=HERE, label="Memory on", allow_custom_value=True, elem_id="card", min_width=150
             )  # fmt: skip
             self._predict = gr.Button("Predict the memory", size="sm", elem_id="predict")
+        with gr.Row(elem_classes="doing"):
+            self._timing = gr.Button("Time a few steps", size="sm", elem_id="time-steps")
+        self._lasts = gr.HTML(elem_classes="data", elem_id="lasts")
         self._plan_line = command_line("The prediction on the command line")
         self._plan = gr.HTML(elem_classes="data", elem_id="plan")
         with gr.Row(elem_classes="doing"):
@@ -117,7 +122,7 @@ class Recipe:
         self._write_line = gr.HTML(elem_classes="data", elem_id="written")
         self._train_line = command_line()
         # What was said of a recipe; it is taken away where another one is meant.
-        self._outcome = [self._write_line, self._train_line, self._plan_line, self._plan]
+        self._outcome = [self._write_line, self._train_line, self._plan_line, self._plan, self._lasts]
 
     def _connect(self, studio: Studio) -> None:
         studio.page.load(self.look, None, self.looked, **QUIET)
@@ -144,6 +149,9 @@ class Recipe:
         self._predict.click(
             self._say, [self._draft, self._card], [self._plan_line, self._plan], **QUIET
         ).then(self._planned, [self._draft, self._card], self._plan, **asking)
+        self._timing.click(self._say_time, self._draft, [self._plan_line, self._lasts], **QUIET).then(
+            self._timed, self._draft, [self._lasts, self._preset], **asking
+        )
         self._check.click(lambda: waiting("Reading its config …"), None, self._can, **QUIET).then(
             self._checked, self._draft, self._can, **asking
         )
@@ -184,14 +192,16 @@ class Recipe:
 
     def _presets(self, draft: Draft) -> Any:
         """The presets, with about how long each is on this data."""
-        rows = length.rows_of(self._workspace.folder, draft.files)
-        choices = []
+        rows = rows_of(self._workspace.folder, draft.files)
+        pace, choices = None, []
+        with contextlib.suppress(PtuneError):
+            pace = paces.known(self._workspace, draft.preset_recipe())
         for preset in PRESETS:
             try:
                 recipe = replace(draft, preset=preset).preset_recipe()
             except PtuneError:
                 recipe = None
-            choices.append((length.label(preset, recipe, rows), preset))
+            choices.append((length.label(preset, recipe, rows, pace), preset))
         return gr.update(choices=choices, value=draft.preset)
 
     def _again(self, draft: Draft | None) -> list[Any]:
@@ -306,12 +316,40 @@ class Recipe:
             waiting("Predicting: the model is laid out without its weights …"),
         ]
 
-    def _plan_command(self, draft: Draft | None, card: str) -> tuple[str, ...]:
+    def _plan_command(self, draft: Draft | None, card: str = HERE, *, timed: bool = False) -> tuple[str, ...]:
         """The command, for which there is a file. Raises: UsageError, RecipeError."""
         if draft is None:
             raise UsageError(_NO_DATA)
-        path = draft.write_for_plan(self._workspace)
-        return commands.plan(self._workspace.shown(path), None if card in ("", HERE) else card)
+        path = self._workspace.shown(draft.write_for_plan(self._workspace))
+        return commands.plan(path, None if card in ("", HERE) else card, timed=timed)
+
+    def _say_time(self, draft: Draft | None) -> list[Any]:
+        try:
+            command = self._plan_command(draft, timed=True)
+        except PtuneError as error:
+            return [shows(()), problem(str(error))]
+        return [shows(command), waiting("Timing: the model is loaded, and makes a few steps on your rows …")]
+
+    def _timed(self, draft: Draft | None) -> list[Any]:
+        """How long the training takes, and the presets with that."""
+        try:
+            command = self._plan_command(draft, timed=True)
+        except PtuneError:  # told already
+            return [gr.skip(), gr.skip()]
+        beside = any(job.state == "running" for job in self._jobs.all())
+        answer = ask(self._workspace, commands.as_json(command))
+        if draft is None or drafts.kept(self._workspace, choice.load(self._workspace)) != draft:
+            return [gr.skip(), gr.skip()]  # another recipe is meant by now
+        told = (answer.document or {}).get("time")
+        if told is None:
+            why = (
+                "It does not fit into memory, so its steps were not timed."
+                if answer.document
+                else answer.problem
+            )
+            return [problem(why), gr.skip()]
+        paces.keep(self._workspace, draft.recipe(), told)
+        return [shown_recipe.lasts(told, beside=beside), self._presets(draft)]
 
     def _planned(self, draft: Draft | None, card: str) -> Any:
         try:
@@ -340,7 +378,7 @@ class Recipe:
 
 def _nothing(same: bool = False) -> list[Any]:
     """Values that take away what was said of a recipe. same: of this one: it stays."""
-    return [gr.skip()] * 4 if same else ["", shows(()), shows(()), ""]
+    return [gr.skip()] * 5 if same else ["", shows(()), shows(()), "", ""]
 
 
 def _next() -> int:

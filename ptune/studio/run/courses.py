@@ -26,7 +26,8 @@ Points = list[tuple[float, float]]
 class Course:
     """A run: its journal's lines, its record, its newest training job.
 
-    record: None before the first step is prepared. stepped: whether its job has written to the journal.
+    record: None before the first step is prepared. stepped: whether its job has written to the journal. samples: what the model
+    answered while it trained.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Course:
     job: Job | None
     resumable: bool
     stepped: bool = True
+    samples: Sequence[Mapping[str, Any]] = ()
 
     @property
     def state(self) -> str:
@@ -103,11 +105,11 @@ def course(workspace: Workspace, jobs: Sequence[Job], name: str) -> Course:
     job = next((one for one in reversed(jobs) if (one.kind, one.name) == ("train", name)), None)
     try:
         record = run.record() if run.record_path.is_file() else None
-        entries = run.metrics()
+        entries, samples = run.metrics(), run.samples()
     except (PtuneError, OSError):  # being written, or damaged: shown as far as it is known
-        record, entries = None, []
+        record, entries, samples = None, [], []
     resumable = record is not None and record.status in ("running", "interrupted")
-    return Course(name, entries, record, job, resumable, _since(run.metrics_path, job))
+    return Course(name, entries, record, job, resumable, _since(run.metrics_path, job), samples)
 
 
 def _since(journal: Path, job: Job | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from ptune.evaluation.sampled import TITLE, sampled
 from ptune.progress import duration
 from ptune.studio.jobs.queue import Job
 from ptune.studio.recipe.shown import gigabytes
@@ -60,6 +61,12 @@ def facts(course: Course, peak_bytes: int | None, planned_bytes: int | None, log
     )
     now = f"<p role=status>Before the first step: {escape(last_line(log))} …</p>" if course.preparing else ""
     return f"<h2>{escape(course.name)}</h2>{bar}{now}<dl class=facts>{told}</dl>"
+
+
+def samples(course: Course) -> str:
+    """What the model answers to held-out prompts while it trains; nothing of a model that writes no text."""
+    answered = sampled(course.samples)
+    return f"<h2>{TITLE}</h2>{answered}" if answered else ""
 
 
 def last_line(log: str) -> str:

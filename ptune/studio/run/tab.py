@@ -12,12 +12,13 @@ from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import read_json
 from ptune.studio import commands
 from ptune.studio.command_shown import command_line, shows
-from ptune.studio.heart import LOOK, heart
+from ptune.studio.heart import LOOK, Look, heart, together
 from ptune.studio.jobs.log import problem_in
 from ptune.studio.jobs.queue import Job
 from ptune.studio.run import courses, plots
 from ptune.studio.run import shown as shown_runs
 from ptune.studio.run.courses import Course
+from ptune.studio.run.search_panel import Searches
 from ptune.studio.run.start import start
 from ptune.studio.studio import QUIET, Studio
 from ptune_serve.ui.labels import problem, waiting
@@ -40,6 +41,7 @@ class Runs:
                     self._render_queue()
                 with gr.Column(scale=3, min_width=300, elem_classes="pane"):
                     self._render_runs()
+                    self._searches = Searches(studio, self._recipe)
         self.looks_at: list[Any] = []
         self.looked = [self.chosen, self._recipe, self._seen, *self._shown]
         with self.tab:
@@ -67,21 +69,27 @@ class Runs:
             self.ship = gr.Button("Export it", size="sm", visible=False, elem_id="export-it")
         self._told = gr.HTML(elem_id="run-told")
         self._charts = gr.HTML(elem_id="charts")
+        self._samples = gr.HTML(elem_classes="data", elem_id="samples")
         self._command = command_line()
         with gr.Accordion("Log", open=False):
             self._log = gr.Textbox(
                 show_label=False, label="Log", interactive=False, lines=10, max_lines=24, elem_classes="log", elem_id="log"
             )  # fmt: skip
         self._shown = [
-            self._queue, self._facts, self._stop, self._resume, self.judge, self.ship, self._told, self._charts, self._command,
-            self._log,
+            self._queue, self._facts, self._stop, self._resume, self.judge, self.ship, self._told, self._charts, self._samples,
+            self._command, self._log,
         ]  # fmt: skip
 
     def _connect(self, studio: Studio) -> None:
         seen = [self._seen, *self._shown]
         studio.page.load(self.look, None, self.looked, **QUIET)
         self.tab.select(self._offers, None, [self.chosen, self._recipe], **QUIET)
-        heart().tick(self._again, [self.chosen, self._seen], seen, **LOOK)
+        looks = [
+            Look(self._again, [self.chosen, self._seen], seen),
+            Look(self._searches.look, self._searches.looks_at, self._searches.looked),
+        ]
+        read, given, changes = together(looks)
+        heart().tick(read, given, changes, **LOOK)
         self.chosen.input(self._does(lambda name: None), [self.chosen, self._seen], seen, **QUIET)
         self._recipe.input(lambda: "", None, self._told, **QUIET)  # why another one was not trained
         self._stop.click(self._does(self._stops), [self.chosen, self._seen], seen, **QUIET)
@@ -121,7 +129,7 @@ class Runs:
         queue = shown_runs.queue(jobs, time.time())
         if not chosen:
             off = (_button("Stop", False), _button("Resume", False), _onward(False), _onward(False))
-            return (queue, waiting(_NONE), *off, "", "", (), "")
+            return (queue, waiting(_NONE), *off, "", "", "", (), "")
         shown = [courses.course(self._workspace, jobs, name) for name in chosen]
         first, job = shown[0], shown[0].job
         peak = courses.peak_bytes(self._workspace.jobs, job)
@@ -137,6 +145,7 @@ class Runs:
             _onward(first.finished),
             self._trouble(first, log),
             plots.charts([one for one in shown if one.entries]),
+            shown_runs.samples(first),
             self._line(first),
             log[-LOG_CHARACTERS:],
         )

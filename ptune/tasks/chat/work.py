@@ -35,10 +35,12 @@ from ptune.planning.preflight import planned
 from ptune.progress import say
 from ptune.tasks.chat.images import check_recipe
 from ptune.tasks.chat.recipe_codec import codec_for
+from ptune.tasks.chat.samples import ChatAnswering, answering
 from ptune.tasks.chat.saving import save_trained
 from ptune.training.distributed import decided_by_one
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
+from ptune.training.samples import Asked
 from ptune.training.segments import packing
 from ptune.training.work import Base
 
@@ -72,6 +74,13 @@ class ChatWork:
                 say(f"{type(base).__name__} cannot keep packed examples apart: one example per forward pass")
             yield NextTokenObjective(packed, most, device, plain_head(base), *loss)
 
+    def answering(self, base: PreTrainedModel) -> ChatAnswering | None:
+        prompts = (
+            (Asked(one.question, one.answer), one.prompt(self.codec))
+            for one in self.data.validation_conversations
+        )
+        return answering(self.recipe, self.codec, prompts, base)
+
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)
 
@@ -92,6 +101,9 @@ class OverChat:
 
     def load(self, device: torch.device) -> Base:
         return self.chat.load(device)
+
+    def answering(self, base: PreTrainedModel) -> ChatAnswering | None:
+        return self.chat.answering(base)
 
     def save_codec(self, folder: Path) -> None:
         self.chat.save_codec(folder)

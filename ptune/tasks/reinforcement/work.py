@@ -27,6 +27,7 @@ from ptune.formats.whole_write import read_json
 from ptune.planning.preflight import planned
 from ptune.rewards import Reward, rewards_of
 from ptune.tasks.chat.recipe_codec import codec_for
+from ptune.tasks.chat.samples import ChatAnswering, answering
 from ptune.tasks.chat.saving import save_trained
 from ptune.tasks.own_answers.followed import check_followed
 from ptune.tasks.own_answers.policy import Policy
@@ -37,6 +38,7 @@ from ptune.training.distributed import decided_by_one
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.reload import PROMPTS
+from ptune.training.samples import Asked
 from ptune.training.segments import packing
 from ptune.training.work import Base
 
@@ -71,6 +73,10 @@ class ReinforcementWork:
             policy = Policy(engine, self.codec, task)
             sampler = Sampler(task, policy, self.rewards, self.accelerator, recipe.train.seed, seen)
             yield ReinforcementObjective(task, next_token, base, seen, sampler)
+
+    def answering(self, base: PreTrainedModel) -> ChatAnswering | None:
+        prompts = ((Asked(one.asked.question), list(one.ids)) for one in self.data.validation)
+        return answering(self.recipe, self.codec, prompts, base)
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)

@@ -28,6 +28,7 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.tasks.encoder.saving import reloaded_hop, write_trained
 from ptune.tasks.translation.facts import Seq2SeqFacts
+from ptune.tasks.translation.seq2seq_samples import Translating, translating
 from ptune.tasks.translation.seq2seq_train import Seq2SeqObjective
 from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import decided_by_one, sharded
@@ -52,6 +53,9 @@ class Seq2SeqWork:
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[Seq2SeqObjective]:
         yield self._objective(base, device, plain_head(base))
+
+    def answering(self, base: PreTrainedModel) -> Translating | None:
+        return translating(self.recipe, self.codec, self.data)
 
     def save_codec(self, folder: Path) -> None:
         self.codec.save(folder)

@@ -131,6 +131,8 @@ def test_a_run_is_evaluated_exported_and_proved_as_any_other(make: Make, tmp_pat
     found = evaluate_run(run)
     base, tuned = (found["rewards"][side]["reward_sampled"]["value"] for side in ("base", "tuned"))
     assert tuned > base + 0.05
+    assert [entry["step"] for entry in run.samples()][-2:] == [24, 24]
+    assert all(entry["prompt"] and not entry["expected"] for entry in run.samples())
     assert found["split"] == "test"
     assert found["examples"] == 8
     assert len(found["answers"]) == 2

@@ -76,6 +76,13 @@ def test_a_run_learns_reads_back_and_says_what_it_was_trained_on(
         again = AutoModelForSeq2SeqLM.from_pretrained(run.model_path)
         assert again.generation_config.bad_words_ids == [[0]]
     assert again.generate(input_ids=ids, max_new_tokens=4, do_sample=False).shape[0] == 1
+    entries = run.samples()
+    assert [entry["step"] for entry in entries] == [3, 3, 6, 6]
+    for entry in entries:
+        if entry["step"] == record.best_step:
+            ids = torch.tensor([codec.source(f"swap: {entry['prompt']}").ids])
+            written = again.generate(input_ids=ids, max_new_tokens=32, do_sample=False)[0, 1:].tolist()
+            assert entry["answer"] == codec.decode(written)
 
 
 def test_a_run_that_was_interrupted_ends_in_the_same_bytes(

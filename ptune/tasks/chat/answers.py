@@ -8,11 +8,11 @@ import torch
 from transformers import GenerationConfig
 
 from ptune.codecs.chat import ChatCodec
+from ptune.training.samples import Answer
 
 ROWS = 16  # prompts answered at once
 
 
-@torch.no_grad()
 def answers(
     model: torch.nn.Module,
     codec: ChatCodec,
@@ -20,14 +20,27 @@ def answers(
     max_tokens: int | Sequence[int],
     device: torch.device,
 ) -> list[str]:
+    """Returns the text of one greedy answer per prompt, in order: see `answered`."""
+    return [one.text for one in answered(model, codec, prompts, max_tokens, device)]
+
+
+@torch.no_grad()
+def answered(
+    model: torch.nn.Module,
+    codec: ChatCodec,
+    prompts: Sequence[Sequence[int]],
+    max_tokens: int | Sequence[int],
+    device: torch.device,
+    most_s: float | None = None,
+) -> list[Answer]:
     """Returns one greedy answer per prompt, in order; computed in batches, padded on the left.
 
-    max_tokens: one limit for all answers, or one for each.
+    max_tokens: one limit for all answers, or one for each. most_s: seconds after which a batch ends where it is.
     """
     model.eval()
     limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
     ends = sorted(codec.eos_ids)
-    texts = []
+    found = []
     for start in range(0, len(prompts), ROWS):
         rows = prompts[start : start + ROWS]
         width, most = max(len(row) for row in rows), limits[start : start + ROWS]
@@ -35,6 +48,7 @@ def answers(
             do_sample=False,
             repetition_penalty=1.0,  # else transformers takes the model's own default
             max_new_tokens=max(most),
+            max_time=most_s,
             eos_token_id=ends or None,
             pad_token_id=ends[0] if ends else 0,
         )
@@ -45,10 +59,11 @@ def answers(
             mask[place, width - len(row) :] = 1
         output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
         generated = [row[:limit] for row, limit in zip(output[:, width:].tolist(), most, strict=True)]
-        texts += [codec.decode_answer(_until_end(row, codec.eos_ids)).strip() for row in generated]
-    return texts
+        found += [_answer(row, codec) for row in generated]
+    return found
 
 
-def _until_end(ids: list[int], ends: frozenset[int]) -> list[int]:
+def _answer(ids: list[int], codec: ChatCodec) -> Answer:
     """Drops the end token of an answer and the padding after it."""
-    return next((ids[:place] for place, token in enumerate(ids) if token in ends), ids)
+    end = next((place for place, token in enumerate(ids) if token in codec.eos_ids), None)
+    return Answer(codec.decode_answer(ids[:end]).strip(), ended=end is not None)
