@@ -103,8 +103,13 @@ class Plain:
             cache.update(key, value, layer // 2)
         return self._read(cache, start, tokens)
 
-    def said(self, tokens: Sequence[int], last: int, piece: int = 1024) -> np.ndarray[Any, Any]:
-        """Logits [last, vocab] of a text's last tokens."""
+    def said(self, tokens: Sequence[int], last: int) -> np.ndarray[Any, Any]:
+        """Logits [last, vocab] of a text's last tokens.
+
+        LongRoPE is read at once, since transformers chooses its frequencies by the last position of what it reads.
+        """
+        at_once = self.model.config.rope_parameters["rope_type"] == "longrope"
+        piece = len(tokens) if at_once else 1024
         cache, cut = transformers.DynamicCache(), len(tokens) - last
         for start in range(0, cut, piece):
             self._read(cache, start, tokens[start : min(start + piece, cut)])
