@@ -12,7 +12,7 @@ from ptune.config.tasks import SPECS, TASKS, Task, endpoints_of, task_of, tasks_
 from ptune.errors import FormatError
 from ptune.kinds import imported
 
-CODE = ("work", "doctor", "evaluate", "evaluate_bundle", "held_out")
+CODE = ("work", "doctor", "evaluate", "evaluate_bundle", "held_out", "ask")
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: task.recipe_name)

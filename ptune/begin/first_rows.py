@@ -20,6 +20,7 @@ class FirstRows:
     format: str
     rows: tuple[Mapping[str, Any], ...]
     problems: Problems
+    numbers: tuple[int, ...] = ()  # of the rows: a line of text files, a row of others
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -36,7 +37,8 @@ def first_rows(path: Path, most: int) -> FirstRows:
     if reader is None:
         raise DataError("there is no such file", file=str(path))
     problems = Problems(str(path), reader.unit)
-    rows = tuple(row.value for row in islice(reader.rows(problems), most))
+    found = tuple(islice(reader.rows(problems), most))
+    rows = tuple(row.value for row in found)
     if not rows:
         raise DataError("has no row that can be read", file=str(path))
-    return FirstRows(reader.format, rows, problems)
+    return FirstRows(reader.format, rows, problems, tuple(row.number for row in found))

@@ -30,6 +30,7 @@ class Look:
     more: bool = False  # whether there are rows after those looked at
     task: Word | None = None
     named: Mapping[str, str] = field(default_factory=dict)
+    numbers: tuple[int, ...] = ()  # of the rows: a line of text files, a row of others
     unreadable: tuple[str, ...] = ()  # of the rows looked at: place and reason
 
 
@@ -47,7 +48,8 @@ def look_at(path: Path) -> Look:
     task = task_meant(path, rows, columns)
     named = {} if task is None else columns_known(task, rows, columns)
     unreadable = tuple(_told(first.problems.unit, *kind) for kind in first.problems.kinds())
-    return Look(path, first.format, columns, rows[:LOOKED_AT], len(rows) > LOOKED_AT, task, named, unreadable)
+    more, numbers = len(rows) > LOOKED_AT, first.numbers[:LOOKED_AT]
+    return Look(path, first.format, columns, rows[:LOOKED_AT], more, task, named, numbers, unreadable)
 
 
 def _told(unit: str, why: str, first: int, count: int) -> str:

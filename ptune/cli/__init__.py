@@ -23,11 +23,13 @@ COMMANDS = {
     "import": "a training config of Axolotl, LLaMA-Factory, TRL or torchtune -> a recipe, and what became of each field",
     "quickstart": "fine-tune, evaluate, export, prove and serve a small model on a small data set",
     "doctor": "examine a recipe's data: what would train a wrong model, in which file and line; --model MODEL: what it can do",
+    "edit": "correct a row of a data file, or leave it out, in a copy of the file",
     "plan": "predict the memory that a recipe's training needs, and what to change where it does not fit",
     "mine": "find hard negatives for pairs of texts: passages that are near an anchor and not its own",
     "label": "let a bundle, the teacher, write what it thinks likely in each place of a recipe's data, for distillation",
     "train": "train a recipe: a file, a run's recipe.yaml or the name of a shipped recipe",
     "tune": "search for better values of a recipe's fields, trial by trial; or for its learning rate",
+    "ask": "ask a run's model about one input, before and after training, without an export",
     "evaluate": "measure a run or a bundle on held-out data: figures, baselines, worst errors, report.html",
     "compare": "one table of evaluated runs, and whether their differences are more than luck",
     "export": "export a run (or a pretrained model) to an ONNX bundle, or to GGUF, proved hop by hop",
@@ -168,7 +170,9 @@ def extra_for(command: str, module: str = "") -> str:
     if module.split(".")[0] == "ray":
         return "run: pip install 'ptune[ray]'"
     extras = {"serve": "serve", "generate": "serve", "chat": "ui", "studio": "studio", "tune": "tune"}
-    extras |= dict.fromkeys(("doctor", "mine", "plan", "train", "evaluate"), "train") | {"compare": "eval"}
+    extras |= dict.fromkeys(("doctor", "mine", "plan", "train", "evaluate", "ask"), "train") | {
+        "compare": "eval"
+    }
     return f"run: pip install 'ptune[{extras.get(command, 'all')}]'"
 
 

@@ -50,6 +50,10 @@ class Task:
     """(folder, out, options) -> evaluation of an adapter in a bundle; empty: only runs can be evaluated."""
     held_out: str = ""
     """(run, data, columns) -> `ptune.data.held_out.Held`: the inputs on which an encoder's export is proved."""
+    ask: str = ""
+    """(run) -> `ptune.evaluation.asking.question.Asker`: answers one input before and after training; empty: cannot."""
+    asked: tuple[str, ...] = ("text",)
+    """The fields of a `Question` that it needs: text, others, image."""
     endpoints: tuple[str, ...] = ()
     """Server paths that use its adapters; /v1/models names the first."""
     example: Mapping[str, Any] = field(default_factory=dict, hash=False)
@@ -67,6 +71,8 @@ class Task:
 
 CLASSIFICATION = "ptune.evaluation.classification"
 RETRIEVAL = "ptune.evaluation.retrieval"
+ASKING = "ptune.evaluation.asking"
+_COMPARED = ("text", "others")
 
 _CHAT = Task(
     spec="ptune.config.chat:Chat",
@@ -76,6 +82,7 @@ _CHAT = Task(
     work="ptune.tasks.chat.work:prepare",
     doctor="ptune.tasks.chat.doctor:examine",
     evaluate="ptune.evaluation.evaluate:evaluate_run",
+    ask=f"{ASKING}.writing:of_run",
     endpoints=("/v1/chat/completions", "/v1/completions"),
     example={"messages": [{"role": "user", "content": "Hello!"}]},
     routers=(
@@ -101,6 +108,7 @@ TASKS: tuple[Task, ...] = (
         evaluate=f"{CLASSIFICATION}.evaluate:evaluate_run",
         evaluate_bundle=f"{CLASSIFICATION}.evaluate_bundle:evaluate_bundle",
         held_out=f"{CLASSIFICATION}.held_out:of_run",
+        ask=f"{ASKING}.labelling:of_run",
         endpoints=("/v1/classify",),
         example={"input": "Hello!"},
         routers=("ptune_serve.encoders.classify:router", "ptune_serve.open_inference.infer:router"),
@@ -116,6 +124,7 @@ TASKS: tuple[Task, ...] = (
         evaluate=f"{CLASSIFICATION}.evaluate:evaluate_run",
         evaluate_bundle=f"{CLASSIFICATION}.evaluate_bundle:evaluate_bundle",
         held_out=f"{CLASSIFICATION}.held_out:of_run",
+        ask=f"{ASKING}.labelling:of_run",
         endpoints=("/v1/tag",),
         example={"input": "Hello!"},
         routers=("ptune_serve.encoders.tag:router", "ptune_serve.open_inference.infer:router"),
@@ -131,6 +140,8 @@ TASKS: tuple[Task, ...] = (
         evaluate=f"{CLASSIFICATION}.evaluate:evaluate_run",
         evaluate_bundle=f"{CLASSIFICATION}.evaluate_bundle:evaluate_bundle",
         held_out=f"{CLASSIFICATION}.held_out:of_run",
+        ask=f"{ASKING}.labelling:of_run",
+        asked=("image",),
         endpoints=("/v1/classify",),
         example={"input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}]},
         routers=("ptune_serve.encoders.classify:router", "ptune_serve.open_inference.infer:router"),
@@ -146,6 +157,8 @@ TASKS: tuple[Task, ...] = (
         evaluate=f"{RETRIEVAL}.evaluate:evaluate_run",
         evaluate_bundle=f"{RETRIEVAL}.evaluate_bundle:evaluate_bundle",
         held_out=f"{RETRIEVAL}.held_out:of_run",
+        ask=f"{ASKING}.comparing:embeddings_of_run",
+        asked=_COMPARED,
         endpoints=("/v1/embeddings", "/v1/rerank"),
         example={"input": "Hello!"},
         routers=(
@@ -166,6 +179,8 @@ TASKS: tuple[Task, ...] = (
         evaluate=f"{RETRIEVAL}.evaluate:evaluate_run",
         evaluate_bundle=f"{RETRIEVAL}.evaluate_bundle:evaluate_bundle",
         held_out=f"{RETRIEVAL}.held_out:of_run",
+        ask=f"{ASKING}.comparing:scores_of_run",
+        asked=_COMPARED,
         endpoints=("/v1/rerank",),
         example={"query": "Hello!", "documents": ["Hi!"]},
         routers=("ptune_serve.encoders.rerank:router", "ptune_serve.open_inference.infer:router"),
@@ -215,6 +230,8 @@ TASKS: tuple[Task, ...] = (
         evaluate="ptune.evaluation.reward_model.evaluate:evaluate_run",
         evaluate_bundle=f"{RETRIEVAL}.evaluate_bundle:evaluate_bundle",
         held_out="ptune.evaluation.reward_model.held_out:of_run",
+        ask=f"{ASKING}.comparing:scores_of_run",
+        asked=_COMPARED,
         endpoints=("/v1/rerank",),
         example={"query": "Hello!", "documents": ["Hi!"]},
         routers=("ptune_serve.encoders.rerank:router", "ptune_serve.open_inference.infer:router"),
@@ -237,6 +254,7 @@ TASKS: tuple[Task, ...] = (
         doctor="ptune.tasks.translation.doctor:examine",
         evaluate="ptune.evaluation.translation.evaluate:evaluate_run",
         evaluate_bundle="ptune.evaluation.translation.served:evaluate_bundle",
+        ask=f"{ASKING}.translating:of_run",
         endpoints=("/v1/translate",),
         example={"text": "Hello!"},
         routers=("ptune_serve.translation.translate:router",),

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.data.held_out import Held
+from ptune.data.images import ImageRef
 from ptune.evaluation.classification.agreement import agreement
 from ptune.evaluation.classification.baselines import baselines
 from ptune.evaluation.classification.gallery import gallery
@@ -87,7 +88,10 @@ def named(measured: Measured) -> dict[str, float]:
 
 
 def predictions(outcome: Outcome) -> Iterator[dict[str, Any]]:
-    """Yields the lines of predictions.jsonl; `scores` in the order of the labels; for tags, one per word."""
+    """Yields the lines of predictions.jsonl; `scores` in the order of the labels; for tags, one per word.
+
+    image: of images, where it lies, its place in an array, and the hash of its bytes or pixels.
+    """
     for at, row in enumerate(outcome.rows):
         scores = outcome.scores[at].max(axis=-1) if outcome.labels.problem == "tags" else outcome.scores[at]
         yield {
@@ -96,7 +100,14 @@ def predictions(outcome: Outcome) -> Iterator[dict[str, Any]]:
             "predicted": outcome.predicted[at],
             "scores": [round(float(score), 6) for score in scores],
             "columns": dict(row.columns),
+            **_image(row.input),
         }
+
+
+def _image(given: Any) -> dict[str, Any]:
+    if not isinstance(given, ImageRef):
+        return {}
+    return {"image": {"path": str(given.path), "index": given.index, "sha256": given.sha256}}
 
 
 def outcome_of(name: str, held: Held, predict: Predictor) -> Outcome:

@@ -84,11 +84,12 @@ def confusion(gold: Tags, predicted: Tags) -> dict[tuple[str, str], int]:
     """Counts words by type ("O" for none): (gold, predicted) -> words."""
     words = Counter[tuple[str, str]]()
     for one, other in zip(gold, predicted, strict=True):
-        words.update((_type(a), _type(b)) for a, b in zip(one, other, strict=True))
+        words.update((type_of(a), type_of(b)) for a, b in zip(one, other, strict=True))
     return dict(words)
 
 
-def _type(tag: str) -> str:
+def type_of(tag: str) -> str:
+    """A tag's type, without its B- or I-; "O" for none."""
     return tag[2:] if tag[:2] in ("B-", "I-") else tag
 
 

@@ -76,22 +76,28 @@ def _translated(
     run: Run, recipe: Recipe, codec: Seq2SeqCodec, pairs: Pairs
 ) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
     """Translates with torch; returns the run's side and the baselines. Raises: BackboneError if the base has changed."""
-    loaded = load_seq2seq(recipe.backbone)
-    if loaded.identity.hash != run.record().base.hash:
-        raise BackboneError(
-            f"{recipe.backbone.model} no longer holds the weights that {run.folder} was trained on"
-        )
-    base: nn.Module = loaded.model
-    tuned = base
-    if run.has_adapter:
-        base = tuned = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
-    else:
-        tuned = load_seq2seq(recipe.backbone.saved_at(run.model_path)).model
+    base, tuned = models_of(run, recipe)
     prefix, sources = translation_of(recipe).system or "", pairs.sources
     with base.disable_adapter() if isinstance(base, PeftModel) else nullcontext():
         before = generated("base", base, codec, [prefix + source for source in sources])
     after = generated("torch", tuned, codec, [prefix + source for source in sources])
     return {"torch": after}, {COPY: sources, "base": before}
+
+
+def models_of(run: Run, recipe: Recipe) -> tuple[nn.Module, nn.Module]:
+    """Loads base and tuned model. With an adapter both are one PeftModel, whose adapter can be switched off.
+
+    Raises: BackboneError if the base has changed.
+    """
+    loaded = load_seq2seq(recipe.backbone)
+    if loaded.identity.hash != run.record().base.hash:
+        raise BackboneError(
+            f"{recipe.backbone.model} no longer holds the weights that {run.folder} was trained on"
+        )
+    if run.has_adapter:
+        model = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
+        return model, model
+    return loaded.model, load_seq2seq(recipe.backbone.saved_at(run.model_path)).model
 
 
 def generated(label: str, model: nn.Module, codec: Seq2SeqCodec, sources: Sequence[str]) -> list[str]:
