@@ -15,10 +15,12 @@ from fastapi import FastAPI
 from ptune.errors import UsageError
 from ptune.formats.whole_write import write_text
 from ptune.studio import heart, sheet
+from ptune.studio.data import editor
 from ptune.studio.data.tab import Data
 from ptune.studio.doors import AskForKey, KnownHosts, SameOrigin
 from ptune.studio.jobs.finished_runs import finished_runs
 from ptune.studio.jobs.queue import Job, Jobs
+from ptune.studio.judge import confusion, thumbnails
 from ptune.studio.judge.tab import Judge
 from ptune.studio.looks import CSS as OWN_CSS
 from ptune.studio.recipe.tab import Recipe
@@ -101,7 +103,7 @@ def create_page(
         path="/",
         theme=theme(),
         head=HEAD,
-        css=CSS + OWN_CSS + sheet.CSS + heart.CSS,
+        css=CSS + OWN_CSS + sheet.CSS + heart.CSS + confusion.CSS + thumbnails.CSS + editor.CSS,
         footer_links=[],
         run_history=False,
         show_error=False,

@@ -66,7 +66,12 @@ def test_rows_without_a_chat_template_are_told_of(
 
 def test_the_task_that_was_chosen_is_the_one_that_is_told() -> None:
     found = Look(
-        Path("a"), "JSONL", ("question", "answer"), ({"question": "a", "answer": "b"},), task="embed"
+        Path("a"),
+        "JSONL",
+        ("question", "answer"),
+        ({"question": "a", "answer": "b"},),
+        task="embed",
+        numbers=(1,),
     )
     assert "likely for <b>embed</b>" in shown.look(found, "a")
     chosen = shown.look(found, "a", "chat")

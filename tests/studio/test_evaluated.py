@@ -7,6 +7,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from ptune.config.classification import TextClassification
 from ptune.config.columns import TextColumns
 from ptune.config.recipe import Recipe
@@ -15,7 +17,8 @@ from ptune.evaluation.paired import Difference
 from ptune.formats.run import Run
 from ptune.studio.judge.compared import of
 from ptune.studio.judge.evaluated import tables
-from ptune.studio.judge.worst import texts_of, worst
+from ptune.studio.judge.texts import texts_of
+from ptune.studio.judge.worst import worst
 
 CHAT: dict[str, Any] = {
     "format": 1, "split": "test", "examples": 40,
@@ -128,6 +131,75 @@ def test_worst_errors_have_the_texts_of_the_data(tmp_path: Path) -> None:
     assert [*texts_of(places, run, tmp_path, known)] == places[:2], "a file is gone"
     (tmp_path / "a.csv").write_text("comment,verdict\nanother,bad\n")
     assert texts_of(places, run, tmp_path, known) == {}, "its lines are others now"
+
+
+ROWS: list[tuple[str, list[dict[str, Any]], tuple[str, ...]]] = [
+    (
+        "multi",
+        [
+            {"place": "a", "gold": ["x"], "predicted": [], "scores": [0.4, 0.2]},
+            {"place": "b", "gold": [], "predicted": ["x", "y"], "scores": [0.9, 0.95]},
+            {"place": "c", "gold": ["y"], "predicted": ["y"], "scores": [0.1, 0.9]},
+        ],
+        ("2 of 3 rows are wrong", "b", "none", "x, y", "90.0%", "a", "60.0%"),
+    ),
+    (
+        "regression",
+        [
+            {"place": "a", "gold": 1.0, "predicted": 1.5, "scores": [1.5]},
+            {"place": "b", "gold": 4.0, "predicted": 1.0, "scores": [1.0]},
+        ],
+        ("furthest off", "b", "4", "1", "-3", "a", "+0.5"),
+    ),
+    (
+        "tags",
+        [
+            {"place": "a", "gold": ["O", "B-X"], "predicted": ["O", "O"], "scores": [0.9, 0.8]},
+            {"place": "b", "gold": ["B-Y", "B-X"], "predicted": ["O", "O"], "scores": [0.9, 0.8]},
+        ],
+        ("2 of 2 rows are wrong", "b", "B-X, B-Y", "none", "2", "a", "1"),
+    ),
+    (
+        "ranking",
+        [
+            {"place": "a", "query": "q one", "right": ["r1"], "found": ["f1", "r1"], "figures": {"mrr": 0.5}, "scores": [1]},
+            {"place": "b", "query": "q two", "right": ["r2"], "found": ["f2"], "figures": {"mrr": 0.0}, "scores": [1]},
+            {"place": "c", "query": "q three", "right": ["r3"], "found": ["r3"], "figures": {"mrr": 1.0}, "scores": [1]},
+        ],
+        ("of 2 of 3 queries", "q two", "r2", "f2", "0.00", "q one", "r1", "f1", "0.50"),
+    ),
+    (
+        "pairs",
+        [
+            {"place": "a", "prompt": "q1", "chosen": "c1", "rejected": "r1", "rewards": [1.0, 1.5]},
+            {"place": "b", "prompt": "q2", "chosen": "c2", "rejected": "r2", "rewards": [-1.0, 2.0]},
+            {"place": "c", "prompt": "q three", "chosen": "c3", "rejected": "r3", "rewards": [2.0, 1.0]},
+        ],
+        ("2 of 3 pairs", "q2", "c2", "r2", "-3.00", "q1", "c1", "r1", "-0.50"),
+    ),
+    (
+        "translation",
+        [
+            {"place": "a", "source": "s1", "gold": "g1", "predicted": "p1", "figures": {"chrf": 60.0}},
+            {"place": "b", "source": "s2", "gold": "g2", "predicted": "p2", "figures": {"chrf": 20.0}},
+        ],
+        ("furthest from", "s2", "g2", "p2", "20.0", "s1", "60.0"),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("problem", "lines", "told"), ROWS, ids=[one[0] for one in ROWS])
+def test_worst_errors_of_every_problem(
+    tmp_path: Path, problem: str, lines: list[dict[str, Any]], told: tuple[str, ...]
+) -> None:
+    (tmp_path / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    Recipe(task=TextClassification()).save(tmp_path / "recipe.yaml")
+    found = cells(worst({"problem": problem, "files": []}, Run(tmp_path), tmp_path))
+    caption, *rows = told
+    assert caption in found[0]
+    rest = iter(found)
+    assert all(word in rest for word in rows), "the worst first, and no other rows between"
+    assert not {"c", "q three"} & set(found), "what is right is no error"
 
 
 def test_runs_beside_each_other() -> None:

@@ -26,7 +26,7 @@ from ptune.studio.run.courses import Course
 from ptune.studio.workspace import Workspace
 
 KNOWN = {
-    "a", "article", "b", "circle", "code", "dd", "div", "dl", "dt", "figcaption", "figure", "h2", "h3", "header", "i", "li", "line",
+    "a", "article", "b", "button", "circle", "code", "dd", "div", "dl", "dt", "figcaption", "figure", "h2", "h3", "header", "i", "li", "line",
     "mark", "p", "polyline", "small", "span", "svg", "table", "td", "text", "th", "tr", "ul",
 }  # fmt: skip
 
@@ -64,7 +64,7 @@ EVIL = st.text(max_size=40) | st.sampled_from(
 
 @given(EVIL, EVIL, EVIL)
 def test_data_is_text_wherever_it_is_shown(one: str, two: str, three: str) -> None:
-    looked = Look(Path("f"), one, (two,), ({two: three},), unreadable=(three,))
+    looked = Look(Path("f"), one, (two,), ({two: three},), numbers=(1,), unreadable=(three,))
     document: dict[str, Any] = {
         "findings": [
             {

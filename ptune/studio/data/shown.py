@@ -32,17 +32,17 @@ def look(found: Look, name: str, task: Word | None = None) -> str:
     )
     bad = "".join(f'<p class="problem">{escape(one)}</p>' for one in found.unreadable)
     head = told or f"<b>{escape(name)}</b> · {escape(found.format)}"
-    return f"<p>{head}</p><p class=quiet>{likely}</p>{bad}{_rows(found)}"
+    return f"<p>{head}</p><p class=quiet>{likely}</p>{bad}{_rows(found, name)}"
 
 
-def findings(document: Mapping[str, Any]) -> str:
-    """What doctor found, with file and line."""
+def findings(document: Mapping[str, Any], files: Sequence[str] = ()) -> str:
+    """What doctor found, with file and line. files: those whose rows can be corrected."""
     found = document.get("findings", [])
     if not found:
         return '<p class="good-news">Nothing is wrong with the data.</p>'
     items = "".join(
         f'<li class="{escape(one["severity"])}"><b>{escape(one["severity"])}</b> <code>{escape(place(one["place"]))}</code>'
-        f"{_more(one['count'])} <p>{escape(one['message'])}</p></li>"
+        f"{_more(one['count'])} {_correct_at(one['place'], files)}<p>{escape(one['message'])}</p></li>"
         for one in found
     )
     return f"<ul class=findings>{items}</ul>"
@@ -54,6 +54,19 @@ def place(value: Mapping[str, Any] | None) -> str:
         return "all files"
     number = next((f", {unit} {value[unit]}" for unit in ("line", "row", "entry") if unit in value), "")
     return f"{value['file']}{number}"
+
+
+def correct(file: str, number: int, text: str) -> str:
+    """A button that shows a row to be corrected."""
+    told = f"Correct row {number} of {file}"
+    return f'<button type="button" class="correct" data-file="{escape(file)}" data-row="{number}" aria-label="{escape(told)}">{escape(text)}</button>'
+
+
+def _correct_at(value: Mapping[str, Any] | None, files: Sequence[str]) -> str:
+    number = None if value is None else next((value[unit] for unit in ("line", "row") if unit in value), None)
+    if value is None or number is None or value["file"] not in files:
+        return ""
+    return correct(value["file"], number, "Correct it")
 
 
 def splits(document: Mapping[str, Any]) -> str:
@@ -89,8 +102,9 @@ def lengths(document: Mapping[str, Any]) -> str:
     return f"<h3>Tokens of a training example{longest}</h3><div class=bars>{bars}</div>"
 
 
-def rows(document: Mapping[str, Any], note: str | None = None) -> str:
-    """Training rows token by token; what is learned is marked. note: what else is to be said of them."""
+def rows(document: Mapping[str, Any], note: str | None = None, files: Sequence[str] = ()) -> str:
+    """Training rows token by token; what is learned is marked. note: what else is to be said of them. files: those whose rows
+    can be corrected."""
     found: Sequence[Mapping[str, Any]] = document.get("rows", [])
     if not found:
         return ""
@@ -103,18 +117,19 @@ def rows(document: Mapping[str, Any], note: str | None = None) -> str:
         if labelled
         else "The model reads all tokens, and learns to write those that are <mark class=learned>marked</mark>"
     )
-    articles = "".join(map(_row, found))
+    articles = "".join(_row(row, files) for row in found)
     more = f"<p>{escape(note)}</p>" if note else ""
     return f"<p class=quiet>{told}; small boxes are tokens.</p>{more}<div class=seen-rows>{articles}</div>"
 
 
-def _row(row: Mapping[str, Any]) -> str:
+def _row(row: Mapping[str, Any], files: Sequence[str]) -> str:
     apart = "label" in row  # an encoder's tokens are spelt without the spaces between them
     label = "" if row.get("label") is None else f"<span class=chip>{escape(str(row['label']))}</span>"
     left = f" · {row['left_out']:,} tokens left out" if row["left_out"] else ""
     pieces = "".join(_token(text, mark) for text, mark in row["tokens"])
     return (
-        f"<article class=seen><header><code>{escape(place(row['place']))}</code> · {row['length']:,} tokens{left} {label}"
+        f"<article class=seen><header><code>{escape(place(row['place']))}</code> · {row['length']:,} tokens{left} {label} "
+        f"{_correct_at(row['place'], files)}"
         f"</header><p dir=auto{' data-apart' if apart else ''}>{pieces}</p></article>"
     )
 
@@ -128,16 +143,18 @@ def _token(text: str, mark: bool | str) -> str:
     return f"<span class=token>{shown}</span>"
 
 
-def _rows(found: Look) -> str:
+def _rows(found: Look, name: str) -> str:
     if not found.columns:
         names = ", ".join(escape(str(row["label"])) for row in found.rows[:40])
         return f"<p>Labels by their folders: {names}</p>" if names else ""
-    head = "".join(f"<th>{escape(column)}</th>" for column in found.columns)
+    head = "".join(f"<th>{escape(column)}</th>" for column in ("row", *found.columns))
     body = "".join(
-        f"<tr>{''.join(f'<td dir=auto>{_cell(row.get(column))}</td>' for column in found.columns)}</tr>"
-        for row in found.rows[:ROWS]
+        f"<tr><th>{correct(name, number, str(number))}</th>"
+        f"{''.join(f'<td dir=auto>{_cell(row.get(column))}</td>' for column in found.columns)}</tr>"
+        for number, row in zip(found.numbers[:ROWS], found.rows[:ROWS], strict=True)
     )
-    return f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>"
+    told = "<p class=quiet>Choose a row's number to correct it, in a copy of the file.</p>"
+    return f"<div class=scroll><table><tr>{head}</tr>{body}</table></div>{told}"
 
 
 def _cell(value: Any) -> str:

@@ -21,6 +21,7 @@ from ptune.studio.command_shown import command_line, shows
 from ptune.studio.data import own_data, said
 from ptune.studio.data import shown as shown_data
 from ptune.studio.data.choice import Choice, load, save
+from ptune.studio.data.editor import CHOOSES, Editor
 from ptune.studio.studio import QUIET, Studio
 from ptune_serve.ui.labels import problem, waiting
 
@@ -38,7 +39,9 @@ class Data:
                 with gr.Column(scale=2, min_width=300, elem_classes="pane"):
                     self._render_files()
                 with gr.Column(scale=3, min_width=300, elem_classes="pane"):
-                    self._look = gr.HTML(waiting(_INVITATION), elem_classes="data", elem_id="look")
+                    self._look = gr.HTML(
+                        waiting(_INVITATION), elem_classes="data", elem_id="look", js_on_load=CHOOSES
+                    )
                     self._render_meaning()
             with gr.Row(elem_classes="doing"):
                 self._examine = gr.Button("Examine the rows", size="sm", elem_id="examine")
@@ -46,8 +49,9 @@ class Data:
                 self._next = gr.Button("Make a recipe", variant="primary", size="sm", elem_id="to-recipe")
             self.ready = gr.State(False)
             self._errors = gr.State(0)  # that the last examination found
+            self._editor = Editor(self._workspace)
             self._command = command_line()
-            self._told = gr.HTML(elem_classes="data", elem_id="examined")
+            self._told = gr.HTML(elem_classes="data", elem_id="examined", js_on_load=CHOOSES)
         self._connect(studio)
 
     def _render_files(self) -> None:
@@ -95,6 +99,8 @@ class Data:
         for changed in (self._files, *meaning):
             changed.input(self._forget, None, told, **QUIET)
         chosen = [self._files, *meaning]
+        self._editor.chosen_by((self._look, self._told), self._files)
+        self._editor.connect(self._corrected, chosen, (self._files, self._look))
         self.chosen = self._next.click(
             self._is_ready, [self._errors, *chosen], [self.ready, self._told], **QUIET
         )
@@ -195,7 +201,8 @@ class Data:
             return [problem(answer.problem), gr.update(visible=False), 0]
         untold = said.without_template(self._looked(files[0]), choice)
         parts: tuple[Callable[[Any], str], ...] = (
-            shown_data.findings, shown_data.splits, shown_data.lengths, partial(shown_data.rows, note=untold)
+            partial(shown_data.findings, files=files), shown_data.splits, shown_data.lengths,
+            partial(shown_data.rows, note=untold, files=files),
         )  # fmt: skip
         titles = ("What doctor found", "Splits", "", "As the model sees it")
         told = [(title, part(answer.document)) for title, part in zip(titles, parts, strict=True)]
@@ -219,6 +226,18 @@ class Data:
             gr.update(choices=own_data.names(self._workspace), value=list(choice.files)),
             self._shown(self._looked(choice.files[0]), choice), shows(command), shown_data.cleaned(made), gr.update(visible=False), 0,
         ]  # fmt: skip
+
+    def _corrected(
+        self, saved: tuple[str, str] | None, files: Sequence[str], task: Word | None, *named: str | None
+    ) -> list[Any]:
+        """A copy in which a row is corrected takes the place of its file."""
+        if saved is None:
+            return [gr.skip(), gr.skip()]
+        now = [saved[1] if file == saved[0] else file for file in files]
+        choice = self._choice(now, task, named)
+        save(self._workspace, choice)
+        names = gr.update(choices=own_data.names(self._workspace), value=now)
+        return [names, self._shown(self._looked(now[0]), choice)]
 
     def _looked(self, file: str) -> Look | str:
         """A look at a file, or what is wrong with it."""

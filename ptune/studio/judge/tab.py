@@ -19,7 +19,9 @@ from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
 from ptune.studio.judge.blind import Blind
 from ptune.studio.judge.compared import comparison
+from ptune.studio.judge.confusion_box import ConfusionBox
 from ptune.studio.judge.evaluated import tables
+from ptune.studio.judge.try_it import TryIt
 from ptune.studio.sheet import error, note, opens
 from ptune.studio.ship.shipped import has_gguf
 from ptune.studio.studio import QUIET, Studio
@@ -35,6 +37,9 @@ class Judge:
         self._studio = studio
         with gr.Tab("Judge", id="judge") as self.tab:
             self._render_run()
+            TryIt(studio, self.run)
+            self._found = gr.HTML(elem_id="judge-figures")
+            self._confusion = ConfusionBox(studio, self.run)
             self._blind = Blind(studio, self.run)
             with gr.Accordion("Compare runs", open=False, elem_id="judge-compare"):
                 self._render_comparison()
@@ -55,7 +60,6 @@ class Judge:
             self.export = gr.Button("Export it", size="sm", elem_id="judge-export", visible=False)
         self._command = command_line()
         self._state = gr.HTML(elem_id="judge-state")
-        self._found = gr.HTML(elem_id="judge-figures")
 
     def _render_comparison(self) -> None:
         self._others = gr.Dropdown(
@@ -68,10 +72,10 @@ class Judge:
         compare.click(self._compare, self._others, [compared, command], **QUIET)
 
     def _connect(self) -> None:
-        known, measured = gr.State(None), gr.State(None)
+        known = gr.State(None)
         shown = [
             self.run, self._others, self._answers, self._evaluate, self._stop, self.export, self._state,
-            self._found, self._report_frame, self._command, known, measured,
+            self._found, self._report_frame, self._command, known,
         ]  # fmt: skip
 
         def look(chosen: str | None, answers: str, before: tuple[Any, ...] | None) -> Any:
@@ -82,10 +86,7 @@ class Judge:
             now = (names, run, self._stamp(run), job, self._said(job))
             if now == before:
                 return gr.skip()
-            update = {**self._changes(now, before, answers), known: now}
-            if before is None or now[:3] != before[:3]:
-                update[measured] = str(now[:3])
-            return update
+            return {**self._changes(now, before, answers), known: now}
 
         looked = ([self.run, self._answers, known], shown)
         gr.on([heart().tick, self.run.input], look, *looked, **QUIET)
@@ -93,7 +94,9 @@ class Judge:
         self._answers.change(self._shown_command, asked, self._command, **QUIET)
         self._evaluate.click(self._begin, asked, self._state, **QUIET).then(look, *looked, **QUIET)
         self._stop.click(self._end, self.run, self._state, **QUIET)
-        measured.change(*self._blind.again, **QUIET)  # other answers to vote on
+        for shows_anew in (self._blind.again, self._confusion.again):
+            # Other answers to vote on, other rows. Of a gr.State that an event without a queue sets no change is told.
+            self._found.change(*shows_anew, **QUIET)
 
     def _changes(self, now: tuple[Any, ...], before: tuple[Any, ...] | None, answers: str) -> dict[Any, Any]:
         """What is to be updated of the page. now, before: names, run, time of its evaluation, job and what it said last."""
@@ -110,7 +113,9 @@ class Judge:
             update[self._answers] = gr.update(visible=self._chats(run))
             update[self._command] = self._shown_command(run, answers)
         if before is None or now[:3] != before[:3]:
-            update |= {self._found: self._figures(run), self._report_frame: self._report(run)}
+            # The same figures may be of other answers.
+            of = f'<i hidden data-of="{escape(str(now[1:3]))}"></i>'
+            update |= {self._found: self._figures(run) + of, self._report_frame: self._report(run)}
             update[self.export] = gr.update(visible=now[2] is not None)
         return update
 

@@ -1,93 +1,148 @@
-"""The wrong rows of which a classifier was surest, with their texts out of the data."""
+"""The worst errors of an evaluation, of every problem that has a prediction a row, with what was asked."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from ptune.config.classification import TextClassification
-from ptune.config.recipe import Recipe
-from ptune.data.labelled import TEXT
-from ptune.data.problems import Problems
-from ptune.data.read import reader_of, resolve
-from ptune.errors import PtuneError
 from ptune.formats.run import Run
+from ptune.studio.judge.texts import LONGEST, texts_of
+from ptune.studio.judge.thumbnails import thumbnails
 from ptune.studio.sheet import Cell, Content, note, sheet
 
 WORST = 10  # rows
-LONGEST = 120  # characters of a text
-MOST_BYTES = 32 << 20  # larger files are not read for a table of ten rows
+Line: TypeAlias = Mapping[str, Any]
+"""A line of predictions.jsonl."""
 
 
 def worst(evaluation: Mapping[str, Any], run: Run, home: Path) -> str:
-    """The wrong rows as HTML; empty for what is no choice of one label. home: the folder from which data files are named."""
-    predictions, labels = run.folder / "predictions.jsonl", evaluation.get("labels") or []
-    if evaluation.get("problem") != "single" or not predictions.is_file():
+    """The worst rows as HTML; empty for what has no predictions. home: the folder from which data files are named."""
+    predictions = run.folder / "predictions.jsonl"
+    told = _TOLD.get(str(evaluation.get("problem")))
+    if told is None or not predictions.is_file():
         return ""
     lines = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
-    wrong = [line for line in lines if line["gold"] != line["predicted"]]
+    badness, title, heads, words, row = told
+    wrong = [line for line in lines if badness(line) > 0]
     if not wrong:
-        return note(f"No row is wrong: all {len(lines)} got their label, of {len(labels)}.", "good")
-    wrong.sort(key=lambda line: -max(line["scores"], default=0.0))
+        return note(f"No row is wrong: all {len(lines)} are as the data says.", "good")
+    wrong.sort(key=lambda line: -badness(line))
+    shown = wrong[:WORST]
+    caption = title.format(wrong=len(wrong), rows=len(lines))
+    if "image" in shown[0]:
+        below = [f"{line['gold']}, taken for {line['predicted']}, {_sure(line):.0%}" for line in shown]
+        return f"<h3>{caption}</h3>{thumbnails(shown, below, home)}"
     known = {str(file["path"]): str(file["sha256"]) for file in evaluation.get("files", [])}
-    texts = texts_of([str(line["place"]) for line in wrong[:WORST]], run, home, known)
-    rows = [_row(line, texts) for line in wrong[:WORST]]
-    heads = ("row", "label", "the model says", "confidence")
-    return sheet(f"Worst errors: {len(wrong)} of {len(lines)} rows are wrong", heads, rows, words=(0, 1, 2))
+    texts = texts_of([str(line["place"]) for line in shown], run, home, known) if "scores" in shown[0] else {}
+    return sheet(caption, heads, [row(line, texts) for line in shown], words=words)
 
 
-def _row(line: Mapping[str, Any], texts: Mapping[str, str]) -> tuple[Content, ...]:
+def _sure(line: Line) -> float:
+    """Confidence in a label, or the lowest in several labels or tags."""
+    scores = [float(score) for score in line["scores"]]
+    if isinstance(line["gold"], list):
+        return min((max(score, 1 - score) for score in scores), default=0.0)
+    return max(scores, default=0.0)
+
+
+def _mistaken(line: Line) -> float:
+    return 1.0 + _sure(line) if line["gold"] != line["predicted"] else 0.0
+
+
+def _off(line: Line) -> float:
+    return abs(float(line["gold"]) - float(line["predicted"]))
+
+
+def _mistagged(line: Line) -> float:
+    return float(sum(one != other for one, other in zip(line["gold"], line["predicted"], strict=True)))
+
+
+def _missed(line: Line) -> float:
+    """How far the first right passage is from the first place."""
+    return 1.0 - float(line["figures"]["mrr"])
+
+
+def _turned(line: Line) -> float:
+    """By how much the worse answer of a pair has the higher reward."""
+    better, worse = line["rewards"]
+    return max(0.0, float(worse) - float(better))
+
+
+def _mistranslated(line: Line) -> float:
+    return 100.0 - float(line["figures"]["chrf"])
+
+
+def _text(line: Line, texts: Mapping[str, str]) -> Cell:
     place = str(line["place"])
-    told = Cell(texts[place], place) if place in texts else Cell(place)
-    return told, str(line["gold"]), str(line["predicted"]), f"{max(line['scores'], default=0.0):.1%}"
+    return Cell(texts[place], place) if place in texts else Cell(place)
 
 
-def texts_of(places: Sequence[str], run: Run, home: Path, known: Mapping[str, str]) -> dict[str, str]:
-    """The beginning of each row's text, by its place, "data/file.csv, line 12".
-
-    known: SHA-256 of the files that were evaluated, by name; one that has changed, is gone or is large gives no texts.
-    """
-    wanted: dict[str, dict[int, str]] = {}
-    for place in places:
-        file, _, row = place.rpartition(", ")
-        number = row.rpartition(" ")[2]
-        if file in known and number.isdecimal():
-            wanted.setdefault(file, {})[int(number)] = place
-    try:
-        task = Recipe.load(run.recipe_path).task
-        if not isinstance(task, TextClassification):
-            return {}
-        columns = task.columns.names("text", TEXT)
-        return {
-            place: text
-            for file, rows in wanted.items()
-            for place, text in _read(_at_hand(file, home), known[file], rows, columns).items()
-        }
-    except (PtuneError, OSError):  # damaged since: the places are still told
-        return {}
+def _labelled(line: Line, texts: Mapping[str, str]) -> tuple[Content, ...]:
+    return _text(line, texts), _named(line["gold"]), _named(line["predicted"]), f"{_sure(line):.1%}"
 
 
-def _at_hand(file: str, home: Path) -> Path:
-    """A data file by the name that a command run in `home` gave it. Raises: DataError for a sample that is none."""
-    return home / resolve(Path(file))
+def _number(line: Line, texts: Mapping[str, str]) -> tuple[Content, ...]:
+    return (
+        _text(line, texts),
+        f"{line['gold']:.4g}",
+        f"{line['predicted']:.4g}",
+        f"{line['predicted'] - line['gold']:+.4g}",
+    )
 
 
-def _read(path: Path, sha256: str, rows: Mapping[int, str], columns: Sequence[str]) -> dict[str, str]:
-    """Raises: DataError, OSError."""
-    if not path.is_file() or path.stat().st_size > MOST_BYTES:
-        return {}
-    reader = reader_of(path) if hashlib.sha256(path.read_bytes()).hexdigest() == sha256 else None
-    if reader is None:
-        return {}
-    found: dict[str, str] = {}
-    for row in reader.rows(Problems(str(path), reader.unit)):
-        if row.number in rows:
-            text = next((row.value[name] for name in columns if isinstance(row.value.get(name), str)), None)
-            if text is not None:
-                found[rows[row.number]] = text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} …"
-        if row.number >= max(rows):
-            break
-    return found
+def _tagged(line: Line, texts: Mapping[str, str]) -> tuple[Content, ...]:
+    found = [_named(sorted({tag for tag in line[side] if tag != "O"})) for side in ("gold", "predicted")]
+    return _text(line, texts), *found, str(int(_mistagged(line)))
+
+
+def _ranked(line: Line, _: Mapping[str, str]) -> tuple[Content, ...]:
+    asked = Cell(_cut(line["query"]), str(line["place"]))
+    return (
+        asked,
+        _cut((line["right"] or ["–"])[0]),
+        _cut((line["found"] or ["–"])[0]),
+        f"{line['figures']['mrr']:.2f}",
+    )
+
+
+def _translated(line: Line, _: Mapping[str, str]) -> tuple[Content, ...]:
+    source = Cell(_cut(line["source"]), str(line["place"]))
+    return source, _cut(line["gold"]), _cut(line["predicted"]), f"{line['figures']['chrf']:.1f}"
+
+
+def _pair(line: Line, _: Mapping[str, str]) -> tuple[Content, ...]:
+    prompt, (better, worse) = Cell(_cut(line["prompt"]), str(line["place"])), line["rewards"]
+    return prompt, _cut(line["chosen"]), _cut(line["rejected"]), f"{better - worse:+.2f}"
+
+
+def _named(value: Any) -> str:
+    return value if isinstance(value, str) else ", ".join(map(str, value)) or "none"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} …"
+
+
+_LABELS = ("row", "label", "the model says", "confidence")
+_WRONG = "Worst errors: {wrong} of {rows} rows are wrong"
+_TOLD: Mapping[str, tuple[Any, str, Sequence[str], Sequence[int], Any]] = {
+    "single": (_mistaken, _WRONG, _LABELS, (0, 1, 2), _labelled),
+    "multi": (_mistaken, _WRONG, ("row", "labels", *_LABELS[2:]), (0, 1, 2), _labelled),
+    "regression": (_off, "The numbers that are furthest off", ("row", "number", "the model says", "off by"), (0,), _number),
+    "tags": (_mistagged, _WRONG, ("row", "tags", "the model says", "wrong words"), (0, 1, 2), _tagged),
+    "ranking": (
+        _missed, "Worst errors: of {wrong} of {rows} queries what was found first is wrong",
+        ("query", "right", "found first", "reciprocal rank"), (0, 1, 2), _ranked,
+    ),
+    "pairs": (
+        _turned, "Worst errors: in {wrong} of {rows} pairs the worse answer has the higher reward",
+        ("prompt", "better", "worse", "difference"), (0, 1, 2), _pair,
+    ),
+    "translation": (
+        _mistranslated, "The translations that are furthest from what was expected",
+        ("source", "expected", "the model says", "chrF"), (0, 1, 2), _translated,
+    ),
+}  # fmt: skip
+"""Of each problem: how bad a row is (0: not at all), the caption, heads, which columns are words, and a row."""
