@@ -60,16 +60,25 @@ def columns_meant(word: Word, rows: Sequence[Mapping[str, Any]], columns: Sequen
 def label_and_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dict[str, str] | None:
     """Which column is a text's label and which the text, by their values: labels are short and recur, and the text is what is
     longest and does not. None where that cannot be told."""
-    labels = [column for column in columns if _recurs([row.get(column) for row in rows])]
-    texts = {
-        column: sum(len(value) for row in rows if isinstance(value := row.get(column), str)) / len(rows)
+    labels, text = recurring(rows, columns), longest(rows, columns)
+    return None if len(labels) != 1 or text is None else {"text": text, "label": labels[0]}
+
+
+def recurring(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
+    """The columns that may be labels: their values are few and short."""
+    return [column for column in columns if _recurs([row.get(column) for row in rows])]
+
+
+def longest(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str | None:
+    """The column with the longest texts among those that cannot be labels; None without one."""
+    labels = recurring(rows, columns)
+    lengths = {
+        column: sum(len(value) for row in rows if isinstance(value := row.get(column), str))
         for column in columns
         if column not in labels
     }
-    text = max(texts, key=lambda column: texts[column], default=None)
-    if len(labels) != 1 or text is None or not texts[text]:
-        return None
-    return {"text": text, "label": labels[0]}
+    text = max(lengths, key=lambda column: lengths[column], default=None)
+    return text if text is not None and lengths[text] else None
 
 
 def _recurs(values: Sequence[Any]) -> bool:

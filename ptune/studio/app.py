@@ -127,6 +127,7 @@ def build(workspace: Workspace) -> gr.Blocks:
         takes(studio, runs.ship.click, runs.chosen, ship)
         takes(studio, judge.export.click, judge.run, ship)
         again = heart.heart()
+        page.load(lambda: opens_on(studio), None, tabs, **QUIET)
 
         def look() -> str:
             studio.jobs.advance()  # a runner that was killed starts nothing after it
@@ -151,13 +152,22 @@ def takes(studio: Studio, event: Any, chosen: gr.Dropdown, tab: Any) -> None:
     It gets the menu, too: a tab that was never open does not know a run that is new, and gradio refuses it.
     """
 
-    def go(names: list[str] | str | None) -> list[Any]:
+    def go(names: list[str] | str | None, before: str | None) -> list[Any]:
         finished = finished_runs(studio.workspace)
         name = names if isinstance(names, str) else next(iter(names or ()), None)
-        run = gr.update(choices=finished, value=name) if name in finished else gr.skip()
-        return [run, gr.update(selected=tab.tab.id)]
+        if name not in finished or name == before:
+            shown = [gr.skip() for _ in tab.taken]
+        else:
+            shown = tab.take(gr.update(choices=finished, value=name))
+        return [*shown, gr.update(selected=tab.tab.id)]
 
-    event(go, chosen, [tab.run, studio.tabs], **QUIET)
+    event(go, [chosen, tab.run], [*tab.taken, studio.tabs], **QUIET)
+
+
+def opens_on(studio: Studio) -> Any:
+    """The tab Run while something trains; else the first one."""
+    trains = any(job.kind == "train" and job.state == "running" for job in studio.jobs.all())
+    return gr.update(selected="run") if trains else gr.skip()
 
 
 def heading(folder: Path, jobs: list[Job]) -> str:

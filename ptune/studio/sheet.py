@@ -75,6 +75,7 @@ def size(count: float) -> str:
 CSS = """
 .sheet { overflow-x: auto; border: 1px solid var(--line); border-radius: var(--radius-lg); }
 .sheet + .sheet, .sheet + .note, .note + .sheet { margin-top: 1rem; }
+#judge-figures details { margin: 0.6rem 0 1rem; } #judge-figures summary { cursor: pointer; margin-bottom: 0.4rem; }
 .sheet:focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 .sheet caption { caption-side: top; text-align: left; padding: 0.6rem 0.9rem; font-weight: 600; }
 .sheet th, .sheet td { padding: 0.4rem 0.9rem; }

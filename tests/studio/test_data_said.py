@@ -9,6 +9,7 @@ import pytest
 
 from ptune.begin.look import Look
 from ptune.begin.starts import Word
+from ptune.errors import DataError
 from ptune.studio.data import said, shown
 from ptune.studio.data.choice import Choice
 
@@ -83,3 +84,25 @@ def test_the_task_that_was_chosen_is_the_one_that_is_told() -> None:
 def test_a_number_and_a_message_are_parted_in_text_too() -> None:
     finding = {"severity": "error", "place": None, "count": 3, "message": "comment is empty"}
     assert "and 2 more <p>" in shown.findings({"findings": [finding]})
+
+
+def test_a_file_that_is_called_otherwise_is_told_of() -> None:
+    uploaded = [Path("up/rows.csv"), Path("up/other.csv"), Path("up/a b.csv")]
+    assert said.renamed(uploaded, ["data/rows-2.csv", "data/other.csv", "data/a b.csv"]) == [
+        "rows.csv is here already with other content, so this file is called rows-2.csv."
+    ]
+
+
+def test_a_refused_file_is_named_without_where_it_was_put() -> None:
+    path = Path("/up/load/letter.pdf")
+    told = said.refused(path, DataError("is a PDF", file=str(path)))
+    assert told == "letter.pdf: is a PDF. It was not kept."
+
+
+def test_chats_are_previewed_as_messages() -> None:
+    talk = [{"role": "user", "content": "<hi>"}, {"role": "assistant", "content": "hello"}]
+    found = Look(Path("a"), "JSONL", ("messages",), ({"messages": talk},), task="chat", numbers=(1,))
+    html = shown.look(found, "a")
+    assert "<b>user</b> &lt;hi&gt;" in html
+    assert "<b>assistant</b> hello" in html
+    assert "role" not in html

@@ -160,3 +160,10 @@ def test_a_recipe_without_a_form_is_a_sentence(workspace: Workspace) -> None:
     workspace.recipe("bad").write_text("train: {lr: [")
     with pytest.raises(RecipeError, match="cannot read the recipe"):
         drafts.of_recipe(workspace, "bad")
+
+
+def test_what_is_wrong_with_an_option_is_told_of_that_option() -> None:
+    draft = Draft("mine", ("a.csv",), "classify", changes={"train.lr": "fast", "train.batch_size": "4"})
+    wrong = draft.wrong_options()
+    assert list(wrong) == ["train.lr"]
+    assert "fast" in wrong["train.lr"]

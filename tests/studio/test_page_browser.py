@@ -57,12 +57,47 @@ def test_a_csv_of_labelled_texts_is_recognised(dropped: Opened) -> None:
     wait_until(lambda: dropped.holds("column-1", "mood"))  # it was remembered
 
 
+def test_columns_that_could_all_be_the_label_are_left_open(studio: Opened, tmp_path: Path) -> None:
+    path = tmp_path / "letters.csv"
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("message", "about", "way"))
+        writer.writerows(
+            (
+                f"where is parcel {at}, which I asked for",
+                ("refund", "delivery", "size")[at % 3],
+                ("mail", "phone")[at % 2],
+            )
+            for at in range(30)
+        )
+    studio.open("Data")
+    studio.drop(path)
+    studio.says("look", "data/letters.csv", "choose what the model is to learn")
+    studio.box("task").click()
+    studio.page.get_by_role("option", name="classify: a label for each text").click()
+    studio.says("look", "2 columns could be the label", "way (mail, phone)")
+    studio.says("column-0", "guessed, check it: where is parcel")
+    studio.says("column-1", "choose one: about, way")
+    wait_until(lambda: studio.holds("column-1", "not chosen yet"))
+    photographed(studio, "label-open")
+    studio.press("Make a recipe")
+    studio.says("examined", "Choose which column is the label")
+    studio.choose("column-1", "about")
+    studio.says("column-1", "refund, delivery, size")
+    path.write_text(path.read_text().replace("parcel", "packet"))
+    studio.drop(path)
+    studio.says("look", "letters.csv is here already", "this file is called letters-2.csv", "packet")
+    wait_until(lambda: studio.holds("column-1", "about"))
+    photographed(studio, "label-kept")
+
+
 def test_what_cannot_be_read_is_a_sentence(studio: Opened, tmp_path: Path) -> None:
     bad = tmp_path / "bad.parquet"
     bad.write_bytes(b"PAR1 not really")
     studio.open("Data")
     studio.drop(bad)
-    studio.says("look", "bad.parquet")
+    studio.says("look", "bad.parquet", "It was not kept")
+    assert not (studio.folder / "data" / "bad.parquet").exists()
     assert studio.page.locator("#look [role=alert]").count() == 1
     assert "Traceback" not in studio.page.content()
 
@@ -145,10 +180,14 @@ def test_mistakes_are_sentences_on_the_page(dropped: Opened) -> None:
     dropped.says("recipe-head", "data/tweets.csv")
     dropped.unfold("all-options")
     dropped.option("train.lr", "fast", told="recipe-head")
-    dropped.says("recipe-head", "train.lr: ", "'fast'")
+    dropped.says("wrong-train.lr", "fast")
+    assert "fast" not in dropped.text("recipe-head"), "beside its field, once"
     dropped.press("Train it")
-    dropped.says("written", "train.lr: ")
+    dropped.says("written", "Nothing was written", "train.lr")
+    assert "fast" not in dropped.text("written")
+    photographed(dropped, "wrong-option")
     dropped.box("option-train.lr").fill("1e-3")
+    wait_until(lambda: dropped.text("wrong-train.lr") == "")
     dropped.box("search").fill("train.epochz")
     dropped.says("all-options", "did you mean 'epochs'?")
     dropped.box("name").fill("../up")
@@ -191,7 +230,7 @@ def test_a_finished_run_leads_to_the_tab_judge(studio: Opened) -> None:
         )
     studio.open("Run")
     studio.says("facts", "finished")
-    assert studio.text("samples") == "", "it has written no text"
+    wait_until(lambda: studio.text("samples") == "")  # it has written no text
     shown = studio.page.locator("#facts h2").inner_text()
     studio.press("Judge it")
     wait_until(

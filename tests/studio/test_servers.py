@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,19 @@ from support.living_adapters import Living, living
 
 import ptune
 from ptune.errors import PtuneError, UsageError
-from ptune.studio.serve.load import load_of
+from ptune.studio.serve.load import Load, load_of
 from ptune.studio.serve.load_tables import figures, keys, limits, models
-from ptune.studio.serve.servers import Client, NoServerError, address, alias_body, curl, request_of, said
+from ptune.studio.serve.servers import (
+    Client,
+    NoServerError,
+    address,
+    alias_body,
+    curl,
+    request_of,
+    said,
+    scores_of,
+    writes_text,
+)
 from ptune.studio.ship.aliases import alias_table
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.access.keys import Key, Limits, plain
@@ -40,9 +51,9 @@ def test_an_answer_and_the_load_that_it_makes(url: str) -> None:
     with Client(f"{url}/v1/") as client:
         card = next(one for one in client.models() if one["id"] == "wide")
         before = client.scrape()
-        text, left = client.answer(card, "Define: Patience")
+        text, scores, left = client.answer(card, "Define: Patience")
         now = client.scrape()
-    assert (text.strip() != "", left) == (True, {})
+    assert (text.strip() != "", scores, left) == (True, None, {})
     load = load_of(now, before)
     mine = next(one for one in load.adapters if one.name == "wide")
     assert (mine.requests, mine.at_hand) == (1, True)
@@ -94,7 +105,7 @@ def test_a_key_and_its_limits() -> None:
             with Client(found, wrong) as client, pytest.raises(NoServerError, match="API key"):
                 client.models()
         with Client(found, " secret ") as client:
-            text, left = client.answer(client.models()[0], "ahoy")
+            text, _, left = client.answer(client.models()[0], "ahoy")
             assert "heard: ahoy" in text
             assert limits(left).startswith("8 of 9 requests a minute are left")
             with pytest.raises(NoServerError, match="scope"):
@@ -135,6 +146,17 @@ def test_a_server_that_is_away_is_told_in_a_sentence() -> None:
     assert address(" http://127.0.0.1:9/v1/ ") == "http://127.0.0.1:9"
 
 
+def test_what_is_zero_by_nature_is_left_out() -> None:
+    load = Load(0, 0, 0.0, 1.5, None, 0.075, 0, 0, None, ())
+    assert "tokens/s" in figures(load)
+    told = figures(load, writes=False)
+    assert not any(name in told for name in ("tokens/s", "adapter hits", "adapter reads"))
+    assert "requests/s" in told
+    assert "adapter reads" in figures(replace(load, reads=1_200), writes=False), "it has read some"
+    cards: list[dict[str, str]] = [{"id": "a"}, {"id": "b", "endpoint": "/v1/classify"}]
+    assert [writes_text(card) for card in cards] == [True, False]
+
+
 def test_what_is_asked_of_each_endpoint_and_what_it_says() -> None:
     asked = {
         "/v1/classify": ({"scores": {"good": 0.75, "bad": 0.25}}, "good 75.0%, bad 25.0%"),
@@ -147,6 +169,8 @@ def test_what_is_asked_of_each_endpoint_and_what_it_says() -> None:
         assert (found, body["model"]) == (path, "mine")
         assert "Ada" in str(body)
         assert said(path, {"data": [item]}) == told
+        scores = scores_of(path, {"data": [item]})
+        assert scores == ({"good": 0.75, "bad": 0.25} if path == "/v1/classify" else None)
     with pytest.raises(UsageError, match="page"):
         request_of({"id": "mine", "endpoint": "/v1/recommend"}, "Ada")
 

@@ -44,11 +44,12 @@ def test_labels_are_not_voted_on(tmp_path: Path) -> None:
 def test_a_servers_page_is_a_click_away() -> None:
     from ptune.studio.ship.start_server import serves
 
-    html = serves("http://127.0.0.1:8000", "http://127.0.0.1:8001/?a=1&b=2")
+    html = serves("<talk>", "http://127.0.0.1:8000", "http://127.0.0.1:8001/?a=1&b=2")
     assert (
         'href="http://127.0.0.1:8001/?a=1&amp;b=2" target="_blank" rel="noopener">Open the page</a>' in html
     )
-    assert "<a" not in serves("http://127.0.0.1:8000", None)
+    assert "Serves &lt;talk&gt; at http://127.0.0.1:8000/v1" in html
+    assert "<a" not in serves("talk", "http://127.0.0.1:8000", None)
 
 
 def test_nothing_stands_between_the_tabs(tmp_path: Path) -> None:

@@ -15,16 +15,24 @@ from ptune.studio.workspace import Workspace
 
 @dataclass(frozen=True)
 class Choice:
-    """Data, what it is for, and which of its columns are which. files: as a recipe in the workspace names them."""
+    """Data, what it is for, and which of its columns are which. files: as a recipe in the workspace names them.
+
+    header: all columns of the first file. guessed: the task's columns that nobody has looked at yet.
+    """
 
     files: tuple[str, ...] = ()
     task: Word | None = None
     columns: Mapping[str, str] = field(default_factory=dict)
+    header: tuple[str, ...] = ()
+    guessed: tuple[str, ...] = ()
 
 
 def save(workspace: Workspace, choice: Choice) -> None:
     """Raises: PtuneError if the disk is full."""
-    value = {"files": list(choice.files), "task": choice.task, "columns": dict(choice.columns)}
+    value = {
+        "files": list(choice.files), "task": choice.task, "columns": dict(choice.columns),
+        "header": list(choice.header), "guessed": list(choice.guessed),
+    }  # fmt: skip
     write_json(_place(workspace), value)
 
 
@@ -34,7 +42,10 @@ def load(workspace: Workspace) -> Choice:
         value = read_json(_place(workspace))
         task = value["task"]
         columns = {str(column): str(name) for column, name in value["columns"].items()}
-        return Choice(tuple(map(str, value["files"])), task if task in get_args(Word) else None, columns)
+        files, header, guessed = (
+            tuple(map(str, value.get(name, ()))) for name in ("files", "header", "guessed")
+        )
+        return Choice(files, task if task in get_args(Word) else None, columns, header, guessed)
     except (FormatError, KeyError, TypeError, AttributeError):
         return Choice()
 

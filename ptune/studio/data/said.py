@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from ptune.begin.look import Look
+from ptune.errors import PtuneError
 from ptune.studio.data.choice import Choice
 
 
@@ -14,6 +16,26 @@ def missing(files: Sequence[str], task: str | None) -> str | None:
     if not files:
         return "Choose files." if task else "Choose files, and what the model is to learn."
     return None if task else "Choose what the model is to learn."
+
+
+def renamed(uploaded: Sequence[Path], taken: Sequence[str]) -> list[str]:
+    """A sentence for each file that is called otherwise here, since its name has other content already."""
+    pairs = zip((path.name for path in uploaded), (Path(name).name for name in taken), strict=True)
+    return [
+        f"{asked} is here already with other content, so this file is called {name}."
+        for asked, name in pairs
+        if Path(name).stem.startswith(f"{Path(asked).stem}-")
+    ]
+
+
+def refused(path: Path, error: PtuneError) -> str:
+    """Why a file that was dropped is not kept."""
+    return f"{path.name}: {str(error).removeprefix(str(path)).removeprefix(': ')}. It was not kept."
+
+
+def useless(why: str) -> str:
+    """That a file that is chosen cannot be trained on."""
+    return f"A file that is chosen cannot be used: {why}"
 
 
 def errors_in(document: Mapping[str, Any]) -> int:

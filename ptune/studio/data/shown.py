@@ -26,7 +26,7 @@ def look(found: Look, name: str, task: Word | None = None) -> str:
     told = f"<b>{escape(name)}</b> · {escape(found.format)} · {count}{escape(what)}" if found.rows else ""
     meant = task or found.task
     likely = (
-        "ptune cannot tell what it is for: choose below"
+        "ptune cannot tell what it is for: choose what the model is to learn"
         if meant is None
         else f"{'likely for' if meant == found.task else 'for'} <b>{meant}</b>: {escape(STARTS[meant].what)}"
     )
@@ -158,8 +158,14 @@ def _rows(found: Look, name: str) -> str:
 
 
 def _cell(value: Any) -> str:
+    if isinstance(value, list) and value and all(map(_is_message, value)):
+        return "".join(f"<p><b>{escape(str(one['role']))}</b> {_cell(one['content'])}</p>" for one in value)
     text = value if isinstance(value, str) else "" if value is None else _json(value)
     return escape(text if len(text) <= LONGEST_CELL else text[:LONGEST_CELL] + " …")
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"role", "content"}.issubset(value)
 
 
 def _json(value: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,15 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from ptune.begin.columns_meant import columns_meant
 from ptune.begin.look import Look, look_at
 from ptune.begin.recognise import check
 from ptune.begin.starts import STARTS, Word
-from ptune.errors import PtuneError
+from ptune.errors import DataError, PtuneError
 from ptune.studio import commands
 from ptune.studio.ask import ask
 from ptune.studio.command_shown import command_line, shows
-from ptune.studio.data import own_data, said
+from ptune.studio.data import guess, own_data, said
 from ptune.studio.data import shown as shown_data
 from ptune.studio.data.choice import Choice, load, save
 from ptune.studio.data.editor import CHOOSES, Editor
@@ -38,15 +37,19 @@ class Data:
             with gr.Row(elem_classes="panes"):
                 with gr.Column(scale=2, min_width=300, elem_classes="pane"):
                     self._render_files()
+                    self._render_meaning()
+                    with gr.Row(elem_classes="doing"):
+                        self._examine = gr.Button("Examine the rows", size="sm", elem_id="examine")
+                        self._clean = gr.Button(
+                            "Make a clean copy", size="sm", visible=False, elem_id="clean"
+                        )
+                        self._next = gr.Button(
+                            "Make a recipe", variant="primary", size="sm", elem_id="to-recipe"
+                        )
                 with gr.Column(scale=3, min_width=300, elem_classes="pane"):
                     self._look = gr.HTML(
                         waiting(_INVITATION), elem_classes="data", elem_id="look", js_on_load=CHOOSES
                     )
-                    self._render_meaning()
-            with gr.Row(elem_classes="doing"):
-                self._examine = gr.Button("Examine the rows", size="sm", elem_id="examine")
-                self._clean = gr.Button("Make a clean copy", size="sm", visible=False, elem_id="clean")
-                self._next = gr.Button("Make a recipe", variant="primary", size="sm", elem_id="to-recipe")
             self.ready = gr.State(False)
             self._errors = gr.State(0)  # that the last examination found
             self._editor = Editor(self._workspace)
@@ -92,7 +95,7 @@ class Data:
         self._files.input(self._recognise, self._files, shown, **QUIET)
         self._task.input(self._ask_for_columns, [self._files, self._task], shown, **QUIET)
         for column in self._columns:
-            column.input(self._keep, [self._files, *meaning], self._look, **QUIET)
+            column.input(self._keep, [self._files, *meaning], [self._look, *self._columns], **QUIET)
         self._drop.upload(
             self._forget, None, told := [self._command, self._told, self._clean, self._errors], **QUIET
         )
@@ -122,54 +125,70 @@ class Data:
         choice = load(self._workspace)
         files = gr.update(choices=own_data.names(self._workspace), value=list(choice.files))
         if not choice.files:
-            return [files, waiting(_INVITATION), *self._meaning(None, None, {})]
-        found = self._looked(choice.files[0])
-        return [files, self._shown(found, choice), *self._meaning(found, choice.task, choice.columns)]
+            return [files, *self._nothing()]
+        return [files, *self._meant(self._looked(choice.files[0]), choice)]
 
     def _take_in(self, uploaded: Sequence[str] | None) -> list[Any]:
+        """Keeps the files that can be used, and says why the others are not kept and which are called otherwise."""
+        good, told = [], []
         try:
-            files = own_data.take_in(self._workspace, map(Path, uploaded or ()))
+            for path in map(Path, uploaded or ()):
+                try:
+                    look_at(path)
+                except DataError as error:
+                    told.append(problem(said.refused(path, error)))
+                else:
+                    good.append(path)
+            files = own_data.take_in(self._workspace, good)
         except PtuneError as error:
-            return [None, gr.skip(), problem(str(error)), *[gr.skip() for _ in range(1 + len(self._columns))]]
+            told, files = [problem(str(error))], []
+        if not files:
+            return [None, gr.skip(), "".join(told), *[gr.skip() for _ in range(1 + len(self._columns))]]
+        told += map(waiting, said.renamed(good, files))
         update = gr.update(choices=own_data.names(self._workspace), value=files)
-        return [None, update, *self._recognise(files)]
+        look, *meaning = self._recognise(files)
+        return [None, update, "".join(told) + look, *meaning]
 
     def _recognise(self, files: Sequence[str]) -> list[Any]:
         """A first look at the first of the files."""
+        before = load(self._workspace)
         if not files:
-            save(self._workspace, Choice())
-            return [waiting(_INVITATION), *self._meaning(None, None, {})]
+            save(self._workspace, replace(before, files=()))  # the next file may have the same header
+            return self._nothing()
         found = self._looked(files[0])
         if isinstance(found, str):
-            return [problem(found), *self._meaning(None, None, {})]
-        choice = Choice(tuple(files), found.task, found.named)
+            return self._meant(found, Choice(tuple(files)))
+        choice = guess.chosen_for(files, found, before)
         save(self._workspace, choice)
-        return [self._shown(found, choice), *self._meaning(found, found.task, found.named)]
+        return self._meant(found, choice)
 
     def _ask_for_columns(self, files: Sequence[str], task: Word | None) -> list[Any]:
         """Another task: its columns are asked for."""
         if not files:
-            return [waiting(_INVITATION), *self._meaning(None, task, {})]
-        found = self._looked(files[0])
-        named: Mapping[str, str] = {}
+            return self._nothing(task)
+        found, choice = self._looked(files[0]), Choice(tuple(files), task)
         if isinstance(found, Look) and task is not None:
-            same = task == found.task
-            named = found.named if same else columns_meant(task, found.rows, found.columns or ())
-        choice = Choice(tuple(files), task, named)
+            choice = guess.guessed(files, found, task)
         save(self._workspace, choice)
-        return [self._shown(found, choice), *self._meaning(found, task, named)]
+        return self._meant(found, choice)
 
-    def _keep(self, files: Sequence[str], task: Word | None, *named: str | None) -> str:
+    def _keep(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
         choice = self._choice(files, task, named)
         save(self._workspace, choice)
-        return self._shown(self._looked(files[0]), choice) if files else waiting(_INVITATION)
+        if not files:
+            return [waiting(_INVITATION), *[gr.skip() for _ in self._columns]]
+        found = self._looked(files[0])
+        look, _, *columns = self._meant(found, choice)
+        return [look, *columns]
 
     def _choice(self, files: Sequence[str], task: Word | None, named: Sequence[str | None]) -> Choice:
         asked = () if task is None else own_data.columns_asked(task)
         columns = {
             column: name for column, name in zip(asked, named, strict=False) if name and name != column
         }
-        return Choice(tuple(files), task, columns)
+        before = load(self._workspace)
+        guessed = tuple(one for one in before.guessed if before.columns.get(one) == columns.get(one))
+        return Choice(tuple(files), task, columns, before.header, guessed)
 
     def _forget(self) -> list[Any]:
         """What was said about other data, or about another task, does not stay."""
@@ -178,8 +197,8 @@ class Data:
     def _is_ready(
         self, errors: int, files: Sequence[str], task: Word | None, *named: str | None
     ) -> tuple[bool, Any]:
-        if unchosen := said.missing(files, task):
-            return False, problem(unchosen)
+        if wrong := self._wrong(files, task, named):
+            return False, problem(wrong)
         if errors:
             gr.Warning(said.before_training(errors))
         save(self._workspace, self._choice(files, task, named))
@@ -187,12 +206,24 @@ class Data:
 
     def _say(self, files: Sequence[str], task: Word | None, *named: str | None) -> tuple[Any, str]:
         """The command, before its answer is there."""
-        if unchosen := said.missing(files, task):
-            return shows(()), problem(unchosen)
+        if wrong := self._wrong(files, task, named):
+            return shows(()), problem(wrong)
         return shows(commands.doctor(self._choice(files, task, named))), waiting("Examining every row …")
 
+    def _wrong(self, files: Sequence[str], task: Word | None, named: Sequence[str | None]) -> str:
+        """Why nothing can be done with the files yet; empty if it can."""
+        unread = [found for file in files if isinstance(found := self._looked(file), str)]
+        if unread:
+            return said.useless(unread[0])
+        if unchosen := said.missing(files, task):
+            return unchosen
+        found = self._looked(files[0])
+        if isinstance(found, Look) and (unnamed := guess.unnamed(found, self._choice(files, task, named))):
+            return f"Choose which column is the {' and which the '.join(unnamed)}."
+        return ""
+
     def _examined(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
-        if not files or task is None:
+        if self._wrong(files, task, named):
             return [gr.skip(), gr.skip(), 0]
         choice = self._choice(files, task, named)
         command = commands.doctor(choice)
@@ -212,8 +243,8 @@ class Data:
 
     def _cleans(self, files: Sequence[str], task: Word | None, *named: str | None) -> list[Any]:
         """Copies without the rows that cannot be used take the place of the files."""
-        if not files or task is None:
-            return [gr.skip(), gr.skip(), shows(()), problem(said.missing(files, task) or ""), gr.skip(), 0]
+        if wrong := self._wrong(files, task, named):
+            return [gr.skip(), gr.skip(), shows(()), problem(wrong), gr.skip(), 0]
         choice = self._choice(files, task, named)
         command = (*commands.doctor(choice), "--clean", self._workspace.shown(self._workspace.data))
         answer = ask(self._workspace, commands.as_json(command))
@@ -249,26 +280,36 @@ class Data:
     def _shown(self, found: Look | str, choice: Choice) -> str:
         if isinstance(found, str):
             return problem(found)
-        wrong = ""
+        wrong = problem(unsure) if (unsure := guess.unsure(found, choice)) else ""
         if choice.task is not None:
             try:
                 check(choice.task, found.path, found.columns, choice.columns)
             except PtuneError:
-                wrong = problem(
-                    f"{choice.task} does not find its columns among {', '.join(found.columns or ())}: say below which is which."
+                wrong = wrong or problem(
+                    f"{choice.task} does not find its columns among {', '.join(found.columns or ())}: say which is which."
                 )
-        return shown_data.look(found, choice.files[0], choice.task) + wrong
+        return wrong + shown_data.look(found, choice.files[0], choice.task)
 
-    def _meaning(self, found: Look | str | None, task: Word | None, named: Any) -> list[Any]:
-        """Updates of the task and its columns."""
-        asked = () if task is None else own_data.columns_asked(task)
-        columns = found.columns if isinstance(found, Look) and found.columns else ()
-        updates: list[Any] = [gr.update(value=task)]
+    def _nothing(self, task: Word | None = None) -> list[Any]:
+        """The invitation, and a task without columns."""
+        return [waiting(_INVITATION), gr.update(value=task), *[_hidden() for _ in self._columns]]
+
+    def _meant(self, found: Look | str, choice: Choice) -> list[Any]:
+        """Updates of the look, the task and its columns."""
+        asked = () if choice.task is None else own_data.columns_asked(choice.task)
+        updates: list[Any] = [self._shown(found, choice), gr.update(value=choice.task)]
         for at in range(len(self._columns)):
-            if at < len(asked) and columns:
-                value = named.get(asked[at]) or (asked[at] if asked[at] in columns else "")
-                choices = [(one or "automatic", one) for one in ("", *columns)]
-                updates.append(gr.update(label=asked[at], choices=choices, value=value, visible=True))
-            else:
-                updates.append(gr.update(visible=False, value=None, choices=[]))
+            if isinstance(found, str) or not found.columns or at >= len(asked):
+                updates.append(_hidden())
+                continue
+            column, columns = asked[at], found.columns
+            value = choice.columns.get(column) or (column if column in columns else "")
+            none = "not chosen yet" if column in guess.unnamed(found, choice) else "automatic"
+            choices = [(one or none, one) for one in ("", *columns)]
+            info = guess.beside(found, choice, column)
+            updates.append(gr.update(label=column, choices=choices, value=value, info=info, visible=True))
         return updates
+
+
+def _hidden() -> Any:
+    return gr.update(visible=False, value=None, choices=[], info="")

@@ -10,6 +10,7 @@ from ptune.evaluation import judged_titles, pair_titles
 from ptune.evaluation.classification.results import LOWER_IS_BETTER, shown, title
 from ptune.evaluation.reinforcement import titles as reward_titles
 from ptune.formats.run import Run
+from ptune.studio.judge.verdict import verdict
 from ptune.studio.judge.worst import worst
 from ptune.studio.sheet import Cell, Content, note, sheet
 from ptune.studio.ship.proof import ANYWAY, NOT_MEANT
@@ -22,6 +23,7 @@ _SIDES = {"torch": "your model (torch)", "commonest label": "most common label"}
 def tables(evaluation: Mapping[str, Any], run: Run, home: Path) -> str:
     """All there is to see of a run's evaluation.json, as HTML. home: the folder from which it names its data."""
     parts = [
+        note(verdict(evaluation)),
         _no_better(evaluation.get("no_better") or ""),
         *(_requirement(one) for one in evaluation.get("requirements", [])),
         figures(evaluation),
@@ -89,12 +91,26 @@ def _chat(counted: str, evaluation: Mapping[str, Any]) -> str:
 def _sides(caption: str, evaluation: Mapping[str, Any]) -> str:
     sides = {**evaluation["sides"], **evaluation.get("baselines", {})}
     names = dict.fromkeys(name for side in sides.values() for name in side["metrics"])
-    rows: list[tuple[Content, ...]] = []
+    rows: dict[str, tuple[Content, ...]] = {}
     for name in names:
         values = [side["metrics"].get(name) for side in sides.values()]
         between = [side["intervals"].get(name) for side in sides.values()]
-        rows.append((title(name), *_marked(name, values, between)))
-    return sheet(caption, ("", *(_SIDES.get(side, side) for side in sides)), rows)
+        rows[name] = (title(name), *_marked(name, values, between))
+    heads = ("", *(_SIDES.get(side, side) for side in sides))
+    main = [name for name in evaluation.get("headline") or names if name in rows]
+    others = [row for name, row in rows.items() if name not in main]
+    told = note("✓: the best in its row.") if any(" ✓" in str(rows[name]) for name in main) else ""
+    return (
+        sheet(caption, heads, [rows[name] for name in main])
+        + told
+        + (_folded(heads, others) if others else "")
+    )
+
+
+def _folded(heads: Sequence[str], rows: Sequence[tuple[Content, ...]]) -> str:
+    """The figures that say the same again, or more than most ask."""
+    count = f"{len(rows)} more figures" if len(rows) > 1 else "One more figure"
+    return f"<details><summary>{count}</summary>{sheet(count, heads, rows)}</details>"
 
 
 def _no_better(told: str) -> str:

@@ -23,7 +23,7 @@ def _told(said: Mapping[str, Any], question: str, title: str, *, compares: bool)
     if "text" in said:
         parts.append(f"<p dir=auto>{escape(said['text']) or '(nothing)'}</p>")
     if "scores" in said:
-        parts.append(_near(said["scores"], title) if compares else _bars(said["scores"]))
+        parts.append(_near(said["scores"], title) if compares else bars(said["scores"]))
     if "marks" in said:
         parts.append(_tagged(question, said["marks"]))
     if said.get("note"):
@@ -31,8 +31,8 @@ def _told(said: Mapping[str, Any], question: str, title: str, *, compares: bool)
     return "".join(parts)
 
 
-def _bars(scores: Mapping[str, float]) -> str:
-    """Labels with their probabilities; a number as it is, which is no share of anything."""
+def bars(scores: Mapping[str, float]) -> str:
+    """HTML of labels with their probabilities; a number as it is, which is no share of anything."""
     shown = list(scores.items())[:MOST_LABELS]
     if any(not 0 <= value <= 1 for _, value in shown):
         return "".join(f"<p>{escape(label)}: <b>{value:.4g}</b></p>" for label, value in shown)

@@ -22,12 +22,12 @@ from ptune.studio.judge.compared import comparison
 from ptune.studio.judge.confusion_box import ConfusionBox
 from ptune.studio.judge.evaluated import tables
 from ptune.studio.judge.try_it import TryIt
+from ptune.studio.run.none_finished import none_finished
 from ptune.studio.sheet import error, note, opens
 from ptune.studio.ship.shipped import has_gguf
 from ptune.studio.studio import QUIET, Studio
 
 AS_THE_RECIPE, ANSWERS = "as its recipe says", ("20", "50", "100", "200")
-NONE_YET = "No run has finished yet: train one in the tab Run."
 
 
 class Judge:
@@ -72,7 +72,7 @@ class Judge:
         compare.click(self._compare, self._others, [compared, command], **QUIET)
 
     def _connect(self) -> None:
-        known = gr.State(None)
+        studio, known = self._studio, gr.State(None)
         shown = [
             self.run, self._others, self._answers, self._evaluate, self._stop, self.export, self._state,
             self._found, self._report_frame, self._command, known,
@@ -80,10 +80,11 @@ class Judge:
 
         def look(chosen: str | None, answers: str, before: tuple[Any, ...] | None) -> Any:
             """Reads the files again, and updates what has changed of the page."""
-            names = tuple(finished_runs(self._studio.workspace))
+            names = tuple(finished_runs(studio.workspace))
             run = chosen if chosen in names else next(iter(names), None)
-            job = None if run is None else self._studio.jobs.newest("evaluate", run)
-            now = (names, run, self._stamp(run), job, self._said(job))
+            job = None if run is None else studio.jobs.newest("evaluate", run)
+            said = none_finished(studio.jobs) if run is None else self._said(job)
+            now = (names, run, self._stamp(run), job, said)
             if now == before:
                 return gr.skip()
             return {**self._changes(now, before, answers), known: now}
@@ -97,6 +98,15 @@ class Judge:
         for shows_anew in (self._blind.again, self._confusion.again):
             # Other answers to vote on, other rows. Of a gr.State that an event without a queue sets no change is told.
             self._found.change(*shows_anew, **QUIET)
+
+    @property
+    def taken(self) -> list[Any]:
+        """What changes at once where another tab leads here with a run."""
+        return [self.run, self._command, self._state, self._found]
+
+    def take(self, run: Any) -> list[Any]:
+        """Updates of `taken`: the run, and nothing that was said of another. run: an update of its menu."""
+        return [run, shows(()), "", ""]
 
     def _changes(self, now: tuple[Any, ...], before: tuple[Any, ...] | None, answers: str) -> dict[Any, Any]:
         """What is to be updated of the page. now, before: names, run, time of its evaluation, job and what it said last."""
@@ -151,7 +161,7 @@ class Judge:
 
     def _begin(self, run: str | None, answers: str) -> str:
         if run is None:
-            return error(NONE_YET)
+            return error(none_finished(self._studio.jobs))
         try:
             self._studio.jobs.add("evaluate", run, self._words(run, answers))
         except PtuneError as problem:
@@ -166,7 +176,7 @@ class Judge:
 
     def _told(self, run: str | None, job: Job | None) -> str:
         if run is None:
-            return note(NONE_YET)
+            return note(none_finished(self._studio.jobs))
         if job is None or job.state == "done":
             evaluated = (self._studio.workspace.run(run) / "evaluation.json").is_file()
             return "" if evaluated else note("Not evaluated yet: Evaluate measures it on its held-out data.")

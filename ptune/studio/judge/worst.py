@@ -27,7 +27,7 @@ def worst(evaluation: Mapping[str, Any], run: Run, home: Path) -> str:
     badness, title, heads, words, row = told
     wrong = [line for line in lines if badness(line) > 0]
     if not wrong:
-        return note(f"No row is wrong: all {len(lines)} are as the data says.", "good")
+        return note(f"The model is right on all {len(lines)} held-out rows.", "good")
     wrong.sort(key=lambda line: -badness(line))
     shown = wrong[:WORST]
     caption = title.format(wrong=len(wrong), rows=len(lines))

@@ -13,7 +13,7 @@ from ptune.begin.starts import STARTS, Word
 from ptune.config.chat import Chat
 from ptune.config.read_recipe import read_recipe
 from ptune.config.recipe import Recipe
-from ptune.errors import FormatError, UsageError
+from ptune.errors import FormatError, RecipeError, UsageError
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 from ptune.studio.data.choice import Choice
 from ptune.studio.recipe.forms import changed, differences, with_method
@@ -45,6 +45,16 @@ class Draft:
     def recipe(self) -> Recipe:
         """The recipe. Raises: UsageError, RecipeError that names the option."""
         return changed(self.preset_recipe(), self.changes)
+
+    def wrong_options(self) -> dict[str, str]:
+        """What is wrong with the value of an option by itself, by its name. Raises: as `preset_recipe`."""
+        preset, wrong = self.preset_recipe(), {}
+        for name, text in self.changes.items():
+            try:
+                changed(preset, {name: text})
+            except RecipeError as error:
+                wrong[name] = str(error)
+        return wrong
 
     def write(self, workspace: Workspace) -> Path:
         """Writes recipes/NAME.yaml, unless it stands there with just that; returns it.

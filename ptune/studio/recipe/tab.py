@@ -24,7 +24,7 @@ from ptune.studio.ask import ask
 from ptune.studio.command_shown import command_line, shows
 from ptune.studio.data import choice
 from ptune.studio.data.choice import Choice
-from ptune.studio.recipe import drafts, forms, length, paces
+from ptune.studio.recipe import drafts, forms, length, paces, wrong
 from ptune.studio.recipe import shown as shown_recipe
 from ptune.studio.recipe.drafts import PRESETS, Draft
 from ptune.studio.recipe.models_here import models_here
@@ -237,10 +237,12 @@ class Recipe:
             shown = forms.found(options, words)[:MOST_FOUND]
             if not shown:
                 gr.HTML(problem(forms.meant(options, words)))
+        told = wrong.beside(draft)
         for option in shown:
-            self._option(option, draft.changes.get(option.name, option.value))
+            self._option(option, draft.changes.get(option.name, option.value), told.get(option.name, ""))
 
-    def _option(self, option: forms.Option, value: str) -> None:
+    def _option(self, option: forms.Option, value: str, told: str) -> None:
+        """Draws an option. told: what is wrong with its value."""
         about: dict[str, Any] = {
             "label": option.name,
             "info": shown_recipe.about(option),
@@ -255,11 +257,12 @@ class Recipe:
             component = gr.Dropdown(choices, value=value, **about)
         else:
             component = gr.Textbox(value, placeholder="not set", max_lines=3, **about)
+        below = gr.HTML(told, elem_id=f"wrong-{option.name}")
         # gradio's input of a text knows nothing of what is pasted.
         event = component.change if option.kind == "text" else component.input
         event(
             partial(self._set, option.name, option.value), [self._draft, component],
-            [self._draft, self._head, self._diff, *self._outcome], trigger_mode="always_last", **QUIET,
+            [self._draft, below, self._head, self._diff, *self._outcome], trigger_mode="always_last", **QUIET,
         )  # fmt: skip
 
     def _set(self, name: str, preset: str, draft: Draft, value: Any) -> list[Any]:
@@ -270,17 +273,14 @@ class Recipe:
             changes[name] = text
         before, draft = draft, replace(draft, changes=changes)
         drafts.keep(self._workspace, draft)
-        return [draft, self._told(draft), self._differs(draft), *_nothing(draft == before)]
+        said = [wrong.beside(draft).get(name, ""), self._told(draft), self._differs(draft)]
+        return [draft, *said, *_nothing(draft == before)]
 
     def _told(self, draft: Draft) -> str:
         """What the recipe is for, or what is wrong with it."""
-        try:
-            draft.recipe()
-            wrong = ""
-        except PtuneError as error:
-            wrong = problem(str(error))
+        told = problem(said) if (said := wrong.unusable(draft)) else ""
         files = ", ".join(draft.files)
-        return f"<p><b>{draft.task}</b>: {STARTS[draft.task].what} · {escape(files)}</p>{wrong}"
+        return f"<p><b>{draft.task}</b>: {STARTS[draft.task].what} · {escape(files)}</p>{told}"
 
     def _differs(self, draft: Draft) -> str:
         try:
@@ -299,6 +299,8 @@ class Recipe:
         if draft is None:
             return [False, problem(_NO_DATA), shows(())]
         try:
+            if said := wrong.unusable(draft):
+                raise UsageError(f"Nothing was written. {said}")
             path = draft.write(self._workspace)
             then(draft)
         except PtuneError as error:

@@ -120,7 +120,11 @@ class Runs:
     def _again(self, chosen: Sequence[str] | None, seen: tuple[Any, ...] | None) -> list[Any]:
         """What has changed of the queue and the chosen runs since the page saw them."""
         now = self._now(chosen or (), self._jobs.all())
-        before = seen or (None,) * len(now)
+        before = list(seen or (None,) * len(now))
+        if before[2:6] != list(
+            now[2:6]
+        ):  # its state is another: why something could not be done then is over
+            before[self._shown.index(self._told)] = None
         updates = [gr.skip() if old == new else _update(new) for old, new in zip(before, now, strict=True)]
         return [now, *updates]
 

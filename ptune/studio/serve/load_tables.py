@@ -13,11 +13,13 @@ from ptune.studio.sheet import Cell, Content, note, sheet
 from ptune_serve.access.keys import read
 
 OF_MODELS = ("model", "task", "requests", "a second", "tokens", "tokens/s", "median", "95 %", "in memory")
+OF_WRITING = ("tokens/s", "first token", "adapter hits", "adapter reads")
 OF_KEYS = ("key", "may", "adapters", "requests a minute", "tokens a minute", "at once")
 
 
-def figures(load: Load) -> str:
-    """The server's own numbers, as HTML."""
+def figures(load: Load, *, writes: bool = True) -> str:
+    """The server's own numbers, as HTML. writes: whether any of its models writes text; where none does, what is 0 by nature
+    is left out."""
     shown = [
         ("running", str(load.running), "requests now"),
         ("waiting", str(load.waiting), "in its queue"),
@@ -33,7 +35,7 @@ def figures(load: Load) -> str:
     items = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)} <small>{escape(below)}</small></dd></div>"
         for name, value, below in shown
-        if value != "–"
+        if value != "–" and (writes or name not in OF_WRITING or float(value.replace(",", "")))
     )
     return f'<dl class="facts">{items}</dl>'
 

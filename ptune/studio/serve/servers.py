@@ -18,6 +18,7 @@ from ptune.studio.jobs.queue import Job, Jobs
 from ptune.studio.serve.exposition import Scrape
 
 TIMEOUT_S = 10.0
+CHAT_PATH = "/v1/chat/completions"
 ACCEPTED = (
     "adapter_config.json",
     "adapter_model.safetensors",
@@ -162,13 +163,17 @@ class Client:
         """Points an alias back at its adapter before."""
         return self._object("POST", f"/v1/aliases/{_part(alias)}/rollback")
 
-    def answer(self, card: Mapping[str, Any], text: str) -> tuple[str, dict[str, str]]:
-        """What a model says to a text, in words, and the limits of the key as the response's headers tell them."""
+    def answer(
+        self, card: Mapping[str, Any], text: str
+    ) -> tuple[str, dict[str, float] | None, dict[str, str]]:
+        """What a model says to a text, in words; of a classifier its labels with their probabilities; and the limits of the key
+        as the response's headers tell them."""
         path, body = request_of(card, text)
         response = self._asked("POST", path, json=body, timeout=120)
         limits = {name: value for name, value in response.headers.items() if name.startswith("x-ratelimit-")}
         try:
-            return said(path, response.json()), limits
+            answer = response.json()
+            return said(path, answer), scores_of(path, answer), limits
         except (ValueError, KeyError, IndexError, TypeError):
             raise NoServerError(f"{self.url} sent an answer that cannot be read") from None
 
@@ -242,9 +247,9 @@ def alias_body(
 
 def request_of(card: Mapping[str, Any], text: str) -> tuple[str, dict[str, Any]]:
     """The endpoint and the body that ask a model about a text. Raises: UsageError for one that is asked otherwise."""
-    path = str(card.get("endpoint") or "/v1/chat/completions")
+    path = str(card.get("endpoint") or CHAT_PATH)
     model = str(card["id"])
-    if path == "/v1/chat/completions":
+    if path == CHAT_PATH:
         asked = [{"role": "user", "content": text}]
         return path, {"model": model, "messages": asked, "max_tokens": 256, "temperature": 0}
     if path in ("/v1/classify", "/v1/tag", "/v1/embeddings"):
@@ -256,7 +261,7 @@ def request_of(card: Mapping[str, Any], text: str) -> tuple[str, dict[str, Any]]
 
 def said(path: str, answer: dict[str, Any]) -> str:
     """An answer in words. Raises: KeyError, TypeError or IndexError where it is another's."""
-    if path == "/v1/chat/completions":
+    if path == CHAT_PATH:
         return str(answer["choices"][0]["message"]["content"] or "")
     [item] = answer["data"]
     if path == "/v1/classify":
@@ -267,6 +272,18 @@ def said(path: str, answer: dict[str, Any]) -> str:
     if path == "/v1/embeddings":
         return f"a vector of {len(item['embedding'])} numbers"
     return str(item["text"])
+
+
+def scores_of(path: str, answer: Mapping[str, Any]) -> dict[str, float] | None:
+    """A classifier's labels with their probabilities, the likeliest first. Raises: as `said`."""
+    if path != "/v1/classify":
+        return None
+    return dict(sorted(answer["data"][0]["scores"].items(), key=lambda one: -float(one[1])))
+
+
+def writes_text(card: Mapping[str, Any]) -> bool:
+    """Whether a model writes text, so that tokens are counted of it."""
+    return (card.get("endpoint") or CHAT_PATH) in (CHAT_PATH, "/v1/translate")
 
 
 def curl(

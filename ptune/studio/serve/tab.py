@@ -12,11 +12,12 @@ import gradio as gr
 from ptune.errors import PtuneError, UsageError
 from ptune.studio.command_shown import command_line, shows
 from ptune.studio.heart import LOOK, heart
+from ptune.studio.judge.said import bars
 from ptune.studio.serve.exposition import Scrape
 from ptune.studio.serve.keys_form import KeysForm
 from ptune.studio.serve.load import load_of
 from ptune.studio.serve.load_tables import figures, keys, limits, models
-from ptune.studio.serve.servers import Client, Served, curl, request_of, served
+from ptune.studio.serve.servers import Client, Served, curl, request_of, served, writes_text
 from ptune.studio.sheet import error, note, opens
 from ptune.studio.studio import QUIET, Studio
 
@@ -41,6 +42,7 @@ class Serve:
         with gr.Tab("Serve", id="serve") as self.tab:
             self._render_server()
             self._render_asking()
+            self._render_load()
             KeysForm(studio)
             self._connect()  # inside: what stands between tabs would count as one
 
@@ -57,6 +59,8 @@ class Serve:
             self._stop = gr.Button("Stop the server", elem_id="serve-stop", size="sm", visible=False)
         self._state = gr.HTML(elem_id="serve-state")
         self._command = command_line("Started with")
+
+    def _render_load(self) -> None:
         self._tiles = gr.HTML(elem_id="serve-tiles")
         self._models = gr.HTML(elem_id="serve-models")
         self._keys = gr.HTML(elem_id="serve-keys-table")
@@ -68,8 +72,8 @@ class Serve:
                 self._text = gr.Textbox(label="Text", elem_id="ask-text", lines=2, scale=3)
             with gr.Row(elem_classes="doing"):
                 self._ask = gr.Button("Ask", variant="primary", elem_id="ask-do", size="sm")
-            self._asked_with = command_line("The same with curl")
             self._answer = gr.HTML(elem_id="ask-answer")
+            self._asked_with = command_line("The same with curl")
 
     def _connect(self) -> None:
         last = gr.State(Looked())
@@ -129,7 +133,7 @@ class Serve:
         load = load_of(scrape, earlier)
         update |= {
             self._state: _links(chosen, own) + note(refused),
-            self._tiles: "" if refused else figures(load),
+            self._tiles: "" if refused else figures(load, writes=any(map(writes_text, cards))),
             self._models: models(cards, load),
         }
         return update, Looked(urls, chosen, names, None if refused else scrape)
@@ -155,10 +159,11 @@ class Serve:
                     raise UsageError(f"{url} serves no {model!r} any more")
                 path, body = request_of(card, text)
                 line = gr.update(value=curl(client.url, path, key=bool(key), body=body), visible=True)
-                said, left = client.answer(card, text)
+                said, scores, left = client.answer(card, text)
         except PtuneError as problem:
             return error(str(problem)), gr.skip()
-        return f'<div class="answer"><p>{escape(said) or "(nothing)"}</p></div>{note(limits(left))}', line
+        told = bars(scores) if scores else f"<p>{escape(said) or '(nothing)'}</p>"
+        return f'<div class="answer">{told}</div>{note(limits(left))}', line
 
 
 def _scraped(client: Client) -> tuple[Scrape, str]:

@@ -41,19 +41,22 @@ class StartServer:
             command, told = command_line(), gr.HTML(elem_id="serve-told")
         asked = [bundle, profile, port, keys, page]
         self._asked, self._shown = asked, told
+        self.taken = [bundle, told]  # of a run that another tab leads here with
 
-        def offer(run: str | None, bundle: str | None, before: tuple[list[str], str]) -> Any:
-            """What is the same is left alone: somebody may be choosing, or reading an error."""
+        def offer(run: str | None, bundle: str | None, before: tuple[list[str], str, str | None]) -> Any:
+            """What is the same is left alone: somebody may be choosing, or reading an error. Another run brings its own bundle."""
             names = studio.workspace.bundle_names()
-            chosen = bundle if bundle in names else run if run in names else next(iter(names), None)
-            said = self._told(chosen)
+            chosen = bundle if bundle in names and run == before[2] else self._own(run, names)
+            said = self._told(chosen, run)
             same = names == before[0] and chosen == bundle
             menu = gr.skip() if same else gr.update(choices=names, value=chosen)
-            now = gr.skip() if said == before[1] else said
-            return menu, gr.update(interactive=chosen is not None), now, (names, said)
+            now = gr.skip() if (said, run) == before[1:] else said
+            return menu, gr.update(interactive=chosen is not None), now, (names, said, run)
 
         def follow(run: str | None) -> Any:
-            return gr.update(value=run) if run in studio.workspace.bundle_names() else gr.skip()
+            names = studio.workspace.bundle_names()
+            own = self._own(run, names)
+            return gr.update(choices=names, value=own), self._told(own, run)
 
         def of_bundle(name: str | None) -> Any:
             try:
@@ -62,12 +65,20 @@ class StartServer:
                 graphs = {}
             return gr.update(choices=[DEFAULT, *graphs], value=DEFAULT)
 
-        known = gr.State(([], ""))
+        known = gr.State(([], "", None))
         self.look = Look(offer, [run, bundle, known], [bundle, start, told, known])
-        run.change(follow, run, bundle, **QUIET)
+        run.change(follow, run, self.taken, **QUIET)
         bundle.change(of_bundle, bundle, profile, **QUIET)
         gr.on([one.change for one in asked], self._command, asked, command, **QUIET)
         start.click(self._start, asked, told, **QUIET)
+
+    def take(self) -> list[Any]:
+        """Updates of `taken`: nothing of another run, until the files are read."""
+        return [gr.update(value=None), ""]
+
+    def _own(self, run: str | None, names: list[str]) -> str | None:
+        """The bundle of a run; without a run the newest one."""
+        return next(iter(names), None) if run is None else run if run in names else None
 
     def _words(self, bundle: str, profile: str, port: float | None, keys: str, page: bool) -> tuple[str, ...]:
         chosen = None if profile == DEFAULT else profile
@@ -97,25 +108,27 @@ class StartServer:
 
     def _start(self, bundle: str | None, *asked: Any) -> str:
         if bundle is None:
-            return error("There is no bundle yet: export a run.")
+            return error("There is no bundle to serve: export the run, or choose another one's.")
         try:
             self._studio.jobs.add("serve", bundle, self._words(bundle, *asked))
         except PtuneError as problem:
             return error(str(problem))
         return STARTING
 
-    def _told(self, bundle: str | None) -> str:
-        """What became of the newest server of a bundle."""
+    def _told(self, bundle: str | None, run: str | None) -> str:
+        """What became of the newest server of a bundle; without one, that the run has none yet."""
+        if bundle is None and run is not None:
+            return note(f"{run} has no bundle yet: export it, or choose another bundle.")
         job = None if bundle is None else self._studio.jobs.newest("serve", bundle)
         if job is None or job.state == "stopped":
             return ""
         if job.state == "failed":
             return note(last_error(self._studio.jobs.log(job.id)), "bad")
         one = next((one for one in served(self._studio.jobs) if one.job.id == job.id), None)
-        return STARTING if one is None or one.url is None else serves(one.url, one.page)
+        return STARTING if one is None or one.url is None else serves(job.name, one.url, one.page)
 
 
-def serves(url: str, page: str | None) -> str:
-    """Where a server answers, as HTML, and the way to its page if it has one."""
+def serves(name: str, url: str, page: str | None) -> str:
+    """Where the server of a bundle answers, as HTML, and the way to its page if it has one."""
     link = f" {opens(page, 'Open the page')}" if page else ""
-    return f'<p class="note good" role="status">Serves at {escape(url)}/v1; the tab Serve shows how it does.{link}</p>'
+    return f'<p class="note good" role="status">Serves {escape(name)} at {escape(url)}/v1; the tab Serve shows how it does.{link}</p>'

@@ -13,6 +13,7 @@ from ptune.studio.heart import Look, heart, together
 from ptune.studio.jobs.finished_runs import finished_runs
 from ptune.studio.jobs.log import last_error
 from ptune.studio.jobs.queue import Job
+from ptune.studio.run.none_finished import none_finished
 from ptune.studio.sheet import error, note
 from ptune.studio.ship import proof
 from ptune.studio.ship.add_to_bundle import AddToBundle
@@ -33,6 +34,8 @@ from ptune.studio.studio import QUIET, Studio
 
 BUNDLE, GGUF = "ONNX bundle, for ptune serve", "GGUF, for llama.cpp and Ollama"
 PROFILES = ("fp32", "int8", "int4", "nf4", "auto")
+PLAIN: tuple[Any, ...] = (BUNDLE, ["fp32"], "auto", False, False, False)
+"""What is asked for at first of a run, as the form has it."""
 GGUF_TYPES = ("auto", "F32", "F16", "Q8_0", "Q4_0", "Q4_1", "Q4_K")
 
 
@@ -85,8 +88,8 @@ class Ship:
         known = gr.State(None)
         asked = [self.run, self._form, self._wanted, self._kind, self._cache, self._merge, self._anyway]
         shown = [
-            self.run, self._form, self._wanted, self._kind, self._cache, self._export, self._stop, self._state, self._proof,
-            self._sizes, self._serve, self._measure, self._speed, self._files, known,
+            self.run, self._form, self._wanted, self._kind, self._cache, self._merge, self._anyway, self._export, self._stop, self._state, self._proof,
+            self._sizes, self._serve, self._measure, self._speed, self._files, self._command, known,
         ]  # fmt: skip
 
         def look(chosen: str | None, form: str, before: tuple[Any, ...] | None) -> Any:
@@ -108,13 +111,22 @@ class Ship:
         self.server.starts(self._serve, self.run)
         self._measure.click(self._begin_measuring, self.run, self._speed, **QUIET)
 
+    @property
+    def taken(self) -> list[Any]:
+        """What changes at once where another tab leads here with a run."""
+        return [self.run, self._command, self._state, self._proof, *self.server.taken]
+
+    def take(self, run: Any) -> list[Any]:
+        """Updates of `taken`: the run, and nothing that was said of another. run: an update of its menu."""
+        return [run, shows(()), "", "", *self.server.take()]
+
     def _looked(self, chosen: str | None, form: str) -> tuple[tuple[Any, ...], Followed]:
         """Names of runs, the run, the form, its export, how much that has noted, its measuring, what there is of it: gradio
         hashes them to see whether they have changed. And what the export has noted."""
         names = tuple(finished_runs(self._studio.workspace))
         run = chosen if chosen in names else next(iter(names), None)
         if run is None:
-            return (names, None, form, None, (), None, ()), Followed()
+            return (names, None, form, None, (none_finished(self._studio.jobs),), None, ()), Followed()
         job, speed = self._job(run, form), self._studio.jobs.newest("speed", run)
         so_far = Followed() if job is None else proof.followed(job, self._studio.workspace.folder)
         noted = (so_far.stages, sum(map(len, so_far.hops.values())))
@@ -142,6 +154,11 @@ class Ship:
             update[self.run] = gr.update(choices=list(names), value=run)
         if before is None or run != before[1]:
             update |= self._offered(run)
+            update |= {
+                self._merge: False,
+                self._anyway: False,
+                self._command: self._shown_command(run, *PLAIN),
+            }
         return update
 
     def _offered(self, run: str | None) -> dict[Any, Any]:
@@ -154,8 +171,8 @@ class Ship:
         return {
             self._form: gr.update(choices=[BUNDLE, *([GGUF] if gguf else [])], value=BUNDLE),
             self._wanted: gr.update(choices=list(offered), value=["fp32"], visible=True),
-            self._kind: gr.update(visible=False),
-            self._cache: gr.update(visible=gguf),
+            self._kind: gr.update(visible=False, value="auto"),
+            self._cache: gr.update(visible=gguf, value=False),
         }
 
     def _job(self, run: str, form: str) -> Job | None:
@@ -178,7 +195,7 @@ class Ship:
 
     def _begin(self, run: str | None, *asked: Any) -> str:
         if run is None:
-            return error("No run has finished yet: train one in the tab Run.")
+            return error(none_finished(self._studio.jobs))
         try:
             self._studio.jobs.add("export", run, self._words(run, *asked))
         except PtuneError as problem:
@@ -193,7 +210,7 @@ class Ship:
 
     def _told(self, run: str | None, job: Job | None, so_far: Followed) -> str:
         if run is None:
-            return note("No run has finished yet: train one in the tab Run.")
+            return note(none_finished(self._studio.jobs))
         if job is None:
             return note(
                 "An export writes the model anew, and holds each hop to the one before: nothing is shipped unproved."
