@@ -27,6 +27,7 @@ from ptune.training.card import card
 from ptune.training.checkpoint import Checkpoints, State, trained
 from ptune.training.diagnosis import Watch
 from ptune.training.distributed import accelerator_for, check_same_step, sharded
+from ptune.training.ending import told as how_it_ended
 from ptune.training.folder import begin, check_folder, check_same_inputs, locked, sweep
 from ptune.training.gpu import repeatable
 from ptune.training.loop import Ending, Job, fit
@@ -35,7 +36,7 @@ from ptune.training.metrics_log import Journal
 from ptune.training.order import Mixture, Order
 from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
-from ptune.training.sampler import rewarded, sampler_of
+from ptune.training.sampler import sampler_of
 from ptune.training.samples import Samples, WritesText
 from ptune.training.segments import attention_kernel
 from ptune.training.trackers import start_tracker, tracker_of
@@ -107,9 +108,12 @@ def _train(
     model = applied(recipe, base.model, base.new_tokens, base.head)
     begin_beside_original(recipe, model, work)
     with memory_errors(recipe):
-        state, ending, attention = _fit(run, model, base, work, accelerator, callbacks)
+        state, ending, attention, measure = _fit(run, model, base, work, accelerator, callbacks)
     done = {"steps": state.step, "best_step": state.best_step, "seconds": round(state.seconds, 3)}
-    seen = {"rollbacks": state.rollbacks, "nothing_learnt": state.nothing_learnt}
+    told = how_it_ended(recipe.train, state, ending, record.planned_steps, measure)
+    if told:
+        say(told)
+    seen = {"ending": told, "rollbacks": state.rollbacks, "nothing_learnt": state.nothing_learnt}
     if unrepeatable:
         say(f"this GPU has no repeatable form of {', '.join(unrepeatable)}: a resumed run gives other bits")
     ran = {"attention": attention, "unrepeatable": tuple(unrepeatable)}
@@ -128,10 +132,10 @@ def _fit(
     work: Work,
     accelerator: Accelerator,
     callbacks: Sequence[Callback],
-) -> tuple[State, Ending, str]:
+) -> tuple[State, Ending, str, str]:
     """Trains `model`, which contains the base, and leaves it with the weights of the best validation.
 
-    Also returns the name of the attention kernel that ran.
+    Also returns the name of the attention kernel that ran, and what was validated: loss or reward.
     """
     recipe, writes = work.recipe, accelerator.is_main_process
     journal = Journal(run.metrics_path, accelerator)
@@ -174,12 +178,10 @@ def _fit(
         state, ending = fit(job, state)
     if ending != "interrupted" and state.best_step not in (None, state.step):
         checkpoints.load_weights(state.best_step, model)
-        best = "loss was the lowest" if rewarded(objective) is None else "reward was the highest"
-        say(f"kept the weights of step {state.best_step}, whose validation {best}")
     if ending != "interrupted" and average is not None:
         average.settle()
         say(f"kept their running average (train.ema {average.decay:g}) instead of the last step's weights")
-    return state, ending, attention
+    return state, ending, attention, job.measure
 
 
 def _finish(run: Run, record: RunRecord, model: nn.Module, work: Work, *, writes: bool) -> None:

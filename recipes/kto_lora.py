@@ -3,7 +3,7 @@
 data      the answers of 360 pairs, 40 pairs to validate, 74 to test: an entry of Ambrose Bierce's Devil's Dictionary (public
           domain) is desirable, what SmolLM2-135M-Instruct says itself is not; they ship with ptune
 hardware  2 CPU cores, 3 GB of memory; a GPU is used where there is one
-result    98.6 % [95.6, 100.0] of the desirable test answers gained and 100.0 % [100.0, 100.0] of the undesirable ones lost;
+result    98.6 % [92.7, 100.0] of the desirable test answers gained and 100.0 % [95.1, 100.0] of the undesirable ones lost;
           loss a token of the desirable answers 4.503 -> 4.273
 command   ptune train kto_lora
           ptune train kto_lora --data.files thumbs.jsonl      (rows of prompt, completion, label)

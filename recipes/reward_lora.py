@@ -4,7 +4,7 @@ data      360 pairs, 40 to validate, 74 to test: an entry of The Devil's Diction
           SmolLM2-135M-Instruct says itself, about as long, the worse; they ship with ptune
 hardware  2 CPU cores, 2 GB of memory; a GPU is used where there is one
 result    the better answer has the higher reward in 100.0 % of the test pairs, whichever is longer; the longer answer is the
-          better one in 37.8 % [27.0, 48.6]
+          better one in 37.8 % [26.8, 49.9]
 command   ptune train reward_lora
           ptune train reward_lora --backbone.model Qwen/Qwen3-0.6B --data.files pairs.jsonl
 """

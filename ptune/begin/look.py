@@ -52,10 +52,10 @@ def look_at(path: Path) -> Look:
     return Look(path, first.format, columns, rows[:LOOKED_AT], more, task, named, numbers, unreadable)
 
 
-def _told(unit: str, why: str, first: int, count: int) -> str:
+def _told(unit: str, why: str, rows: tuple[int, ...], count: int) -> str:
     """E.g. "line 4: not UTF-8 … (and 19 more lines like it)"."""
     more = f" (and {count - 1:,} more {unit}{'s' * (count > 2)} like it)" if count > 1 else ""
-    return f"{unit} {first}: {why}{more}"
+    return f"{unit} {rows[0]}: {why}{more}"
 
 
 def _at_folder(path: Path) -> Look:

@@ -9,6 +9,19 @@ from pydantic import ValidationError
 
 from ptune.spec import Spec
 
+_SHOULD = "Input should be "
+_PLAINLY = {
+    "float_parsing": f"{_SHOULD}a number",
+    "float_type": f"{_SHOULD}a number",
+    "int_parsing": f"{_SHOULD}a whole number",
+    "int_type": f"{_SHOULD}a whole number",
+    "int_from_float": f"{_SHOULD}a whole number",
+    "bool_parsing": f"{_SHOULD}true or false",
+    "bool_type": f"{_SHOULD}true or false",
+    "string_type": f"{_SHOULD}a text",
+}
+"""What pydantic says in a parser's words, in a reader's."""
+
 
 def nearest(name: str, known: Any) -> str:
     """'; did you mean X?' or the list of all, for an unknown name."""
@@ -28,8 +41,16 @@ def explain(error: ValidationError, kind: type[Spec], prefix: str = "") -> str:
             known = _fields_beside(kind, problem["loc"])
             lines.append(f"{field}: no such field{nearest(str(problem['loc'][-1]), known)}")
             continue
-        value = "" if isinstance(problem["input"], dict | Spec) else f" (is {problem['input']!r})"
-        lines.append(f"{field}: {problem['msg'].removeprefix('Value error, ')}{value}")
+        shown = "" if isinstance(problem["input"], dict | Spec) else repr(problem["input"])
+        said = _PLAINLY.get(problem["type"], problem["msg"])
+        if said.startswith(_SHOULD):
+            lines.append(
+                f"{field} must be {said.removeprefix(_SHOULD)}" + (f"; it is {shown}" if shown else "")
+            )
+        else:
+            lines.append(
+                f"{field}: {said.removeprefix('Value error, ')}" + (f" (is {shown})" if shown else "")
+            )
     return "; ".join(lines)
 
 

@@ -16,6 +16,7 @@ from ptune.config.reinforcement import Reinforcement
 from ptune.config.task_spec import TaskSpec
 from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
 from ptune.data.conversations import Conversation, Convertible, Judged, Preferred, recognise
+from ptune.data.delimited import Delimited
 from ptune.data.hub import PREFIX as HUB
 from ptune.data.label_splits import problem_asked
 from ptune.data.label_values import Known, labels_of
@@ -49,7 +50,9 @@ class Cleaned:
 
 
 def write_clean(path: Path, task: TaskSpec, folder: Path) -> Cleaned:
-    """Writes the usable rows of a file as JSONL into a folder, as NAME.clean.jsonl; of rows that teach the same, the first.
+    """Writes the usable rows of a file into a folder; of rows that teach the same, the first.
+
+    CSV and TSV stay what they are, with their columns and delimiter, as NAME.clean.csv; all else becomes NAME.clean.jsonl.
 
     A file in Windows-1252 is read as such, where that is sure.
 
@@ -79,7 +82,9 @@ def _in_utf_8(path: Path, place: Path) -> Path | None:
 def _written(source: Path, path: Path, task: TaskSpec, folder: Path) -> Cleaned:
     """Writes the usable rows of a source. path: the user's name for it."""
     file, content = _opened(source, task)
-    target = folder / f"{path.stem.replace(':', '-')}.clean.jsonl"
+    delimited = file.reader if isinstance(file.reader, Delimited) else None
+    suffix = ".jsonl" if delimited is None else f".{delimited.suffix}"
+    target = folder / f"{path.stem.replace(':', '-')}.clean{suffix}"
     seen, kept, unusable, copies, problems = set[bytes](), 0, 0, 0, file.problems()
     with whole_file(target) as part, part.open("wb") as out:
         for row in file.rows(problems):
@@ -92,7 +97,7 @@ def _written(source: Path, path: Path, task: TaskSpec, folder: Path) -> Cleaned:
                 copies += 1
                 continue
             seen.add(learned)
-            out.write(_line(row, path))
+            out.write(_line(row, path) if delimited is None else delimited.lines(row, header=not kept))
             kept += 1
         if not kept:
             raise DataError("has no row that can be used: there is nothing to copy", file=str(path))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from ptune.data.problems import Problems
@@ -30,6 +32,29 @@ class Delimited:
     def format(self) -> str:
         """The format with its delimiter."""
         return _NAMES[self.delimiter]
+
+    @property
+    def suffix(self) -> str:
+        """What the name of such a file ends in."""
+        return "tsv" if self.delimiter == "\t" else "csv"
+
+    def lines(self, row: Row, *, header: bool) -> bytes:
+        """A row as this format writes it, in the file's own columns; header: after the header."""
+        text = io.StringIO(newline="")
+        table = csv.writer(text, delimiter=self.delimiter, lineterminator=self._line_end)
+        table.writerows([row.value.keys()] * header)
+        table.writerow(row.value.values())
+        mark = BYTE_ORDER_MARK if header and self._first_line.startswith(BYTE_ORDER_MARK) else b""
+        return mark + text.getvalue().encode()
+
+    @cached_property
+    def _first_line(self) -> bytes:
+        with self.path.open("rb") as file:
+            return file.readline()
+
+    @property
+    def _line_end(self) -> str:
+        return "\r\n" if self._first_line.endswith(b"\r\n") else "\n"
 
     def rows(self, problems: Problems) -> Iterator[Row]:
         """See `Reader.rows`."""

@@ -149,5 +149,5 @@ def doctor_command(command: str) -> str:
 
 
 def _told(error: Finding) -> str:
-    more = f" (and {error.count - 1:,} more like it)" if error.count > 1 else ""
-    return f"{'' if error.place is None else f'{error.place}: '}{error.message}{more} [{error.rule}]"
+    where = error.where()
+    return f"{where}{': ' if where else ''}{error.message} [{error.rule}]"

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from ptune.data.problems import FEW
 
 Severity = Literal["error", "warning"]
 
@@ -39,6 +42,15 @@ class Finding:
     message: str
     place: Place | None = None
     count: int = 1
+    others: tuple[int, ...] = ()  # the next few places in the same file: their numbers
+
+    def where(self) -> str:
+        """All that is known of the places: "data.csv:42, 57 and 3 more"; empty where it is not a matter of places."""
+        if self.place is None:
+            return ""
+        listed = ", ".join(map(str, (self.place, *self.others)))
+        more = self.count - 1 - len(self.others)
+        return f"{listed} and {more:,} more" if more > 0 else listed
 
     def described(self) -> dict[str, Any]:
         """The finding in JSON types."""
@@ -47,6 +59,7 @@ class Finding:
             "severity": self.severity,
             "place": None if self.place is None else self.place.described(),
             "count": self.count,
+            "others": list(self.others),
             "message": self.message,
         }
 
@@ -64,19 +77,33 @@ class Rule:
 class Tally:
     """Counts the findings of each rule in each file, and keeps the first."""
 
-    _found: dict[tuple[Rule, str], tuple[Place, str, int]] = field(default_factory=dict)
+    _found: dict[tuple[Rule, str], list[tuple[Place, str]]] = field(default_factory=dict)
+    _counts: Counter[tuple[Rule, str]] = field(default_factory=Counter)
 
     def add(self, rule: Rule, place: Place, message: str) -> None:
         """Counts a finding of the rule at a place."""
-        first, first_message, count = self._found.get((rule, place.file), (place, message, 0))
-        self._found[rule, place.file] = (first, first_message, count + 1)
+        self._counts[rule, place.file] += 1
+        found = self._found.setdefault((rule, place.file), [])
+        if len(found) < FEW:
+            found.append((place, message))
 
     def findings(self) -> list[Finding]:
         """One finding per rule and file."""
         return [
-            Finding(rule.id, rule.severity, message, place, count)
-            for (rule, _), (place, message, count) in self._found.items()
+            Finding(
+                rule.id,
+                rule.severity,
+                found[0][1],
+                found[0][0],
+                self._counts[rule, file],
+                _numbers(found[1:]),
+            )
+            for (rule, file), found in self._found.items()
         ]
+
+
+def _numbers(found: Sequence[tuple[Place, str]]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(place.number for place, _ in found if place.number is not None))
 
 
 def in_order(findings: Iterable[Finding], rules: Sequence[Rule]) -> list[Finding]:

@@ -9,10 +9,11 @@ from typing import Protocol
 from ptune.codecs.labels import Labels
 from ptune.data.label_splits import SPLITS
 from ptune.data.label_values import Target
+from ptune.data.problems import FEW
 from ptune.doctor.finding import Finding, Place, Rule
+from ptune.doctor.misspelt import FEWEST, misspelt
 from ptune.doctor.sets import IMBALANCE, OVERLAP_ERROR
 
-FEWEST = 5  # training examples of a label
 _NAMED = 10  # labels in a message
 
 
@@ -82,7 +83,9 @@ def test_overlap(sets: Entries) -> Iterator[Finding]:
 
 def label_imbalance(sets: Entries) -> Iterator[Finding]:
     """A label that is far rarer than another: it is hardly learned."""
-    counts = {name: count for name, count in sets.counts("train").items() if count and name != "O"}
+    every = sets.counts("train")
+    wrong = misspelt(every)
+    counts = {name: count for name, count in every.items() if count and name != "O" and name not in wrong}
     if len(counts) < 2:
         return
     common, rare = max(counts, key=counts.__getitem__), min(counts, key=counts.__getitem__)
@@ -96,10 +99,46 @@ def label_imbalance(sets: Entries) -> Iterator[Finding]:
         )
 
 
+def misspelt_labels(sets: Entries) -> Iterator[Finding]:
+    """Rare labels that differ from a frequent one by case, spaces or a letter or two: a label of its own to the model."""
+    counts = sets.counts("train")
+    for rare, meant in misspelt(counts).items():
+        places = [
+            entry.place for split in SPLITS for entry in sets.entries(split) if rare in _names(entry, sets)
+        ]
+        if not places:
+            continue
+        yield Finding(
+            "misspelt-labels",
+            "warning",
+            f"label {rare!r} is probably {meant!r}, which has {counts[meant]:,} training examples: correct it in the file, or"
+            " the model learns two labels",
+            places[0],
+            len(places),
+            _numbers(places),
+        )
+
+
+def _names(entry: Entry, sets: Entries) -> tuple[str, ...]:
+    """The names of an entry's labels; none of a number."""
+    if sets.labels is None or sets.labels.problem == "regression":
+        return ()
+    marks = entry.label if isinstance(entry.label, tuple) else (entry.label,)
+    return tuple(sets.labels.names[int(mark)] for mark in marks)
+
+
+def _numbers(places: Sequence[Place]) -> tuple[int, ...]:
+    """The numbers of the next few places in the file of the first."""
+    return tuple(
+        place.number for place in places[1:FEW] if place.number is not None and place.file == places[0].file
+    )
+
+
 def untrained_labels(sets: Entries) -> Iterator[Finding]:
     """Labels with few or no training examples, as when the recipe names one that the files lack."""
     counts = sets.counts("train")
-    few = [name for name, count in counts.items() if count < FEWEST]
+    wrong = misspelt(counts)  # is told for itself
+    few = [name for name, count in counts.items() if count < FEWEST and name not in wrong]
     if few and sum(counts.values()) > FEWEST * len(counts):
         named = ", ".join(f"{name!r} ({counts[name]})" for name in few[:_NAMED])
         more = f" and {len(few) - _NAMED} more" if len(few) > _NAMED else ""
@@ -117,6 +156,7 @@ RULES = (
     Rule("test-overlap", "error", test_overlap),
     Rule("conflicting-labels", "warning", conflicting_labels),
     Rule("duplicates", "warning", duplicates),
+    Rule("misspelt-labels", "warning", misspelt_labels),
     Rule("label-imbalance", "warning", label_imbalance),
     Rule("untrained-labels", "warning", untrained_labels),
 )

@@ -47,14 +47,14 @@ RULES = (*ROW_RULES, UNUSABLE_FILE)
 
 def refusals(problems: Problems, leave_out: Container[str] = ()) -> Iterator[Finding]:
     """One finding per kind of reason; reasons that differ only in numbers and quotations are of one kind."""
-    for reason, first, count in problems.kinds(leave_out):
-        yield row_refused(Place(problems.file, first, problems.unit), reason, count)
+    for reason, rows, count in problems.kinds(leave_out):
+        yield row_refused(Place(problems.file, rows[0], problems.unit), reason, count, rows[1:])
 
 
-def row_refused(place: Place, reason: str, count: int) -> Finding:
-    """A finding on rows that were refused for one reason."""
+def row_refused(place: Place, reason: str, count: int, others: tuple[int, ...] = ()) -> Finding:
+    """A finding on rows that were refused for one reason. others: numbers of the next ones in the file."""
     rule = next(rule for rule in ROW_RULES if rule.check(reason))
-    return Finding(rule.id, rule.severity, reason, place, count)
+    return Finding(rule.id, rule.severity, reason, place, count, others)
 
 
 def file_refused(error: DataError) -> Finding:

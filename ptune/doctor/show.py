@@ -128,10 +128,9 @@ def print_findings(findings: list[Finding], console: Console) -> None:
 
 def _print_finding(finding: Finding, console: Console) -> None:
     """Prints a finding: message, count and first place."""
-    more = f" (and {finding.count - 1:,} more)" if finding.count > 1 else ""
     head = Text(f"{finding.severity:<{_INDENT}}", style=_COLOURS[finding.severity])
     head.append(finding.rule, style="bold")
-    head.append(f"  {'' if finding.place is None else finding.place}{more}", style="default")
+    head.append(f"  {finding.where()}", style="default")
     console.print(head, soft_wrap=True)  # keeps a place on one line, for copying
     indent = " " * _INDENT
     for line in printable(finding.message).splitlines():

@@ -29,6 +29,7 @@ from ptune.evaluation import judged, pairs
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.in_context import after, in_context, shots
+from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.no_better import judged as against_baselines
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.report import report
@@ -64,7 +65,7 @@ def evaluate(
     refuse_unknown(require, ("loss", "perplexity", "token_accuracy", *_of_answers(recipe), *won))
     held = held_out(run)
     conversations = _askable(held, recipe, None if judge is not None else recipe.evaluate.answers)
-    evaluation: dict[str, Any] = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
+    evaluation = _counted(run, held)
     base, tuned = models_of(run, record, recipe)
     show(backbone_of(base), held.images, held.codec, record.base.hash)
     adapter_off = base.disable_adapter() if isinstance(base, PeftModel) else nullcontext()
@@ -104,6 +105,12 @@ def evaluate(
     if "reward_model" in evaluation:
         console.print(sentence(evaluation["reward_model"]), markup=False)
     return evaluation
+
+
+def _counted(run: Run, held: HeldOut) -> dict[str, Any]:
+    """What is measured on: the beginning of evaluation.json."""
+    counted = {"format": FORMAT, "split": held.split, "examples": len(held.examples)}
+    return {**counted, **chosen_by(run, held.split)}
 
 
 def _keeping(answers: int | None, recipe: Recipe) -> Recipe:

@@ -13,7 +13,8 @@ from transformers import PreTrainedModel
 
 from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.judged_examples import JudgedExample
-from ptune.evaluation.classification.bootstrap import Counts, Values, intervals
+from ptune.evaluation import binomial
+from ptune.evaluation.classification.bootstrap import Counts, Values, in_json, intervals
 from ptune.evaluation.classification.weighted import roc_auc
 from ptune.evaluation.figures import objective_of
 from ptune.evaluation.judged_titles import TITLES, by_length, cell
@@ -99,8 +100,11 @@ def _figures(
         return found
 
     values, ranges = of(np.ones((1, len(log_p)), np.float32)), intervals(len(log_p), of)
+    if gained is not None:
+        shares = {"gained": gained[desirable] > 0, "lost": gained[~desirable] < 0}
+        ranges |= {name: binomial.of_rows(rows) for name, rows in shares.items() if len(rows)}
     return {
-        name: {"value": float(value[0]), "interval": list(ranges[name])}
+        name: {"value": float(value[0]), "interval": in_json(ranges.get(name))}
         for name, value in values.items()
         if np.isfinite(value[0])
     }

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ptune.evaluation.between import with_interval
+
 TITLES = {
     "told_apart": "desirable answer gained more than undesirable one",
     "gained": "desirable answers that gained",
@@ -21,10 +23,7 @@ def cell(name: str, side: Mapping[str, Any]) -> str:
     """A figure of a side with its interval; a dash where it has none."""
     if name not in side:
         return "–"
-    value, (low, high) = side[name]["value"], side[name]["interval"]
-    if name in IN_NATS:
-        return f"{value:.2f} [{low:.2f}, {high:.2f}]"
-    return f"{value:.1%} [{low:.1%}, {high:.1%}]"
+    return with_interval(side[name], "{:.2f}".format if name in IN_NATS else "{:.1%}".format)
 
 
 def by_length(found: Mapping[str, Any]) -> str:

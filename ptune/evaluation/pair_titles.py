@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ptune.evaluation.between import with_interval
+
 TITLES = {
     "preferred": "better answer gained more",
     "margin": "by, in nats",
@@ -19,7 +21,4 @@ def cell(name: str, side: Mapping[str, Any]) -> str:
     """A figure of a side with its interval; a dash where it has none."""
     if name not in side:
         return "–"
-    value, (low, high) = side[name]["value"], side[name]["interval"]
-    if name in SHARES:
-        return f"{value:.1%} [{low:.1%}, {high:.1%}]"
-    return f"{value:.2f} [{low:.2f}, {high:.2f}]"
+    return with_interval(side[name], "{:.1%}".format if name in SHARES else "{:.2f}".format)

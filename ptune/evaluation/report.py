@@ -9,7 +9,7 @@ from ptune.evaluation import judged_titles
 from ptune.evaluation.curve import Series, averaged, chart
 from ptune.evaluation.pair_titles import TITLES, cell
 from ptune.evaluation.sampled import TITLE, sampled
-from ptune.evaluation.style import no_better, page, text
+from ptune.evaluation.style import kept_step, no_better, page, text
 from ptune.evaluation.win_rate import sentence
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
@@ -30,6 +30,7 @@ def report(
         f"<h1>{text(recipe.name)}</h1>",
         f"<p class=dim>{text(record.base.source)}, {text(record.method)}, {record.steps} steps in "
         f"{duration(record.seconds)} on {text(record.instruction_set)}</p>",
+        kept_step(evaluation),
         no_better(evaluation),
         "<h2>Before and after</h2>",
         _figures(evaluation),

@@ -6,6 +6,7 @@ import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ptune.evaluation.kept_step import told
 from ptune.looks.charts import CSS as CHARTS
 from ptune.looks.fonts import FONT, MONOSPACE, family
 from ptune.looks.palette import OF_FILES
@@ -45,6 +46,12 @@ def no_better(evaluation: Mapping[str, Any]) -> str:
     """HTML, in red, if the model is no better than a baseline: see `ptune.evaluation.no_better`."""
     told = evaluation.get("no_better")
     return f"<p class=bad>This model is {text(told)}.</p>" if told else ""
+
+
+def kept_step(evaluation: Mapping[str, Any]) -> str:
+    """HTML, if the rows also chose the step that was kept: see `ptune.evaluation.kept_step`."""
+    sentence = told(evaluation)
+    return f"<p class=dim>{text(sentence)}</p>" if sentence else ""
 
 
 def page(title: str, sections: Sequence[str], more_style: str = "") -> str:

@@ -13,6 +13,7 @@ from ptune.config.reward_model import REWARD
 from ptune.data.conversations import Askable
 from ptune.data.rewards import prompt_text
 from ptune.errors import UsageError
+from ptune.evaluation.between import with_interval
 from ptune.evaluation.classification.bootstrap import means
 from ptune.evaluation.retrieval.rankers import served_outputs
 from ptune.formats.bundle import Bundle
@@ -41,7 +42,7 @@ class Judge:
     def compared(
         self, asked: Sequence[Askable], base: Sequence[str], tuned: Sequence[str], threads: int | None
     ) -> dict[str, Any]:
-        """What the judge says of the answers, each with a 95 % interval (bootstrap over prompts), in JSON types.
+        """What the judge says of the answers, each with a 95 % interval (bootstrap over prompts; exact where no two are equal), in JSON types.
 
         win_rate: share of prompts whose tuned answer has the higher reward; of equal ones a half counts. margin: by how much it
         is higher on average.
@@ -69,8 +70,7 @@ class Judge:
 
 def sentence(found: dict[str, Any]) -> str:
     """The verdict in a line."""
-    low, high = found["win_rate"]["interval"]
     return (
-        f"{found['adapter']} prefers the tuned model's answer to the base's for {found['win_rate']['value']:.1%}"
-        f" [{low:.1%}, {high:.1%}] of {found['prompts']} prompts; mean reward {found['base']:.2f} → {found['tuned']:.2f}"
+        f"{found['adapter']} prefers the tuned model's answer to the base's for"
+        f" {with_interval(found['win_rate'], '{:.1%}'.format)} of {found['prompts']} prompts; mean reward {found['base']:.2f} → {found['tuned']:.2f}"
     )

@@ -87,10 +87,21 @@ class RunRecord(BaseModel):
     steps: int = 0  # optimiser steps done
     planned_steps: int = 0  # optimiser steps that it was to take when it began; 0: not recorded
     best_step: int | None = None
+    ending: str = (
+        ""  # a sentence or two: why training ended before its planned steps, and which step was kept
+    )
     seconds: float = 0.0
     rollbacks: tuple[Rollback, ...] = ()
     nothing_learnt: tuple[NothingLearnt, ...] = ()  # once while it ran, and once at its end
     hops: tuple[Hop, ...] = ()
+
+    def how_it_ended(self) -> str:
+        """Why training ended where it did, and which step was kept; empty while it runs, and where it just ran to its end."""
+        if self.ending or self.status != "stopped early":  # runs of an older ptune did not record it
+            return self.ending
+        planned = f" of {self.planned_steps}" if self.planned_steps else ""
+        kept = "" if self.best_step is None else f" Step {self.best_step} was kept."
+        return f"Stopped early after step {self.steps}{planned}.{kept}"
 
     def troubles(self) -> list[str]:
         """A sentence or two for each collapse of the training, and for what was not learnt."""

@@ -18,16 +18,6 @@ from .client import Client, EncoderAdapter, ServedModels
 from .labels import bars, marked, problem, waiting
 from .pictures import examples
 
-TEXTS = (
-    "What a wonderful morning, I could not be happier!",
-    "The parcel came a week late and the box was crushed.",
-    "The meeting is at ten on Thursday.",
-)
-ENTITIES = (
-    "Ada Lovelace met Charles Babbage in London in June 1833.",
-    "Press Ctrl+S in the File menu to save the document.",
-)
-
 Updates = dict[Any, Any]
 
 
@@ -80,12 +70,12 @@ class Classifying:
             )  # fmt: skip
         else:
             self._input = gr.Textbox(
-                value=self._examples()[0], show_label=False, lines=5, max_lines=12, elem_classes="words",
+                show_label=False, lines=5, max_lines=12, elem_classes="words",
                 placeholder="Write or paste a text",
             )  # fmt: skip
         with gr.Row(elem_classes="under"):
             with gr.Row(elem_classes="examples"):
-                self._chips = [gr.Button(self._named(one), size="sm") for one in self._examples()]
+                self._chips = [gr.Button(Path(one).stem.capitalize(), size="sm") for one in self._examples()]
             with gr.Row(elem_classes="actions"):
                 self._button = gr.Button(self._verb(), variant="primary", size="sm")
 
@@ -139,18 +129,14 @@ class Classifying:
         return [waiting(self._invitation())] * self._columns
 
     def _examples(self) -> Sequence[str]:
-        if self._image:
-            return examples()
-        return ENTITIES if self._tags else TEXTS
-
-    def _named(self, example: str) -> str:
-        return Path(example).stem.capitalize() if self._image else _short(example)
+        """Drawings to try. Of texts there are none: a text of another task gets an answer that looks like a fault."""
+        return examples() if self._image else ()
 
     def _verb(self) -> str:
         return "Find entities" if self._tags else "Classify"
 
     def _invitation(self) -> str:
-        return "Choose an image, or try an example." if self._image else "Write a text, or try an example."
+        return "Choose an image, or try an example." if self._image else "Write a text as your data has them."
 
 
 def tabs(client: Client, served: ServedModels | None) -> list[Classifying]:
@@ -168,8 +154,3 @@ def tabs(client: Client, served: ServedModels | None) -> list[Classifying]:
         made("Compare", "Text", "Entities", columns=2),
         made("Compare images", "Image", columns=2),
     ]
-
-
-def _short(text: str, most: int = 26) -> str:
-    """The beginning of a text, as the label of a button."""
-    return text if len(text) <= most else text[:most].rsplit(" ", 1)[0].rstrip(",.") + " …"

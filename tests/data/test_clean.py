@@ -23,6 +23,8 @@ from ptune.errors import DataError
 
 
 def _lines(path: Path | str) -> list[Any]:
+    if Path(path).suffix == ".csv":
+        return list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
     return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
 
 
@@ -87,6 +89,27 @@ def test_texts_with_labels_in_columns_of_their_own(tmp_path: Path) -> None:
     ], "another label of the same text is for the user to judge"
     assert (cleaned.kept, cleaned.unusable, cleaned.copies) == (2, 2, 1), "an empty label cannot be learnt"
     assert read_splits(Data(files=(Path(cleaned.copy),) * 2), task, 0).files[0][1].problems.count == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "line", "end"),
+    [
+        ("m.csv", "date;message;mood;by", '1.2.;"said; ""so""";glad;x', "\r\n"),
+        ("m.tsv", "message\tmood", "two words\tglad", "\n"),
+        ("m.csv", "\ufeffmood,message", 'glad,"one, two"', "\r\n"),
+    ],
+)
+def test_a_spreadsheet_stays_one(tmp_path: Path, name: str, head: str, line: str, end: str) -> None:
+    """Its columns, their order, its delimiter and ends of lines; a copy and an empty row are gone."""
+    delimiter = next(mark for mark in ";\t," if mark in head)
+    empty = delimiter * head.count(delimiter)
+    path = tmp_path / name
+    path.write_bytes("".join(one + end for one in (head, line, empty, line)).encode())
+    task = TextClassification(columns=TextColumns(text="message", label="mood"))
+    cleaned = write_clean(path, task, tmp_path / "out")
+    assert Path(cleaned.copy).name == name.replace(".", ".clean.")
+    assert Path(cleaned.copy).read_bytes() == f"{head}{end}{line}{end}".encode()
+    assert (cleaned.kept, cleaned.unusable, cleaned.copies) == (1, 1, 1)
 
 
 def test_labels_that_the_recipe_does_not_name_are_left_out(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def test_two_languages_by_their_codes(tmp_path: Path) -> None:
         (3, {"en": "Color", "es": "Color"}),  # the very code, though there is another English
     ]
     assert dict(found.left_out) == {"no text in es": 1, "several texts in en": 1}
-    assert [(number, count) for _, number, count in problems.reasons()] == [(5, 1)]
+    assert [(numbers, count) for _, numbers, count in problems.kinds()] == [((5,), 1)]
     british = [
         row.value["en-gb"]
         for row in reader(tmp_path / "y.tmx", DOCUMENT.format(UNITS), ("en-gb", "es")).rows(problems)
@@ -73,7 +73,7 @@ def test_a_unit_that_is_too_large_is_a_problem(tmp_path: Path) -> None:
     large = f'<tu><tuv lang="en"><seg>{"x" * (1 << 20)}</seg></tuv><tuv lang="es"><seg>x</seg></tuv></tu>'
     problems = Problems("x")
     assert list(reader(tmp_path / "x.tmx", DOCUMENT.format(large)).rows(problems)) == []
-    assert "1,048,577 characters" in problems.reasons()[0][0]
+    assert "1,048,577 characters" in problems.kinds()[0][0]
     variants = "".join(f'<tuv lang="a{at}"><seg>x</seg></tuv>' for at in range(1001))
     assert list(reader(tmp_path / "y.tmx", DOCUMENT.format(f"<tu>{variants}</tu>")).rows(problems)) == []
     assert problems.count == 2

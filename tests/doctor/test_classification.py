@@ -14,6 +14,7 @@ from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.recipe import Backbone, Data, Recipe
 from ptune.doctor.classification import SET_RULES, examine_labelled
 from ptune.doctor.finding import Finding
+from ptune.doctor.misspelt import misspelt
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,10 @@ DEFECTS: dict[str, dict[str, Any]] = {
     "test-overlap": {"train": rows(12), "validation": rows(4, 50), "test": rows(4)},
     "conflicting-labels": {"train": [*rows(12), {"text": "text 0", "label": "b"}], "validation": rows(4, 50)},
     "duplicates": {"train": [*rows(12), {"text": "text 0", "label": "a"}], "validation": rows(4, 50)},
+    "misspelt-labels": {
+        "train": [*rows(30), {"text": "x", "label": " A"}, {"text": "y", "label": "B"}],
+        "validation": rows(4, 50),
+    },
     "label-imbalance": {"train": [*rows(12), *rows(120, 100, label="a")], "validation": rows(4, 50)},
     "untrained-labels": {"train": [*rows(30), {"text": "x", "label": "c"}], "validation": rows(4, 50)},
     "over-long": {"train": rows(12, text="so " * 99), "validation": rows(4, 50)},
@@ -104,3 +109,35 @@ def test_plan_says_that_it_knows_chat_only(model: Path, tmp_path: Path, capsys: 
     recipe.save(tmp_path / "recipe.yaml")
     assert main(["plan", str(tmp_path / "recipe.yaml")]) == 0
     assert "memory is predicted for chat only, not for TextClassification" in capsys.readouterr().out
+
+
+def test_a_misspelling_is_named_with_its_lines_and_not_called_rare(model: Path, tmp_path: Path) -> None:
+    frequent = [{"text": f"text {n}", "label": ("refund", "delivery")[n % 2]} for n in range(140)]
+    wrong = [("Refund", 3), ("refnd", 1), ("tax", 1)]
+    odd = [{"text": f"odd {label} {n}", "label": label} for label, times in wrong for n in range(times)]
+    findings = found(tmp_path, model, train=[*frequent, *odd], validation=frequent[:4])
+    told = {one.message.split("'")[1]: one for one in findings if one.rule == "misspelt-labels"}
+    assert told.keys() == {"Refund", "refnd"}
+    assert told["Refund"].where() == f"{tmp_path / 'train.jsonl'}:141, 142, 143"
+    assert "is probably 'refund'" in told["refnd"].message
+    assert "correct it" in told["refnd"].message
+    (rare,) = [one for one in findings if one.rule == "untrained-labels"]
+    assert "'tax' (1)" in rare.message
+    assert "ef" not in rare.message.partition(":")[2].partition(":")[0]
+
+
+@pytest.mark.parametrize(
+    ("counts", "meant"),
+    [
+        ({"delivery": 40, "Delivery": 0}, {"Delivery": "delivery"}),
+        ({"product question": 40, "product  question ": 2}, {"product  question ": "product question"}),
+        ({"product question": 40, "product_question": 2}, {"product_question": "product question"}),
+        ({"positive": 40, "negative": 2}, {}),
+        ({"class 1": 40, "class 2": 2}, {}),
+        ({"bad": 40, "sad": 2}, {}),
+        ({"refund": 6, "refunds": 4}, {}),  # too alike in number for one to be a slip
+        ({"refund": 3, "refnd": 1}, {}),
+    ],
+)
+def test_which_labels_are_meant(counts: dict[str, int], meant: dict[str, str]) -> None:
+    assert misspelt(counts) == meant

@@ -85,6 +85,7 @@ def test_json_is_for_programs(recipe, capsys):
             "severity": "warning",
             "place": {"file": str(validation), "line": 3},
             "count": 1,
+            "others": [],
             "message": "label 'Good' is in no training example: is 'good' meant?",
         }
     ]
@@ -180,7 +181,7 @@ def test_training_stops_at_errors_and_counts_warnings(capsys):
         judge([error, warning], "ptune doctor x.py")
     assert str(caught.value) == (
         "the data has errors; nothing was trained. ptune doctor x.py shows more\n"
-        "  a.jsonl:2: no end (and 4 more like it) [no-end]"
+        "  a.jsonl:2 and 4 more: no end [no-end]"
     )
 
 

@@ -77,6 +77,11 @@ def untrained(folder: Path) -> None:
     picture(7000).save(folder / "train" / "fox" / "0.png")
 
 
+def misspelt(folder: Path) -> None:
+    (folder / "train" / CAT.upper()).mkdir()
+    picture(7000).save(folder / "train" / CAT.upper() / "0.png")
+
+
 def saved(image: Image.Image, name: str) -> Callable[[Path], Path]:
     def plant(folder: Path) -> Path:
         image.save(folder / "train" / DOG / name)
@@ -109,6 +114,7 @@ DEFECTS: dict[str, Callable[[Path], Path | None]] = {
     "test-overlap": copied("test", CAT),
     "conflicting-labels": copied("train", DOG),
     "duplicates": copied("train", CAT),
+    "misspelt-labels": misspelt,
     "label-imbalance": imbalance,
     "untrained-labels": untrained,
     "constant-images": saved(grey_with_noise(), "z.jpg"),

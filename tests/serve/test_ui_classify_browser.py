@@ -129,13 +129,6 @@ def test_a_text_gets_bars(texts):
     assert widths == sorted(widths, reverse=True)
 
 
-def test_an_example_is_asked_at_once(texts):
-    texts.open("Text")
-    texts.press("The parcel came a week …")
-    wait_until(lambda: texts.bars() == [["neutral", "negative", "positive"]])
-    assert "parcel" in texts.page.locator(".words textarea:visible").input_value()
-
-
 def test_the_picker_asks_another(texts):
     texts.open("Text")
     texts.write("a hill by the sea")

@@ -83,3 +83,17 @@ def test_a_server_of_several_bundles_has_a_tab_for_each_kind() -> None:
     ]
     assert offered.count(["chat", "chat:sql"]) == 3, "of the chat, and of both columns side by side"
     assert ["texts:mood"] in offered
+
+
+def test_a_classifier_is_not_greeted_with_texts_of_another_task() -> None:
+    """A text that its data has nothing of gets a confident answer, which looks like the model's fault."""
+    now = replace(SEVERAL, chats=False)
+    page = ui._page(Serving(now), now)
+    shown = [block for block in page.blocks.values() if hasattr(block, "placeholder")]
+    boxes = [
+        box for box in shown if box.placeholder == "Write or paste a text" and "words" in box.elem_classes
+    ]
+    assert boxes
+    assert not [box.value for box in boxes if box.value and box.value != "Your password has been changed."]
+    said = [str(getattr(block, "value", "")) for block in page.blocks.values()]
+    assert not [one for one in said if "parcel" in one or "wonderful morning" in one or "Ada Lovelace" in one]

@@ -82,8 +82,31 @@ def test_the_task_that_was_chosen_is_the_one_that_is_told() -> None:
 
 
 def test_a_number_and_a_message_are_parted_in_text_too() -> None:
-    finding = {"severity": "error", "place": None, "count": 3, "message": "comment is empty"}
-    assert "and 2 more <p>" in shown.findings({"findings": [finding]})
+    place = {"file": "mail.csv", "line": 42}
+    finding = {
+        "severity": "error",
+        "place": place,
+        "count": 9,
+        "others": [57, 60],
+        "message": "comment is empty",
+    }
+    assert "mail.csv, line 42</code>, 57, 60 and 6 more <p>" in shown.findings({"findings": [finding]})
+    both = finding | {"count": 2, "others": [57]}
+    assert "line 42</code>, 57 <p>" in shown.findings({"findings": [both]})
+
+
+def test_a_defect_of_the_whole_data_is_not_counted_in_files() -> None:
+    """ "all files and 2 more labels with fewer than 5 examples" reads as two more files."""
+    finding: dict[str, Any] = {
+        "severity": "warning",
+        "place": None,
+        "count": 3,
+        "others": [],
+        "message": "labels with few examples",
+    }
+    told = shown.findings({"findings": [finding]})
+    assert "more" not in told
+    assert "the whole data" in told
 
 
 def test_a_file_that_is_called_otherwise_is_told_of() -> None:

@@ -212,3 +212,10 @@ def test_runs_beside_each_other() -> None:
     for told in ("80.0%", "90.0% ✓", "80.0% to 95.0%", "1,234,567", "1 min 15 s", "1e-05", "–"):
         assert told in found, told
     assert any("two against one" in told and "p = 0.01" in told and "better" in told for told in found)
+
+
+def test_rows_that_chose_the_step_are_said_to_have_chosen_it(tmp_path: Path) -> None:
+    told = "also chose the step that was kept, step 50"
+    assert told in tables({**LABELS, "chose_step": 50}, Run(tmp_path), tmp_path)
+    assert told in tables({**CHAT, "chose_step": 50}, Run(tmp_path), tmp_path)
+    assert "chose the step" not in tables(LABELS, Run(tmp_path), tmp_path)

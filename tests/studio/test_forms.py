@@ -76,14 +76,14 @@ def test_text_becomes_a_value(name: str, text: str, value: object) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [
-        ("train.lr", "fast", "train.lr: "),
-        ("train.lr", "-1", "train.lr: Input should be greater than 0 (is '-1')"),
+        ("train.lr", "fast", "train.lr must be a number; it is 'fast'"),
+        ("train.lr", "-1", "train.lr must be greater than 0; it is '-1'"),
         ("train.learning_rat", "1", "train.learning_rat: no such option"),
         ("train.epoch", "1", "did you mean 'epochs'?"),
         ("trian.lr", "1", "a recipe has no such part"),
         ("method.rank_pattern", "{q_proj: [", "is not of the form {name: value}"),
         ("method.rank_pattern", "many", "method.rank_pattern"),
-        ("train.schedule", "cosin", "train.schedule: "),
+        ("train.schedule", "cosin", "train.schedule must be 'cosine', 'linear'"),
         ("backbone.stream", "true", "needs train.gradient_checkpointing"),
     ],
 )

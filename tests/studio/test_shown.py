@@ -137,6 +137,14 @@ def test_where_a_run_stands() -> None:
     assert 'aria-valuenow="33"' in html
 
 
+def test_a_run_that_stopped_early_says_why() -> None:
+    said = "Stopped early after step 2 of 9: 8 validations in a row were no better. Step 1 was <kept>."
+    record = _record(status="stopped early", steps=2, planned_steps=9, best_step=1, ending=said)
+    entries = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
+    told = shown_runs.facts(Course("a", entries, record, None, False), None, None)
+    assert "no better. Step 1 was &lt;kept&gt;." in told
+
+
 def test_before_its_first_step_a_run_says_what_its_job_does() -> None:
     job = Job("00001", "train", "mine", ("ptune",), "running", 1.0, 1.0)
     log = "reading mine.csv\nloading <tiny>\n\n"

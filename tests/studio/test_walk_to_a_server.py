@@ -22,9 +22,9 @@ from support.fake_chat_model import wait_until
 from support.studio_page import Opened, browser, opened, photographed
 from support.tiny_models import build, conversations, write_jsonl
 
+from ptune.evaluation.binomial import interval
 from ptune.formats.bundle import Bundle
 from ptune.studio.jobs.queue import Jobs
-from ptune.studio.judge.binomial import interval
 from ptune.studio.workspace import Workspace
 
 pytestmark = [*NEEDS_BROWSER, pytest.mark.slow]

@@ -127,6 +127,10 @@ def test_stops_early_and_keeps_the_best(make: Make, tmp_path: Path, monkeypatch:
     record = run.record()
     assert (record.status, record.steps, record.best_step) == ("stopped early", 4, 2)
     assert record.planned_steps > 4
+    assert record.how_it_ended() == (
+        f"Stopped early after step 4 of {record.planned_steps}: 2 validations in a row were no better than step 2"
+        " (train.patience 2). Step 2 was kept: its validation loss was the lowest, 2."
+    )
     best = load_file(run.checkpoints_path / "step-2" / "weights.safetensors")
     saved = load_file(run.adapter_path / "adapter_model.safetensors")
     assert all(torch.equal(saved[name.replace(".default", "")], tensor) for name, tensor in best.items())

@@ -1,4 +1,4 @@
-"""95 % intervals by the bootstrap over rows (Efron 1979), percentile method, seeded.
+"""95 % intervals by the bootstrap over rows (Efron 1979), percentile method, seeded; of shares of rows the exact ones.
 
 A resample is stored as how often each row was drawn: `Counts`, [resamples, rows]. A statistic maps counts to one value
 per resample, so that sums over rows become one matrix product.
@@ -12,8 +12,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.evaluation import binomial
+
 RESAMPLES = 1000
 _CHUNK = 4_000_000  # counts held at once
+_ROUNDING = 1e-6  # relative: float32 sums of the same rows in another order
 
 Counts: TypeAlias = NDArray[np.float32]
 Values: TypeAlias = NDArray[np.float64]
@@ -35,13 +38,18 @@ def resampled(rows: int, statistic: Statistic, seed: int = 0) -> dict[str, Value
 
 
 def intervals(rows: int, statistic: Statistic, seed: int = 0) -> dict[str, Interval]:
-    """Name -> (2.5 %, 97.5 %) percentile. Resamples without a finite value (one class only) are skipped."""
+    """Name -> (2.5 %, 97.5 %) percentile. Resamples without a finite value (one class only) are skipped.
+
+    A figure that is the same in nearly every resample, as where each row is right, has none: such rows do not say how it varies.
+    """
     ranges = {}
     for name, values in resampled(rows, statistic, seed).items():
         finite = values[np.isfinite(values)]
-        if len(finite):
-            low, high = np.percentile(finite, [2.5, 97.5])
-            ranges[name] = (float(low), float(high))
+        if not len(finite):
+            continue
+        low, high = map(float, np.percentile(finite, [2.5, 97.5]))
+        if high - low > _ROUNDING * max(1.0, abs(high)):
+            ranges[name] = (low, high)
     return ranges
 
 
@@ -51,10 +59,28 @@ def mean(counts: Counts, values: NDArray[Any]) -> Values:
 
 
 def means(values: Mapping[str, NDArray[Any]]) -> dict[str, dict[str, Any]]:
-    """Each row of values, [rows], by name -> its mean with its interval, in JSON types."""
+    """Each row of values, [rows], by name -> its mean with its interval or None, in JSON types."""
+    ranges = intervals_of_means(values)
+    return {
+        name: {"value": float(of.mean()), "interval": in_json(ranges.get(name))}
+        for name, of in values.items()
+    }
+
+
+def intervals_of_means(values: Mapping[str, NDArray[Any]], seed: int = 0) -> dict[str, Interval]:
+    """Name -> the interval of the mean of values, [rows]. The mean of nothing but zeros and ones is a share of rows."""
     rows = len(next(iter(values.values())))
-    ranges = intervals(rows, lambda counts: {name: mean(counts, of) for name, of in values.items()})
-    return {name: {"value": float(of.mean()), "interval": list(ranges[name])} for name, of in values.items()}
+    shares = {name: binomial.of_rows(of) for name, of in values.items() if np.isin(of, (0, 1)).all()}
+    others = {name: of for name, of in values.items() if name not in shares}
+    if not others:
+        return shares
+    ranges = intervals(rows, lambda counts: {name: mean(counts, of) for name, of in others.items()}, seed)
+    return {name: (shares | ranges)[name] for name in values if name in shares or name in ranges}
+
+
+def in_json(interval: Interval | None) -> list[float] | None:
+    """An interval in JSON types."""
+    return None if interval is None else list(interval)
 
 
 def sums(counts: Counts, values: NDArray[Any]) -> Values:

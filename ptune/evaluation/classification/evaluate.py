@@ -10,6 +10,7 @@ from ptune.data.held_out import Held
 from ptune.evaluation.classification.evaluation import figures, outcome_of, write
 from ptune.evaluation.classification.onnx_side import served_as
 from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL
+from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import refuse_unknown
 from ptune.evaluation.training_chart import pages_of
@@ -35,7 +36,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     sides = {"torch": outcome_of("torch", held, predictor(run))}
     if served is not None:
         sides["ONNX"] = outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, asked.threads))
-    evaluation = figures(held, sides, asked.require, recipe.train.seed)
+    evaluation = figures(held, sides, asked.require, recipe.train.seed) | chosen_by(run, held.split)
     pages = pages_of(run, record, recipe.name)
     write(run.folder, evaluation, sides, pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))

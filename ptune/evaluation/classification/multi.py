@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.evaluation import binomial
 from ptune.evaluation.classification import weighted
 from ptune.evaluation.classification.bootstrap import Counts, Statistic, Values, intervals, mean, share, sums
 from ptune.evaluation.classification.results import Measured
+from ptune.evaluation.classification.single import class_intervals
 
 THRESHOLD = 0.5  # a label is predicted from this probability on
 
@@ -45,7 +47,9 @@ def measure(names: tuple[str, ...], gold: NDArray[np.bool_], scores: NDArray[Any
             sk.average_precision_score(gold[:, at], scores[:, at])
         )
     ranges = intervals(len(gold), of_counts(gold, scores), seed)
-    return Measured({name: float(value) for name, value in figures.items()}, ranges, classes)
+    ranges["subset_accuracy"] = binomial.of_rows((labelled == gold).all(axis=1))
+    details = {"class_intervals": class_intervals(names, gold, labelled)}
+    return Measured({name: float(value) for name, value in figures.items()}, ranges, classes, details)
 
 
 def of_counts(gold: NDArray[np.bool_], scores: NDArray[Any]) -> Statistic:

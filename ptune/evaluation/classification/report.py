@@ -10,9 +10,13 @@ from ptune.evaluation.classification.confusion import confusion
 from ptune.evaluation.classification.report_style import STYLE
 from ptune.evaluation.classification.results import HEADLINE, LOWER_IS_BETTER, shown, title
 from ptune.evaluation.require import sentence
-from ptune.evaluation.style import no_better, page, text
+from ptune.evaluation.style import kept_step, no_better, page, text
 
 _MANY_CLASSES = 12  # with more, the worst come first
+_INTERVALS = (
+    "intervals: 95 %, of shares of rows (accuracy, precision and recall of a label) Clopper and Pearson's exact one, of"
+    " other figures the bootstrap over rows, or none where no row differs from the others"
+)
 
 
 def report(
@@ -25,7 +29,8 @@ def report(
         [
             f"<h1>{text(name)}</h1>",
             f"<p class=dim>{text(about)}</p>",
-            f"<p>{evaluation['examples']} {split}, {text(evaluation['task'])}; intervals: 95 %, bootstrap over rows</p>",
+            f"<p>{evaluation['examples']} {split}, {text(evaluation['task'])}; {_INTERVALS}</p>",
+            kept_step(evaluation),
             no_better(evaluation),
             _cards(evaluation),
             _requirements(evaluation),
@@ -101,8 +106,12 @@ def _comparable(name: str, values: Sequence[float]) -> bool:
 def _figure(name: str, value: float | None, interval: Sequence[float] | None, best: bool) -> str:
     if value is None:
         return "<td class=number>–</td>"
-    between = f"<small>{shown(name, interval[0])} to {shown(name, interval[1])}</small>" if interval else ""
-    return f'<td class="number{" better" * best}">{shown(name, value)}{between}</td>'
+    return f'<td class="number{" better" * best}">{shown(name, value)}{_between(name, interval)}</td>'
+
+
+def _between(name: str, interval: Sequence[float] | None) -> str:
+    """An interval, below its figure; nothing where there is none."""
+    return f"<small>{shown(name, interval[0])} to {shown(name, interval[1])}</small>" if interval else ""
 
 
 def _agreement(evaluation: Mapping[str, Any]) -> str:
@@ -122,7 +131,8 @@ def _details(evaluation: Mapping[str, Any]) -> str:
         parts += ["<h2>Confusion matrix</h2>", confusion(names, details["confusion"])]
     if evaluation["classes"]:
         kind = "type" if evaluation["problem"] == "tags" else "label"
-        parts += [f"<h2>By {kind}</h2>", _classes(evaluation["classes"], kind)]
+        between = details.get("class_intervals", {})
+        parts += [f"<h2>By {kind}</h2>", _classes(evaluation["classes"], kind, between)]
     drawn = []
     if "reliability" in details:
         drawn.append(charts.reliability(details["reliability"], evaluation["metrics"]["ece"]))
@@ -153,7 +163,7 @@ def _details(evaluation: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _classes(classes: Mapping[str, Mapping[str, float]], kind: str) -> str:
+def _classes(classes: Mapping[str, Mapping[str, float]], kind: str, between: Mapping[str, Any]) -> str:
     lines = list(classes.items())
     many = len(lines) > _MANY_CLASSES
     if many:
@@ -161,7 +171,8 @@ def _classes(classes: Mapping[str, Mapping[str, float]], kind: str) -> str:
     rows = "".join(
         f'<tr><td class="name">{text(name)}</td><td class="number">{one["support"]:.0f}</td>'
         + "".join(
-            f'<td class="bars">{charts.bar(one[figure])}</td>' for figure in ("precision", "recall", "f1")
+            f'<td class="bars">{charts.bar(one[figure])}{_between(figure, between.get(name, {}).get(figure))}</td>'
+            for figure in ("precision", "recall", "f1")
         )
         + "</tr>"
         for name, one in lines
@@ -188,7 +199,7 @@ def _slices(slices: Sequence[Mapping[str, Any]]) -> str:
         low, high = part["interval"] or (part["figure"], part["figure"])
         lines.append(
             f'<tr><td class="name">{text(part["value"])}</td><td class="number">{part["rows"]}</td>'
-            f'<td class="number">{shown(metric, part["figure"])}<small>{shown(metric, low)} to {shown(metric, high)}</small></td>'
+            f'<td class="number">{shown(metric, part["figure"])}{_between(metric, part["interval"])}</td>'
             f"<td>{charts.whisker(part['figure'], low, high, most)}</td></tr>"
         )
     return (

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ptune.evaluation import binomial
 from ptune.evaluation.classification import weighted
 from ptune.evaluation.classification.bootstrap import Counts, Statistic, Values, intervals, mean, share, sums
 from ptune.evaluation.classification.calibration import BINS, bins_of, reliability
@@ -40,7 +41,7 @@ def measure(names: tuple[str, ...], gold: NDArray[Any], scores: NDArray[Any], se
         figures["top5_accuracy"] = sk.top_k_accuracy_score(gold, scores, k=TOP, labels=every)
     confidence, right = scores.max(axis=1), predicted == gold
     curve, figures["ece"] = reliability(confidence, right)
-    binary, details = len(names) == 2 and len(set(gold.tolist())) == 2, {"reliability": curve}
+    binary, details = len(names) == 2 and len(set(gold.tolist())) == 2, dict[str, Any](reliability=curve)
     if binary:
         figures["roc_auc"] = sk.roc_auc_score(gold, scores[:, 1])
         figures["pr_auc"] = sk.average_precision_score(gold, scores[:, 1])
@@ -51,8 +52,12 @@ def measure(names: tuple[str, ...], gold: NDArray[Any], scores: NDArray[Any], se
         name: dict(zip(("precision", "recall", "f1", "support"), map(float, values), strict=True))
         for name, *values in zip(names, *per_class, strict=True)
     }
+    one_hot = np.eye(len(names), dtype=bool)
+    details["class_intervals"] = class_intervals(names, one_hot[gold], one_hot[predicted])
     statistic = of_counts(gold, scores, binary=binary)
+    shares = {"accuracy": right, "recall_weighted": right, "top5_accuracy": _among(gold, scores)}
     ranges = intervals(len(gold), statistic, seed)
+    ranges |= {name: binomial.of_rows(rows) for name, rows in shares.items() if name in figures}
     return Measured({name: float(value) for name, value in figures.items()}, ranges, classes, details)
 
 
@@ -61,7 +66,7 @@ def of_counts(gold: NDArray[Any], scores: NDArray[Any], *, binary: bool = False)
     predicted, labels = scores.argmax(axis=1), scores.shape[1]
     right, confidence = predicted == gold, scores.max(axis=1)
     losses = -np.log(np.clip(_normalised(scores)[np.arange(len(gold)), gold], np.finfo(np.float64).eps, 1.0))
-    among = (np.argsort(-scores, axis=1, kind="stable")[:, :TOP] == gold[:, None]).any(axis=1)
+    among = _among(gold, scores)
     in_bin = np.eye(BINS, dtype=np.float32)[bins_of(confidence)] * (confidence - right)[:, None].astype(
         np.float32
     )
@@ -80,6 +85,19 @@ def of_counts(gold: NDArray[Any], scores: NDArray[Any], *, binary: bool = False)
     return statistic
 
 
+def class_intervals(
+    names: tuple[str, ...], gold: NDArray[np.bool_], predicted: NDArray[np.bool_]
+) -> dict[str, dict[str, list[float]]]:
+    """Label -> the exact 95 % intervals of its precision and recall, from [rows, labels]; none of a share of no rows."""
+    right = (gold & predicted).sum(axis=0)
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in names}
+    for figure, rows in (("precision", predicted.sum(axis=0)), ("recall", gold.sum(axis=0))):
+        for name, successes, trials in zip(names, right, rows, strict=True):
+            if trials:
+                found[name][figure] = list(binomial.interval(int(successes), int(trials)))
+    return found
+
+
 def averages(
     counts: Counts, gold_labels: NDArray[Any], predicted_labels: NDArray[Any], labels: int
 ) -> dict[str, Values]:
@@ -94,6 +112,12 @@ def averages(
         figures[f"{name}_macro"] = share((values * seen).sum(axis=1), seen.sum(axis=1).astype(float))
         figures[f"{name}_weighted"] = share((values * gold).sum(axis=1), gold.sum(axis=1))
     return figures
+
+
+def _among(gold: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.bool_]:
+    """[rows]: whether the right label is one of the likeliest five."""
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :TOP]
+    return np.asarray((best == gold[:, None]).any(axis=1))
 
 
 def _normalised(scores: NDArray[Any]) -> Values:

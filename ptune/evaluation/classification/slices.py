@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ptune.evaluation import binomial
 from ptune.evaluation.classification import bootstrap, multi, tags
 from ptune.evaluation.classification.bootstrap import Interval
 from ptune.evaluation.classification.outcome import Outcome
@@ -43,8 +44,9 @@ def slices(outcome: Outcome, seed: int = 0) -> list[Slice]:
             continue
         for value, places in groups.items():
             part = outcome.part(places)
-            ranges = bootstrap.intervals(len(places), _statistic(part), seed)
-            parts.append(Slice(column, value, len(places), metric, _figure(part), ranges.get(metric)))
+            parts.append(
+                Slice(column, value, len(places), metric, _figure(part), _interval(part, metric, seed))
+            )
     return parts
 
 
@@ -108,12 +110,17 @@ def _figure(part: Outcome) -> float:
     return float(sk.f1_score(part.present, multi.predicted(part.table), average="micro", zero_division=0))
 
 
+def _interval(part: Outcome, metric: str, seed: int) -> Interval | None:
+    """Of accuracy the exact one; of other figures the bootstrap's, where the rows differ."""
+    if part.labels.problem == "single":
+        right = [one == other for one, other in zip(part.gold, part.predicted, strict=True)]
+        return binomial.of_rows(np.array(right))
+    return bootstrap.intervals(len(part.rows), _statistic(part), seed).get(metric)
+
+
 def _statistic(part: Outcome) -> bootstrap.Statistic:
     """The statistic to resample: the main figure alone, since there are many slices."""
     problem = part.labels.problem
-    if problem == "single":
-        right = np.array([one == other for one, other in zip(part.gold, part.predicted, strict=True)])
-        return lambda counts: {"accuracy": bootstrap.mean(counts, right)}
     if problem == "regression":
         error = np.abs(np.array(part.gold) - part.table[:, 0])
         return lambda counts: {"mae": bootstrap.mean(counts, error)}

@@ -21,6 +21,7 @@ from ptune.engine.adapters.safetensors import read_tensors
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import DataError, FormatError, UsageError
 from ptune.evaluation.classification.bootstrap import means
+from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.no_better import judged
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.reinforcement.report import report
@@ -89,7 +90,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
             name: _answered(name, policy, prompts, rewards, base=name == "base") for name in ("base", "tuned")
         }
     kept = recipe.evaluate.answers if asked.answers is None else asked.answers
-    evaluation = {"split": split, **_compared(codec, prompts, sides, kept)}
+    evaluation = {"split": split, **chosen_by(run, split), **_compared(codec, prompts, sides, kept)}
     found = {name: float(sides["tuned"].values[name].mean()) for name in COMPARED}
     evaluation["requirements"] = [one.checked(found) for one in asked.require]
     evaluation = judged(evaluation)

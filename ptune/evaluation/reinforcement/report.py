@@ -10,7 +10,7 @@ from ptune.evaluation.curve import Series, chart
 from ptune.evaluation.reinforcement.titles import cell, title
 from ptune.evaluation.report import each_step, origin, points, troubles
 from ptune.evaluation.sampled import TITLE, sampled
-from ptune.evaluation.style import no_better, page, text
+from ptune.evaluation.style import kept_step, no_better, page, text
 from ptune.formats.run import RunRecord
 from ptune.progress import duration
 
@@ -29,6 +29,7 @@ def report(
         f"<h1>{text(recipe.name)}</h1>",
         f"<p class=dim>{text(record.base.source)}, {text(record.method)}, {text(task.loss)}, {record.steps} steps in "
         f"{duration(record.seconds)} on {text(record.instruction_set)}</p>",
+        kept_step(evaluation),
         no_better(evaluation),
         "<h2>Before and after</h2>",
         _figures(evaluation),

@@ -23,5 +23,7 @@ def cell(figure: dict[str, Any] | None) -> str:
     """A figure with its interval."""
     if figure is None:
         return "–"
+    if figure["interval"] is None:
+        return f"{figure['value']:.3f}"
     low, high = figure["interval"]
     return f"{figure['value']:.3f} ({low:.3f} to {high:.3f})"

@@ -15,6 +15,7 @@ from ptune.config.retrieval import Embedding
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
+from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.no_better import judged
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import Requirement, refuse_unknown
@@ -47,7 +48,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     embeds = isinstance(recipe.task, Embedding)
     own, baselines = (_vectors if embeds else _pairs)(run, queries, onnx)
     seed, task = recipe.train.seed, FEATURE_EXTRACTION if embeds else TEXT_RANKING
-    evaluation = figures(task, queries, own, baselines, asked.require, seed)
+    evaluation = figures(task, queries, own, baselines, asked.require, seed) | chosen_by(run, queries.split)
     pages = pages_of(run, record, recipe.name)
     write(run.folder, evaluation, queries, next(iter(own.values())), pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))

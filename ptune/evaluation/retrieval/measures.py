@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptune.evaluation.classification.bootstrap import Counts, intervals, mean
+from ptune.evaluation.classification.bootstrap import intervals_of_means
 from ptune.evaluation.classification.results import Measured
 
 FIGURES = ("recall@10", "mrr", "ndcg@10", "recall@1", "recall@5", "recall@100")
@@ -51,13 +51,8 @@ def best(row: NDArray[Any], most: int = DEPTH) -> list[int]:
 
 
 def measure(scores: Scores, relevant: Sequence[Set[int]], seed: int = 0) -> Measured:
-    """Means over queries, with 95 % intervals (bootstrap over queries)."""
+    """Means over queries, with 95 % intervals (bootstrap over queries; exact where each query counts as 0 or 1)."""
     figures = per_query(scores, relevant)
-
-    def means(counts: Counts) -> dict[str, NDArray[np.float64]]:
-        return {name: mean(counts, values) for name, values in figures.items()}
-
     return Measured(
-        {name: float(values.mean()) for name, values in figures.items()},
-        intervals(len(relevant), means, seed),
+        {name: float(values.mean()) for name, values in figures.items()}, intervals_of_means(figures, seed)
     )

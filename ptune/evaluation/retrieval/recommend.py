@@ -18,6 +18,7 @@ from ptune.data.interactions import History, Interaction, Interactions, read_had
 from ptune.errors import DataError, UsageError
 from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
+from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import refuse_unknown
 from ptune.evaluation.retrieval import rankers as sides
@@ -68,6 +69,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     users = users_of(interactions, files, recipe.evaluate.limit)
     own, baselines = _sides(run, users, asked)
     evaluation = figures(FEATURE_EXTRACTION, users.queries, own, baselines, asked.require, recipe.train.seed)
+    evaluation |= chosen_by(run, users.queries.split)
     pages = pages_of(run, record, recipe.name)
     if users.cold:
         unseen = f"{len(interactions.withheld)} items that training never saw, found by their titles"

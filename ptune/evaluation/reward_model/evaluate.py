@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from ptune.config.columns import RewardColumns
 from ptune.config.recipe import Recipe
 from ptune.data.rewards import RewardPair
+from ptune.evaluation import binomial
 from ptune.evaluation.classification.bootstrap import Counts, Values, intervals, mean
 from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.classification.results import HEADLINE, Measured
+from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.no_better import judged
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import Requirement, refuse_unknown
@@ -54,7 +56,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     if served is not None:
         outputs = served_outputs(served.folder, served.adapter, asked.threads)
         sides["ONNX"] = rewards("ONNX", held.rows, outputs)
-    evaluation = figures(held, sides, asked.require, recipe.train.seed)
+    evaluation = figures(held, sides, asked.require, recipe.train.seed) | chosen_by(run, held.split)
     write(run.folder, evaluation, held, sides["torch"], pages_of(run, record, recipe.name, "pairs"))
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
     return evaluation
@@ -96,7 +98,13 @@ def measure(found: Rewards, longer: NDArray[np.bool_], shorter: NDArray[np.bool_
         return figures
 
     point = {name: float(value[0]) for name, value in of(np.ones((1, len(by)), np.float32)).items()}
-    return Measured(point, intervals(len(by), of, seed))
+    shares = {
+        "accuracy": by > 0,
+        "accuracy_where_longer": (by > 0)[longer],
+        "accuracy_where_shorter": (by > 0)[shorter],
+    }
+    exact = {name: binomial.of_rows(rows) for name, rows in shares.items() if name in point}
+    return Measured(point, intervals(len(by), of, seed) | exact)
 
 
 def figures(
@@ -108,8 +116,7 @@ def figures(
     measured = {name: measure(found, longer, shorter, seed) for name, found in sides.items()}
     first = next(iter(measured.values()))
     by_length = {
-        name: _accuracy(which, seed)
-        for name, which in (("the longer one", longer), ("the shorter one", shorter))
+        name: _accuracy(which) for name, which in (("the longer one", longer), ("the shorter one", shorter))
     }
     agreed = {}
     if {"torch", "ONNX"} <= set(sides):
@@ -164,11 +171,8 @@ def write(folder: Path, evaluation: dict[str, Any], held: HeldPairs, found: Rewa
     write_json(folder / "evaluation.json", evaluation)
 
 
-def _accuracy(right: NDArray[np.bool_], seed: int) -> Measured:
-    def of(counts: Counts) -> dict[str, Values]:
-        return {"accuracy": mean(counts, right)}
-
-    return Measured({"accuracy": float(right.mean())}, intervals(len(right), of, seed))
+def _accuracy(right: NDArray[np.bool_]) -> Measured:
+    return Measured({"accuracy": float(right.mean())}, {"accuracy": binomial.of_rows(right)})
 
 
 def _apart(one: Rewards, other: Rewards) -> float:

@@ -12,6 +12,7 @@ from ptune.config.translation import Translation
 from ptune.evaluation.classification.onnx_side import Served, served_as
 from ptune.evaluation.evaluate import backbone_of, models_of
 from ptune.evaluation.held_out import HeldOut, held_out
+from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import refuse_unknown
 from ptune.evaluation.training_chart import pages_of
@@ -51,6 +52,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     task = recipe.task
     language = task.target_language if isinstance(task, Translation) else None
     evaluation = figures(pairs, own, baselines, asked.require, recipe.train.seed, language)
+    evaluation |= chosen_by(run, pairs.split)
     pages = pages_of(run, record, recipe.name, "prompts")
     write(run.folder, evaluation, pairs, own, baselines, pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))

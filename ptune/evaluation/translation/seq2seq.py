@@ -16,6 +16,7 @@ from ptune.data.seq2seq_examples import load_pairs
 from ptune.data.translations import as_conversation
 from ptune.errors import BackboneError
 from ptune.evaluation.classification.onnx_side import served_as
+from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import refuse_unknown
 from ptune.evaluation.training_chart import pages_of
@@ -50,6 +51,7 @@ def evaluate_seq2seq(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict
         with closing(load(served.folder, threads=asked.threads)) as model:
             own["ONNX"] = model.translate(pairs.sources, name)
     evaluation = figures(pairs, own, baselines, asked.require, recipe.train.seed, task.target_language)
+    evaluation |= chosen_by(run, pairs.split)
     pages = pages_of(run, record, recipe.name, "prompts")
     write(run.folder, evaluation, pairs, own, baselines, pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))

@@ -42,7 +42,7 @@ def findings(document: Mapping[str, Any], files: Sequence[str] = ()) -> str:
         return '<p class="good-news">Nothing is wrong with the data.</p>'
     items = "".join(
         f'<li class="{escape(one["severity"])}"><b>{escape(one["severity"])}</b> <code>{escape(place(one["place"]))}</code>'
-        f"{_more(one['count'])} {_correct_at(one['place'], files)}<p>{escape(one['message'])}</p></li>"
+        f"{_others(one)} {_correct_at(one['place'], files)}<p>{escape(one['message'])}</p></li>"
         for one in found
     )
     return f"<ul class=findings>{items}</ul>"
@@ -51,7 +51,7 @@ def findings(document: Mapping[str, Any], files: Sequence[str] = ()) -> str:
 def place(value: Mapping[str, Any] | None) -> str:
     """A place in a file: data.csv, line 3."""
     if value is None:
-        return "all files"
+        return "the whole data"
     number = next((f", {unit} {value[unit]}" for unit in ("line", "row", "entry") if unit in value), "")
     return f"{value['file']}{number}"
 
@@ -193,8 +193,12 @@ def _chat_labels(document: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     return labels.items() if isinstance(labels, Mapping) else ()
 
 
-def _more(count: int) -> str:
-    return f" and {count - 1:,} more" if count > 1 else ""
+def _others(found: Mapping[str, Any]) -> str:
+    """The next places of the same defect: ", 57, 60 and 3 more". A defect of the data as a whole has none."""
+    others = found.get("others", [])
+    more = found["count"] - 1 - len(others)
+    listed = "".join(f", {number}" for number in others)
+    return listed if found["place"] is None or more <= 0 else f"{listed} and {more:,} more"
 
 
 def _range(name: str) -> str:

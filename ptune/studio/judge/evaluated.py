@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptune.evaluation import judged_titles, pair_titles
+from ptune.evaluation import judged_titles, kept_step, pair_titles
+from ptune.evaluation.between import with_interval
 from ptune.evaluation.classification.results import LOWER_IS_BETTER, shown, title
 from ptune.evaluation.reinforcement import titles as reward_titles
 from ptune.formats.run import Run
@@ -27,6 +28,7 @@ def tables(evaluation: Mapping[str, Any], run: Run, home: Path) -> str:
         _no_better(evaluation.get("no_better") or ""),
         *(_requirement(one) for one in evaluation.get("requirements", [])),
         figures(evaluation),
+        note(kept_step.told(evaluation)) if "chose_step" in evaluation else "",
         slices(evaluation.get("slices") or []),
         worst(evaluation, run, home),
     ]
@@ -68,10 +70,9 @@ def _before_and_after(counted: str, evaluation: Mapping[str, Any]) -> Iterator[s
         yield sheet(f"Rewards, {counted}, 95 % intervals", ("", *_TOLD.values(), "gain"), lines)
     if "reward_model" in evaluation:
         one = evaluation["reward_model"]
-        low, high = one["win_rate"]["interval"]
         yield note(
             f"The reward model {one['adapter']} prefers the answer after training to the one before for "
-            f"{one['win_rate']['value']:.1%} [{low:.1%}, {high:.1%}] of {one['prompts']} prompts."
+            f"{with_interval(one['win_rate'], '{:.1%}'.format)} of {one['prompts']} prompts."
         )
 
 
@@ -157,8 +158,8 @@ def slices(found: Sequence[Mapping[str, Any]]) -> str:
     metric = str(found[0]["metric"])
     rows: list[tuple[Content, ...]] = []
     for part in found:
-        low, high = part["interval"] or (part["figure"], part["figure"])
-        figure = Cell(shown(metric, part["figure"]), f"{shown(metric, low)} to {shown(metric, high)}")
+        between = " to ".join(shown(metric, end) for end in part["interval"] or ())
+        figure = Cell(shown(metric, part["figure"]), between)
         rows.append((str(part["column"]), str(part["value"]), str(part["rows"]), figure))
     return sheet("Slices: where it is weak", ("column", "value", "rows", title(metric)), rows, words=(0, 1))
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
 from ptune.errors import FormatError
+from ptune.evaluation.binomial import interval, p_value
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
-from ptune.studio.judge.binomial import interval, p_value
 
 FORMAT = 1
 BASE = "base"

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from ptune.config.recipe import Recipe, kind_named
 from ptune.config.wrong_field import explain, nearest
 from ptune.errors import RecipeError
+from ptune.foreign.known_names import meant_by
 from ptune.spec import Spec
 
 PARTS = ("train", "method", "task", "data", "backbone", "evaluate", "plan")
@@ -43,11 +44,17 @@ def options_of(recipe: Recipe) -> list[Option]:
 
 
 def found(options: Sequence[Option], words: str) -> list[Option]:
-    """The options with all the words in their name or description; those with them in the name first."""
+    """The options with all the words in their name or description; those with them in the name first.
+
+    Before them the one that another training tool calls so, or almost so, unless an option is called so itself.
+    """
     wanted = _spelt(words).split()
     named = [option for option in options if all(word in _spelt(option.name) for word in wanted)]
     told = [one for one in options if all(word in _spelt(f"{one.name} {one.about}") for word in wanted)]
-    return named + [one for one in told if one not in named]
+    spelt = {_spelt(option.name.rpartition(".")[2]) for option in options}
+    elsewhere = None if _spelt(words) in spelt else meant_by(words)
+    first = [one for one in options if one.name == elsewhere]
+    return list({one.name: one for one in (*first, *named, *told)}.values())
 
 
 def meant(options: Sequence[Option], words: str) -> str:

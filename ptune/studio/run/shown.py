@@ -60,7 +60,9 @@ def facts(course: Course, peak_bytes: int | None, planned_bytes: int | None, log
         f' aria-label="steps done"><i style="width:{100 * min(done, 1):.1f}%"></i></div>'
     )
     now = f"<p role=status>Before the first step: {escape(last_line(log))} …</p>" if course.preparing else ""
-    return f"<h2>{escape(course.name)}</h2>{bar}{now}<dl class=facts>{told}</dl>"
+    ended = "" if running or course.record is None else course.record.how_it_ended()
+    why = f"<p class=ended>{escape(ended)}</p>" if ended else ""
+    return f"<h2>{escape(course.name)}</h2>{bar}{now}{why}<dl class=facts>{told}</dl>"
 
 
 def samples(course: Course) -> str:

@@ -1,9 +1,18 @@
-"""How sure a share of votes is: the exact binomial interval and test. Own code, since the page has no scipy."""
+"""How sure a share of rows or votes is: the exact binomial interval and test.
+
+Where no row is wrong, every resample of the rows is right, too, so the bootstrap would be certain; 7 of 7 leaves the true
+share between 59 % and 100 %. Own code, since neither the page nor a chat's evaluation has scipy.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 HALVINGS = 60  # of the interval that a bound is looked for in: to the last bit of a double
 
@@ -18,6 +27,11 @@ def interval(successes: int, trials: int, level: float = 0.95) -> tuple[float, f
     return low, high
 
 
+def of_rows(right: NDArray[Any]) -> tuple[float, float]:
+    """The 95 % interval of the share of rows that are right, [rows] of yes and no."""
+    return interval(int(np.count_nonzero(right)), len(right))
+
+
 def p_value(successes: int, trials: int) -> float:
     """Two-sided exact test of a share of one half (the sign test)."""
     return min(1.0, 2 * _at_most(min(successes, trials - successes), trials, 0.5))
@@ -29,12 +43,16 @@ def _at_most(successes: int, trials: int, share: float) -> float:
         return 1.0
     if share >= 1:
         return float(successes >= trials)
-    logs = (
-        math.lgamma(trials + 1) - math.lgamma(k + 1) - math.lgamma(trials - k + 1)
-        + k * math.log(share) + (trials - k) * math.log1p(-share)
-        for k in range(successes + 1)
-    )  # fmt: skip
-    return math.fsum(map(math.exp, logs))
+    k = np.arange(successes + 1)
+    factorials = _log_factorials(trials)
+    ways = factorials[trials] - factorials[k] - factorials[trials - k]
+    return float(np.exp(ways + k * math.log(share) + (trials - k) * math.log1p(-share)).sum())
+
+
+@lru_cache(maxsize=8)
+def _log_factorials(most: int) -> NDArray[np.float64]:
+    """log n! of each n from 0 to `most`."""
+    return np.array([math.lgamma(n + 1) for n in range(most + 1)])
 
 
 def _root(rising: Callable[[float], float]) -> float:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.studio.judge import binomial
+from ptune.evaluation import binomial
 
 stats = pytest.importorskip("scipy.stats")
 
