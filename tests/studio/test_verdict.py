@@ -29,14 +29,14 @@ def _labels(
 def test_intervals_that_overlap_tell_nothing() -> None:
     told = verdict(_labels((1.0, 0.905, 1.0), (0.946, 0.865, 1.0)))
     assert told.startswith(
-        "Whether the model is better than the best simple one here, words, cannot be told from 37 rows"
+        "Whether the model is better than the best simple one here (words) cannot be told from 37 rows"
     )
     assert "100.0% (90.5% to 100.0%) against 94.6% (86.5% to 100.0%)" in told
 
 
 def test_intervals_that_lie_apart_tell_that_it_is_better() -> None:
     told = verdict(_labels((0.97, 0.91, 0.99), (0.7, 0.6, 0.8)))
-    assert told.startswith("The model is better than the best simple one here, words: accuracy 97.0%")
+    assert told.startswith("The model is better than the best simple one here (words): accuracy 97.0%")
 
 
 def test_of_errors_the_lower_is_better() -> None:

@@ -38,7 +38,7 @@ def _beside_simple_ones(evaluation: Mapping[str, Any]) -> str:
     best = max(simple, key=lambda one: sign * simple[one]["metrics"][name])
     figures = f"{title(name)} {_figure(name, own)} against {_figure(name, simple[best])}"
     mine, other = (side["intervals"].get(name) for side in (own, simple[best]))
-    against = f"the best simple one here, {NAMES.get(best, best)}"
+    against = f"the best simple one here ({NAMES.get(best, best)})"
     if mine is None or other is None:
         return f"The model has the better figure than {against}: {figures}; how sure that is, is not known."
     apart = mine[0] > other[1] if sign > 0 else mine[1] < other[0]
@@ -46,7 +46,7 @@ def _beside_simple_ones(evaluation: Mapping[str, Any]) -> str:
         return f"The model is better than {against}: {figures}."
     rows = evaluation["examples"]
     return (
-        f"Whether the model is better than {against}, cannot be told from {rows:,} rows: {figures}, and these intervals"
+        f"Whether the model is better than {against} cannot be told from {rows:,} rows: {figures}, and these intervals"
         " overlap. More held-out rows would tell."
     )
 
