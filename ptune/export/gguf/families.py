@@ -1,7 +1,7 @@
 """The families that are written as GGUF: what llama.cpp wants to know of each, and in which order it wants weights.
 
 A family is here because a model of it with random weights answers in llama.cpp what it answers in torch
-(tests/test_publish_gguf.py). Others are refused, since llama.cpp would load many of them and compute something else.
+(tests/publish/test_gguf.py). Others are refused, since llama.cpp would load many of them and compute something else.
 Keys: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
