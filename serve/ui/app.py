@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 import threading
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -134,7 +134,7 @@ def _page(client: Client, served: ServedModels | None) -> gr.Blocks:
         at_side = [settings, library.block, *(prompts.block for prompts in systems)]
         for tab in (*chat_tabs, *(one.tab for one in encoding)):  # others than chats have no settings
             shows = [tab in chat_tabs] * 2 + [tab is one for one in chat_tabs]
-            tab.select(partial(_visible, shows), None, at_side, **_QUIET)
+            tab.select(None, None, at_side, js=_visible(shows), **_QUIET)
         known = gr.State(None)
 
         async def look(before: ServedModels | str | None) -> Any:
@@ -179,8 +179,9 @@ def _chats(
     return chats
 
 
-def _visible(which: Sequence[bool]) -> list[Any]:
-    return [gr.update(visible=one) for one in which]
+def _visible(which: Sequence[bool]) -> str:
+    """Shows or hides blocks in the browser itself: answers of a busy server would come late, and in another order."""
+    return f"() => {json.dumps([gr.update(visible=one) for one in which])}"
 
 
 class _Tab(Protocol):
