@@ -25,7 +25,8 @@ from ptune.errors import DataError
 def _lines(path: Path | str) -> list[Any]:
     if Path(path).suffix == ".csv":
         return list(csv.DictReader(Path(path).read_text(encoding="utf-8").splitlines()))
-    return [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    with Path(path).open(encoding="utf-8") as file:  # `splitlines` also ends lines at U+0085 and the like
+        return [json.loads(line) for line in file]
 
 
 def _write(path: Path, lines: list[str]) -> Path:
