@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import sys
@@ -124,17 +123,10 @@ def _page(client: Client, served: ServedModels | None) -> gr.Blocks:
                 ]  # fmt: skip
             with gr.Column(scale=1, min_width=260, elem_id="settings", visible=chatting) as settings:
                 gr.HTML("<h2>Settings</h2>", padding=False)
-                systems = [
-                    SystemPrompts(tab, columns, visible=columns == 1)
-                    for columns, tab in enumerate(chat_tabs, 1)
-                ]
+                systems = [SystemPrompts(tab, columns) for columns, tab in enumerate(chat_tabs, 1)]
                 controls = Controls.render()
         chats = _chats(client, controls, chat_tabs, systems)
         library.connect(page, choice, dict(zip(_CHATS, chats, strict=True)))
-        at_side = [settings, library.block, *(prompts.block for prompts in systems)]
-        for tab in (*chat_tabs, *(one.tab for one in encoding)):  # others than chats have no settings
-            shows = [tab in chat_tabs] * 2 + [tab is one for one in chat_tabs]
-            tab.select(None, None, at_side, js=_visible(shows), **_QUIET)
         known = gr.State(None)
 
         async def look(before: ServedModels | str | None) -> Any:
@@ -177,11 +169,6 @@ def _chats(
         with tab:
             chats.append(Conversation(client, controls, prompts, columns=len(prompts.boxes)))
     return chats
-
-
-def _visible(which: Sequence[bool]) -> str:
-    """Shows or hides blocks in the browser itself: answers of a busy server would come late, and in another order."""
-    return f"() => {json.dumps([gr.update(visible=one) for one in which])}"
 
 
 class _Tab(Protocol):

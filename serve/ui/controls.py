@@ -81,9 +81,9 @@ def _tools(written: str) -> str:
 class SystemPrompts:
     """A system prompt for each column of a tab, that of the model that its picker has chosen."""
 
-    def __init__(self, tab: gr.Tab, columns: int, *, visible: bool) -> None:
+    def __init__(self, tab: gr.Tab, columns: int) -> None:
         self._tab = tab
-        with gr.Column(visible=visible, elem_classes="systems") as self.block:
+        with gr.Column(elem_id=f"systems-{columns}", elem_classes="systems"):
             self.boxes = [
                 gr.Textbox(label="System prompt", placeholder="None", lines=2, max_lines=8)
                 for _ in range(columns)

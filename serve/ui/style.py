@@ -83,6 +83,10 @@ CSS = """
 }
 .under > .actions { margin-left: auto; }
 .under button { flex: 0 0 auto; min-width: 0 !important; width: auto; padding: 0.3rem 0.75rem; font-weight: 450; }
+/* Other tabs than chats have no settings. The browser knows which tab is open; a busy server would say so late. */
+body:has(button[data-tab-id][aria-selected="true"]:not([data-tab-id="Chat"], [data-tab-id="Side by side"])) :is(#settings, #library),
+body:not(:has(button[data-tab-id="Chat"][aria-selected="true"])) #systems-1,
+body:not(:has(button[data-tab-id="Side by side"][aria-selected="true"])) #systems-2 { display: none; }
 #settings h2 { font-size: 1rem; font-weight: 650; margin: 0; }
 .asking { gap: 1.5rem; align-items: flex-start; }
 .form:has(> .words), .block.words, .block.words > label, .block.words .input-container { border: 0 !important; padding: 0 !important; background: transparent !important; }

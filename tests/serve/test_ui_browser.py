@@ -102,7 +102,9 @@ def test_the_next_message_carries_the_conversation(browsed):
 
 def test_settings_reach_the_model(browsed):
     browsed.open()
-    browsed.page.get_by_label("System prompt of devil").fill("Be brief.")  # which stands there once all is
+    browsed.page.get_by_label("System prompt of devil").locator("visible=true").fill(
+        "Be brief."
+    )  # which stands there once all is
     browsed.page.get_by_label("number input for Temperature").fill("0.3")
     browsed.page.get_by_label("Seed").fill("41")
     browsed.send("ahoy")

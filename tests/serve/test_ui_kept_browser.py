@@ -165,18 +165,28 @@ def test_thumbs_and_corrections_become_training_rows(browsed: Browsed) -> None:
 
 def test_each_model_has_its_own_system_prompt(browsed: Browsed) -> None:
     browsed.open()
-    box = browsed.page.get_by_label("System prompt of devil")
+    box = browsed.page.get_by_label("System prompt of devil").locator("visible=true")
     box.fill("Be evil.")
     choose(browsed, "pirate")
-    other = browsed.page.get_by_label("System prompt of pirate")
+    other = browsed.page.get_by_label("System prompt of pirate").locator("visible=true")
     assert other.input_value() == ""
     browsed.open_again()
-    wait_until(lambda: browsed.page.get_by_label("System prompt of devil").input_value() == "Be evil.")
+    wait_until(
+        lambda: (
+            browsed.page.get_by_label("System prompt of devil").locator("visible=true").input_value()
+            == "Be evil."
+        )
+    )
     browsed.ask("ahoy")
     assert prompt(browsed) == "<system>Be evil.<user>ahoy"
     browsed.page.get_by_role("tab", name="Side by side").click()
-    wait_until(lambda: browsed.page.get_by_label("System prompt of devil").input_value() == "Be evil.")
-    browsed.page.get_by_label("System prompt of base").fill("Be good.")
+    wait_until(
+        lambda: (
+            browsed.page.get_by_label("System prompt of devil").locator("visible=true").input_value()
+            == "Be evil."
+        )
+    )
+    browsed.page.get_by_label("System prompt of base").locator("visible=true").fill("Be good.")
     browsed.ask("two", "base heard: two", "devil heard: two")
     prompts = {bytes(request.prompt).decode() for request in browsed.engine.requests[-2:]}
     assert prompts == {"<system>Be good.<user>two", "<system>Be evil.<user>two"}
