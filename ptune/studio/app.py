@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from html import escape
 from pathlib import Path
@@ -69,7 +70,11 @@ def run(
                 write_text(ready_file, f"{url}\n")
 
         # An open page holds connections that never end, so there is nothing to wait for.
-        Server(app, started=started, flush_limit_s=1).run(sockets=[listener])
+        server = Server(app, started=started, flush_limit_s=1)
+        logging.getLogger("uvicorn.error").setLevel(
+            logging.ERROR
+        )  # gradio tells the page "Internal Server Error" alone
+        server.run(sockets=[listener])
     return 0
 
 
