@@ -23,5 +23,5 @@ def label(preset: Preset, recipe: Recipe | None, rows: int | None, pace: Pace | 
     steps = (
         f"{most} {found.steps:,} steps, {passes} pass{'es' * (passes != '1')} over {found.examples:,} rows"
     )
-    lasts = "" if pace is None else f", {most} {duration(found.lasts_s(pace))} by {pace.by}"
+    lasts = "" if pace is None else f", {most} {duration(max(1.0, found.lasts_s(pace)))} by {pace.by}"
     return f"{told}. Here {steps}{lasts}"
