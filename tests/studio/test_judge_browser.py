@@ -83,7 +83,7 @@ def test_a_classifier_is_tried_without_an_export(studio: Opened) -> None:
     photographed(studio, "try-labels")
 
 
-def test_a_chat_is_tried_and_stopped(studio: Opened) -> None:
+def test_a_chat_is_tried(studio: Opened) -> None:
     chosen(studio, TALK)
     wait_until(lambda: not studio.page.locator("#confusion").is_visible())
     wait_until(lambda: "good" not in studio.text("try-tuned"))  # what was said of another run is gone
@@ -91,15 +91,21 @@ def test_a_chat_is_tried_and_stopped(studio: Opened) -> None:
     studio.says("try-told", "there is nothing to ask")
     studio.box("try-text").fill("Define love.")
     studio.press("Ask both")
-    studio.says("try-told", "Loading the model")
-    studio.page.locator("#try-stop").click()
-    studio.says("try-told", "stopped before it had answered")
-    studio.press("Ask both")
     wait_until(lambda: studio.text("try-told") == "" and "After training" in studio.text("try-tuned"))
     command = studio.page.locator("#try .command textarea").input_value()
     assert command == "ptune ask runs/talk 'Define love.' --max-tokens 64"
     assert len({studio.text("try-base"), studio.text("try-tuned")}) == 2
     photographed(studio, "try")
+
+
+@pytest.mark.slow  # on a busy machine the answer may be there before the click
+def test_a_question_is_stopped(studio: Opened) -> None:
+    chosen(studio, MOODS)
+    studio.box("try-text").fill("a good room")
+    studio.press("Ask both")
+    studio.says("try-told", "Loading the model")
+    studio.page.locator("#try-stop").click()
+    studio.says("try-told", "stopped before it had answered")
 
 
 def test_an_image_is_dropped_and_labelled(studio: Opened) -> None:
