@@ -55,7 +55,8 @@ def model(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> LoadedModel:
 
 
 def said(model: LoadedModel, name: str, text: str, **bounds: Any) -> list[str]:
-    return [line["text"] for line in model.ask(name, Question(text, **bounds)) if "side" in line]
+    with model.asked(name, Question(text, **bounds)) as lines:
+        return [line["text"] for line in lines if "side" in line]
 
 
 def test_one_process_answers_until_another_run_is_asked(workspace: Workspace, model: LoadedModel) -> None:
@@ -77,12 +78,11 @@ def test_one_process_answers_until_another_run_is_asked(workspace: Workspace, mo
 
 def test_a_second_question_waits_for_the_first_and_stop_ends_it(model: LoadedModel) -> None:
     said(model, "one", "a")
-    asked = model.ask("one", Question("slow"))
     told: list[str] = []
 
     def answer() -> None:
         try:
-            list(asked)
+            said(model, "one", "slow")
         except NoAnswerError as error:
             told.append(str(error))
 
@@ -94,6 +94,18 @@ def test_a_second_question_waits_for_the_first_and_stop_ends_it(model: LoadedMod
     model.stop()
     thread.join(timeout=30)
     assert told == ["stopped before it had answered: the next question loads the model again"]
+    assert len(said(model, "one", "c")) == 2
+    model.stop()
+
+
+@pytest.mark.parametrize("loaded", ["", "one", "two"])
+def test_stop_ends_a_question_whose_process_is_not_there_yet(model: LoadedModel, loaded: str) -> None:
+    if loaded:
+        said(model, loaded, "a")
+    with model.asked("one", Question("b")) as lines:
+        model.stop()
+        with pytest.raises(NoAnswerError, match="stopped before it had answered"):
+            list(lines)
     assert len(said(model, "one", "c")) == 2
     model.stop()
 
@@ -120,9 +132,8 @@ def test_what_goes_wrong_is_told(model: LoadedModel) -> None:
 
 
 def test_an_answer_that_nobody_reads_is_not_the_next_one(model: LoadedModel) -> None:
-    half = model.ask("one", Question("left"))
-    next(half)
-    half.close()
+    with model.asked("one", Question("left")) as half:
+        next(half)
     assert {text.split()[0] for text in said(model, "one", "new")} == {"new"}
     model.stop()
 

@@ -46,21 +46,27 @@ class LoadedModel:
         self._workspace, self._idle_s = workspace, idle_s
         self._child: _Child | None = None
         self._busy = threading.Lock()
+        self._stopped = False  # while the question that is being answered waited for its process, too
 
-    def ask(self, name: str, question: Question) -> Generator[dict[str, Any]]:
-        """Yields {"ready": true} when the model is loaded, then what each side says, as it comes.
+    @contextlib.contextmanager
+    def asked(self, name: str, question: Question) -> Generator[Iterator[dict[str, Any]]]:
+        """For the block, what comes: {"ready": true} when the model is loaded, then what each side says.
 
-        Raises: UsageError if another question is being answered; NoAnswerError with the reason, as for one that was stopped.
+        From the block's beginning `stop` ends it. Raises: UsageError if another question is being answered; what comes raises
+        NoAnswerError with the reason, as for one that was stopped.
         """
         if not self._busy.acquire(blocking=False):
             raise UsageError("another question is being answered: wait for its answer, or stop it")
+        self._stopped = False
         try:
-            yield from self._answers(name, question)
+            with contextlib.closing(self._answers(name, question)) as answers:
+                yield answers
         finally:
             self._busy.release()
 
     def stop(self) -> None:
         """Ends the process, and with it what is being answered; the next question loads the model again."""
+        self._stopped = True
         child = self._child
         if child is not None:
             child.process.kill()
@@ -77,8 +83,10 @@ class LoadedModel:
         child = self._child
         return None if child is None or child.process.poll() is not None else child.process.pid
 
-    def _answers(self, name: str, question: Question) -> Iterator[dict[str, Any]]:
+    def _answers(self, name: str, question: Question) -> Generator[dict[str, Any]]:
         child, fresh = self._of(name)
+        if self._stopped:
+            child.process.kill()
         limit_s = (LOADS_WITHIN_S if fresh else 0.0) + len(SIDES) * (question.max_s + SPARE_S)
         too_late = threading.Timer(limit_s, child.process.kill)
         too_late.daemon = True

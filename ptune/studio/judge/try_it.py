@@ -110,11 +110,12 @@ class TryIt:
                 return [told, *sides, command, *buttons]
 
             busy = [gr.update(interactive=False), gr.update(visible=True)]
-            yield page(note("Loading the model …"), *busy)
-            for line in self._model.ask(name, question):
-                if "side" in line:
-                    said[line["side"]] = line
-                yield page(note("Answering …"), *busy)
+            with self._model.asked(name, question) as lines:
+                yield page(note("Loading the model …"), *busy)
+                for line in lines:
+                    if "side" in line:
+                        said[line["side"]] = line
+                    yield page(note("Answering …"), *busy)
             yield page("", *idle)
         except PtuneError as problem:
             yield [error(str(problem)), *_so_far(said, text), command, *idle]
