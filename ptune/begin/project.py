@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +17,7 @@ from ptune.config.wrong_field import explain
 from ptune.data.problems import Problems
 from ptune.data.read import open_file
 from ptune.errors import RecipeError, UsageError
-from ptune.formats.whole_write import write_text
+from ptune.formats.whole_write import write_json_lines, write_text
 
 SAMPLED = 40  # rows of a sample: enough to hold some out
 
@@ -71,5 +70,5 @@ def write_sample(shipped: Recipe, word: Word, path: Path) -> int:
     file = open_file(shipped.data.files[0])
     rows = [row.value for row in islice(file.rows(Problems(str(path), file.reader.unit)), SAMPLED)]
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_json_lines(path, rows)
     return len(rows)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from ptune.config.recipe import Recipe
 from ptune.errors import FormatError, UsageError
 from ptune.evaluation.paired import Difference, differences
 from ptune.formats.run import Run, RunRecord
-from ptune.formats.whole_write import read_json
+from ptune.formats.whole_write import read_json, read_json_lines
 
 CHAT_METRICS = ("loss", "perplexity", "token_accuracy")
 
@@ -147,7 +146,7 @@ def _predictions(evaluated: _Evaluated) -> list[dict[str, Any]]:
     """The lines of predictions.jsonl. Raises: FormatError if they do not belong to the evaluation."""
     path = evaluated.run.folder / "predictions.jsonl"
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = read_json_lines(path)
     except (OSError, ValueError) as error:
         raise FormatError(
             f"cannot read {path}: {error}; run `ptune evaluate {evaluated.run.folder}` again"

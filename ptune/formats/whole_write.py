@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,20 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"{path} is damaged: expected a JSON object, found {type(value).__name__}")
     return value
+
+
+def write_json_lines(path: Path, values: Iterable[Any], default: Callable[[Any], Any] | None = None) -> None:
+    """Writes JSON atomically, a value a line. default: turns what JSON does not have into what it has."""
+    lines = (json.dumps(value, ensure_ascii=False, default=default) + "\n" for value in values)
+    write_text(path, "".join(lines))
+
+
+def read_json_lines(path: Path) -> list[Any]:
+    """Reads what `write_json_lines` wrote, empty lines left out. Raises: OSError, ValueError.
+
+    Only a line feed ends a line: texts may hold U+0085 or U+2028, at which `str.splitlines` would cut them in two.
+    """
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
 
 
 def sha256_of(path: Path) -> str:

@@ -8,9 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ptune.errors import FormatError, PtuneError
-from ptune.formats.whole_write import read_json, whole_file, whole_folder, write_json, write_text
+from ptune.formats.whole_write import (
+    read_json,
+    read_json_lines,
+    whole_file,
+    whole_folder,
+    write_json,
+    write_json_lines,
+    write_text,
+)
 
 
 def test_written_whole(tmp_path: Path) -> None:
@@ -55,3 +65,19 @@ def test_damaged_json_names_the_file(content: bytes, tmp_path: Path) -> None:
 def test_missing_json(tmp_path: Path) -> None:
     with pytest.raises(FormatError, match="missing"):
         read_json(tmp_path / "x.json")
+
+
+@given(st.lists(st.dictionaries(st.text(), st.text() | st.none())))
+def test_json_lines_come_back_whatever_is_in_them(
+    tmp_path_factory: pytest.TempPathFactory, values: list[dict[str, str | None]]
+) -> None:
+    path = tmp_path_factory.mktemp("lines") / "values.jsonl"
+    write_json_lines(path, values)
+    assert read_json_lines(path) == values
+
+
+def test_line_separators_of_other_programs_stay_in_their_line(tmp_path: Path) -> None:
+    value = {"text": "one\u2028two\x85three\x0bfour\nfive"}
+    write_json_lines(tmp_path / "values.jsonl", [value, value])
+    assert (tmp_path / "values.jsonl").read_bytes().count(b"\n") == 2
+    assert read_json_lines(tmp_path / "values.jsonl") == [value, value]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from ptune.evaluation.classification.tags import confusion
 from ptune.evaluation.no_better import judged
 from ptune.evaluation.require import Requirement
 from ptune.formats.bundle import Bundle
-from ptune.formats.whole_write import write_json, write_text
+from ptune.formats.whole_write import write_json, write_json_lines, write_text
 from ptune.progress import Progress
 
 FORMAT = 1
@@ -132,8 +131,7 @@ def _type_confusion(outcome: Outcome) -> dict[str, Any]:
 def write(folder: Path, evaluation: dict[str, Any], sides: Mapping[str, Outcome], pages: Pages) -> None:
     """Writes the three files, evaluation.json last."""
     own = next(iter(sides.values()))
-    lines = (json.dumps(line, ensure_ascii=False, default=str) + "\n" for line in predictions(own))
-    write_text(folder / PREDICTIONS, "".join(lines))
+    write_json_lines(folder / PREDICTIONS, predictions(own), default=str)
     mistakes = gallery(own)
     page = report(
         pages.name, pages.about, evaluation, training=pages.training, mistakes=mistakes, origin=pages.origin

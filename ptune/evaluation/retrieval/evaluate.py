@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ptune.evaluation.training_chart import pages_of
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING
-from ptune.formats.whole_write import read_json, write_json, write_text
+from ptune.formats.whole_write import read_json, write_json, write_json_lines, write_text
 from ptune.training.card import card
 
 HEADLINE = FIGURES[:4]
@@ -163,8 +162,8 @@ def write(folder: Path, evaluation: dict[str, Any], queries: Queries, scores: Sc
             "found": [queries.passages[one] for one in first],
             "scores": [round(float(scores[at, one]), 6) for one in first],
         }
-        lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    write_text(folder / PREDICTIONS, "".join(lines))
+        lines.append(line)
+    write_json_lines(folder / PREDICTIONS, lines)
     mistakes = gallery(queries, scores)
     about = f"{pages.about}; searched in {evaluation['passages']:,} passages"
     if evaluation["candidates"]:

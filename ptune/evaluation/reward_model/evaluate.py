@@ -31,7 +31,7 @@ from ptune.evaluation.training_chart import pages_of
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.task_names import TEXT_RANKING
-from ptune.formats.whole_write import read_json, write_json, write_text
+from ptune.formats.whole_write import read_json, write_json, write_json_lines, write_text
 from ptune.progress import Progress
 from ptune.training.card import card
 
@@ -158,7 +158,7 @@ def write(folder: Path, evaluation: dict[str, Any], held: HeldPairs, found: Rewa
         }
         for row, both in zip(held.rows, found, strict=True)
     ]
-    write_text(folder / PREDICTIONS, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+    write_json_lines(folder / PREDICTIONS, lines)
     page = report(
         pages.name,
         pages.about,

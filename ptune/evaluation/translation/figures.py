@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ptune.evaluation.style import text
 from ptune.evaluation.translation.pairs import Pairs
 from ptune.evaluation.translation.scores import gain, measure, of_rows
 from ptune.formats.task_names import TRANSLATION
-from ptune.formats.whole_write import write_json, write_text
+from ptune.formats.whole_write import write_json, write_json_lines, write_text
 
 COPY = "copy of the source"
 SHOWN = 12  # worst translations in the report
@@ -89,7 +88,7 @@ def write(
         }
         for at, target in enumerate(pairs.targets)
     ]
-    write_text(folder / PREDICTIONS, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    write_json_lines(folder / PREDICTIONS, lines)
     worst = sorted(lines, key=lambda line: line["figures"]["chrf"])[:SHOWN]
     mistakes = "".join(_article(line, name) for line in worst)
     about = f"{pages.about}; counted by sacrebleu: {'; '.join(evaluation['signatures'].values())}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
@@ -11,6 +10,7 @@ from typing import Any
 
 from ptune.evaluation.classification.tags import type_of
 from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json_lines
 from ptune.studio.judge.texts import texts_of
 from ptune.studio.judge.thumbnails import thumbnails
 from ptune.studio.sheet import Cell, Content, note, sheet
@@ -136,8 +136,7 @@ def _lines(run: Run, found: Confusion, gold: str, said: str) -> Iterator[dict[st
     path = run.folder / "predictions.jsonl"
     if not path.is_file():
         return
-    for text in path.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text)
+    for line in read_json_lines(path):
         if found.words:
             pairs = zip(line["gold"], line["predicted"], strict=True)
             if any((type_of(one), type_of(other)) == (gold, said) for one, other in pairs):

@@ -23,7 +23,7 @@ from typing import Any, Literal, TypeAlias, get_args
 from ptune.errors import FormatError
 from ptune.evaluation.binomial import interval, p_value
 from ptune.formats.run import Run
-from ptune.formats.whole_write import read_json, write_text
+from ptune.formats.whole_write import read_json, read_json_lines, write_text
 
 FORMAT = 1
 BASE = "base"
@@ -199,7 +199,7 @@ class Ballot:
 
     def _read(self) -> Ballot:
         try:
-            head, *lines = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+            head, *lines = read_json_lines(self.path)
             sides, seed = (str(head["sides"][0]), str(head["sides"][1])), int(head["seed"])
             votes = tuple(
                 (str(line["key"]), str(line["prompt"]), sides.index(line["left"]), _vote(line["vote"]))

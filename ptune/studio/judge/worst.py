@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ptune.formats.run import Run
+from ptune.formats.whole_write import read_json_lines
 from ptune.studio.judge.texts import LONGEST, texts_of
 from ptune.studio.judge.thumbnails import thumbnails
 from ptune.studio.sheet import Cell, Content, note, sheet
@@ -23,7 +23,7 @@ def worst(evaluation: Mapping[str, Any], run: Run, home: Path) -> str:
     told = _TOLD.get(str(evaluation.get("problem")))
     if told is None or not predictions.is_file():
         return ""
-    lines = [json.loads(line) for line in predictions.read_text(encoding="utf-8").splitlines()]
+    lines = read_json_lines(predictions)
     badness, title, heads, words, row = told
     wrong = [line for line in lines if badness(line) > 0]
     if not wrong:

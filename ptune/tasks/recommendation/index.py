@@ -6,7 +6,6 @@ Sarwar et al. 2001). An item's score for a user is its mean nearness to the user
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.errors import FormatError
-from ptune.formats.whole_write import whole_file, write_text
+from ptune.formats.whole_write import read_json_lines, whole_file, write_json_lines
 from ptune.tasks.recommendation.int8_scan import Int8Scan, kept
 
 ARRAYS, TITLES = "items.npz", "items.jsonl"
@@ -140,11 +139,8 @@ class ItemIndex:
 
     def save(self, folder: Path) -> None:
         """Writes items.jsonl and items.npz."""
-        lines = (
-            json.dumps({"item": item, "title": title}, ensure_ascii=False) + "\n"
-            for item, title in zip(self.items, self.titles, strict=True)
-        )
-        write_text(folder / TITLES, "".join(lines))
+        pairs = zip(self.items, self.titles, strict=True)
+        write_json_lines(folder / TITLES, ({"item": item, "title": title} for item, title in pairs))
         arrays: dict[str, Any] = {name: np.asarray(getattr(self, name)) for name in _PARTS}
         with whole_file(folder / ARRAYS) as part, part.open("wb") as file:
             np.savez(file, **arrays)  # the dates of its members are fixed
@@ -153,8 +149,7 @@ class ItemIndex:
     def open(cls, folder: Path) -> ItemIndex:
         """Reads the files written by `save`. Raises: FormatError if one is missing, damaged, or does not match the other."""
         try:
-            lines = (folder / TITLES).read_text(encoding="utf-8").splitlines()
-            rows = [json.loads(line) for line in lines]
+            rows = read_json_lines(folder / TITLES)
             items, titles = ([str(row[name]) for row in rows] for name in ("item", "title"))
             parts = _arrays(folder / ARRAYS)
             index = cls(

@@ -77,6 +77,13 @@ def test_it_reads_back_the_same_and_writes_the_same_bytes(tmp_path: Path) -> Non
     np.testing.assert_array_equal(again.scores([1, 3]), index().scores([1, 3], weight=again.weight))
 
 
+def test_titles_may_hold_what_other_programs_end_lines_at(tmp_path: Path) -> None:
+    titles = [f"one\u2028two\x85three\x0b{at}\nfour" for at in range(12)]
+    plain = index()
+    ItemIndex(plain.items, titles, VECTORS, *together(HISTORIES, 12), 0.3).save(tmp_path)
+    assert ItemIndex.open(tmp_path).titles == titles
+
+
 @pytest.mark.parametrize(
     "changed",
     [
