@@ -33,9 +33,10 @@ from ptune.studio.studio import QUIET, Studio
 from ptune.studio.workspace import Workspace
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.http.listen import Server, listen, local_names, url_of
+from ptune_serve.ui.head import HEAD
 from ptune_serve.ui.idle import seldom
 from ptune_serve.ui.security_policy import SecurityPolicy
-from ptune_serve.ui.style import CSS, HEAD
+from ptune_serve.ui.style import CSS
 from ptune_serve.ui.theme import theme
 
 UPLOAD_LIMIT = "2gb"
@@ -71,9 +72,8 @@ def run(
 
         # An open page holds connections that never end, so there is nothing to wait for.
         server = Server(app, started=started, flush_limit_s=1)
-        logging.getLogger("uvicorn.error").setLevel(
-            logging.ERROR
-        )  # gradio tells the page "Internal Server Error" alone
+        # What goes wrong outside of a handler reaches the page as "Internal Server Error" alone.
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         server.run(sockets=[listener])
     return 0
 

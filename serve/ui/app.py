@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read while gradio is imported
@@ -25,13 +24,14 @@ from .classify import tabs as classifying
 from .client import Client, ServedModels
 from .controls import Controls, SystemPrompts
 from .conversation import Conversation
+from .head import HEAD, script
 from .idle import seldom
 from .keys import AskForKey, VisitorsKey
 from .library import Library
 from .process import ASK_VARIABLE
 from .retrieval import Ranking, Recommending
 from .security_policy import SecurityPolicy
-from .style import CSS, HEAD
+from .style import CSS
 from .text import heading
 from .theme import theme
 from .translate import Translating
@@ -92,17 +92,13 @@ def create_page(client: Client, served: ServedModels | None = None) -> FastAPI:
         path="/",
         theme=theme(),
         css=CSS,
-        head=HEAD + "".join(f"<script>{_script(name)}</script>" for name in SCRIPTS),
+        head=HEAD + "".join(script(name) for name in SCRIPTS),
         footer_links=[],
         run_history=False,
         show_error=False,
         max_file_size=UPLOAD_LIMIT,
     )
     return app
-
-
-def _script(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
 
 
 def _page(client: Client, served: ServedModels | None) -> gr.Blocks:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from ptune.looks.palette import OF_PAGES
-
 CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'self'",
@@ -21,9 +19,6 @@ CONTENT_SECURITY_POLICY = "; ".join(
 
 CHAT_HEIGHT = "max(16rem, calc(100vh - 22.5rem))"
 """Makes the page fill the window; in a narrow window, the settings below are reached by scrolling."""
-
-HEAD = f"<style>{OF_PAGES} :root:root, .dark.dark {{ --color-accent: var(--line-0); }}</style>"
-"""Goes into the page's head as it is: gradio rewrites the selectors of CSS that it is given, those for print wrongly."""
 
 CSS = """
 .gradio-container > main { padding: 1rem 1.5rem !important; max-width: 86rem; }

@@ -50,6 +50,20 @@ def _run(folder: Path) -> None:
     Recipe(task=Chat()).save(folder / "recipe.yaml")
 
 
+def test_a_menu_that_the_keyboard_leaves_is_closed(studio: Opened) -> None:
+    page = studio.page
+    studio.box("task").focus()
+    page.get_by_role("option").first.wait_for()
+    page.keyboard.press("Shift+Tab")
+    page.get_by_role("option").first.wait_for(state="hidden")
+    page.keyboard.press("Tab")
+    page.get_by_role("option").first.wait_for()
+    page.keyboard.press("Escape")
+    page.keyboard.press("Tab")
+    page.wait_for_timeout(500)
+    assert not page.get_by_role("option").first.is_visible()
+
+
 @pytest.mark.parametrize("tab", FOLDED)
 def test_a_tab_can_be_read_and_reached(studio: Opened, tab: str) -> None:
     page = studio.page
