@@ -12,6 +12,9 @@ from .answer import SamplingControls, ServerError
 
 ALTERNATIVES = 4
 _QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+_SHOWS = """(model) => ({
+  __type__: "update", value: window.ptune.system(model), label: model ? `System prompt of ${model}` : "System prompt",
+})"""
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,9 @@ class SystemPrompts:
     def follow(self, column: int, picker: gr.Dropdown) -> None:
         """Shows the prompt that the browser keeps for the picker's model, and keeps what is written."""
         box = self.boxes[column]
-        gr.on(  # another tab may have changed it
-            [picker.change, self._tab.select],
-            _named, [box, picker], box, js="(_, model) => [window.ptune.system(model), model]", **_QUIET,
-        )  # fmt: skip
+        gr.on(  # another tab may have changed it; no event of the server, which could come after what is typed then
+            [picker.change, self._tab.select], None, picker, box, js=_SHOWS, **_QUIET
+        )
         box.change(
             None,
             [picker, box],
@@ -103,7 +105,3 @@ class SystemPrompts:
             js="(model, prompt) => window.ptune.keep_system(model, prompt)",
             **_QUIET,
         )
-
-
-def _named(prompt: str | None, model: str | None) -> Any:
-    return gr.update(value=prompt or "", label=f"System prompt of {model}" if model else "System prompt")
