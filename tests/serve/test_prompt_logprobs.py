@@ -80,7 +80,12 @@ def test_of_completions_they_are_transformers_own(server: Server) -> None:
     """Two prompts with two choices each, both choices with their prompt's; those of the answer have their own number."""
     prompts = [ids(21, 1), ids(9, 2)]
     answer = server.client.completions.create(
-        model="tuned", prompt=prompts, n=2, max_tokens=2, logprobs=1, extra_body={"prompt_logprobs": MOST}
+        model="tuned",
+        prompt=prompts,
+        n=2,
+        max_tokens=2,
+        logprobs=1,
+        extra_body={"prompt_logprobs": MOST, "ignore_eos": True},
     )
     for index, choice in enumerate(answer.choices):
         tokens = prompts[index // 2]

@@ -56,11 +56,13 @@ def test_a_damaged_file_is_as_none(tmp_path: Path) -> None:
 
 
 def test_minutes_stand_beside_a_preset() -> None:
-    """7 steps of 2 s and 7 validations of 10 s; the best preset may stop early."""
-    told = label("balanced", CHAT.preset_recipe(), 60, TIMED)
-    assert told.endswith("Here about 7 steps, 1 pass over 54 rows, about 1 min 24 s by 4 of its steps, timed")
-    best = label("best", replace(CHAT, preset="best").preset_recipe(), 60, TIMED)
-    assert "up to 4 min 12 s by" in best
+    """68 steps of 2 s and 5 validations of 10 s; the best preset may stop early."""
+    told = label("balanced", CHAT.preset_recipe(), 600, TIMED)
+    assert told.endswith(
+        "Here about 68 steps, 1 pass over 540 rows, about 3 min 06 s by 4 of its steps, timed"
+    )
+    best = label("best", replace(CHAT, preset="best").preset_recipe(), 600, TIMED)
+    assert "up to 8 min 56 s by" in best
     html = shown.lasts(document(Length(7, 7, 54), replace(TIMED, by="runs/<b>")), beside=True)
     assert "About 1 min 24 s on this machine" in html
     assert "Another job ran meanwhile" in html
