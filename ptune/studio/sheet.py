@@ -7,6 +7,14 @@ from dataclasses import dataclass
 from html import escape
 from typing import Literal, TypeAlias
 
+CHOOSES = """
+element.addEventListener('click', event => {
+  const button = event.target.closest('button');
+  if (button && Object.keys(button.dataset).length) trigger('click', {...button.dataset});
+});
+"""
+"""Of HTML whose buttons choose something: the click event has what their data-… attributes say."""
+
 Tone: TypeAlias = Literal["", "good", "bad", "quiet"]
 
 
@@ -46,6 +54,11 @@ def _row(row: Sequence[Content], kinds: Sequence[str]) -> str:
         tone = f" {cell.tone}" if cell.tone else ""
         cells.append(f'<{tag}{scope} class="{kind}{tone}">{escape(cell.text)}{below}</{tag}>')
     return "".join(cells)
+
+
+def shortened(text: str, longest: int) -> str:
+    """The beginning of a text that has more characters, with an ellipsis."""
+    return text if len(text) <= longest else f"{text[:longest].rstrip()} …"
 
 
 def note(text: str, tone: Tone = "quiet") -> str:

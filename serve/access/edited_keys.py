@@ -7,17 +7,15 @@ one key a line have no place for names and limits, so they are left alone.
 from __future__ import annotations
 
 import json
-import os
 import re
 import secrets
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
 from ptune.errors import UsageError
-from ptune.formats.whole_write import disk_errors, sync
+from ptune.formats.whole_write import whole_file
 
 from .keys import UNLIMITED, Key, Limits, Scope, parsed, read
 
@@ -126,15 +124,9 @@ def _write(path: Path, text: str, others: list[Key] | None = None) -> None:
         keys = ()
     if others is not None and not {*others} <= {*keys}:
         raise UsageError(f"{path} is written in a way that only a hand can edit: change it in an editor")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
-        handle, part = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(part, mode)
-        sync(Path(part))
-        os.replace(part, path)
+    mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
+    with whole_file(path, mode) as part:
+        part.write_text(text, encoding="utf-8")
 
 
 def _text(path: Path) -> str:

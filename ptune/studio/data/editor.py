@@ -16,13 +16,6 @@ from ptune.studio.sheet import error, note
 from ptune.studio.studio import QUIET
 from ptune.studio.workspace import Workspace
 
-CHOOSES = """
-element.addEventListener('click', event => {
-  const button = event.target.closest('button[data-row]');
-  if (button) trigger('click', {file: button.dataset.file, row: button.dataset.row});
-});
-"""
-"""Of HTML whose buttons choose a row to correct."""
 _LEADS_TO = """() => setTimeout(() => {
   document.querySelector('#edit')?.scrollIntoView({block: 'center'});
   [...document.querySelectorAll('#edit textarea, #edit input')].find(one => one.offsetParent)?.focus({preventScroll: true});
@@ -53,7 +46,7 @@ class Editor:
             self._command = command_line()
 
     def chosen_by(self, pages: Sequence[gr.HTML], files: gr.Dropdown) -> None:
-        """HTML whose buttons choose a row, with `CHOOSES`. files: those that are chosen."""
+        """HTML whose buttons choose a row, by their data-file and data-row, with `sheet.CHOOSES`. files: those that are chosen."""
         shown = [self._box, self._where, *self._boxes, self._told, self._command, self._place]
         for page in pages:
             page.click(self._choose, [files, self._copies], shown, **QUIET).then(

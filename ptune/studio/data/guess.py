@@ -12,6 +12,7 @@ from ptune.begin.look import Look
 from ptune.begin.recognise import fits
 from ptune.begin.starts import STARTS, Word
 from ptune.studio.data.choice import Choice
+from ptune.studio.sheet import shortened
 
 MOST_VALUES = 4
 LONGEST_VALUE = 40  # characters
@@ -88,5 +89,4 @@ def _fit(found: Look, choice: Choice) -> list[str]:
 
 
 def _short(value: Any) -> str:
-    text = " ".join(str(value).split())
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE].rstrip()} …"
+    return shortened(" ".join(str(value).split()), LONGEST_VALUE)

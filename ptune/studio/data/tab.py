@@ -20,7 +20,8 @@ from ptune.studio.command_shown import command_line, shows
 from ptune.studio.data import guess, own_data, said
 from ptune.studio.data import shown as shown_data
 from ptune.studio.data.choice import Choice, load, save
-from ptune.studio.data.editor import CHOOSES, Editor
+from ptune.studio.data.editor import Editor
+from ptune.studio.sheet import CHOOSES
 from ptune.studio.studio import QUIET, Studio
 from ptune_serve.ui.labels import problem, waiting
 

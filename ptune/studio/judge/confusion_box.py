@@ -10,15 +10,8 @@ from ptune.errors import PtuneError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 from ptune.studio.judge.confusion import Confusion, examples, matrix
-from ptune.studio.sheet import error
+from ptune.studio.sheet import CHOOSES, error
 from ptune.studio.studio import QUIET, Studio
-
-_CHOOSES = """
-element.addEventListener('click', event => {
-  const button = event.target.closest('[data-cell]');
-  if (button) trigger('click', {cell: button.dataset.cell});
-});
-"""
 
 
 class ConfusionBox:
@@ -27,7 +20,7 @@ class ConfusionBox:
     def __init__(self, studio: Studio, run: gr.Dropdown) -> None:
         self._workspace = studio.workspace
         with gr.Accordion("Which labels are mixed up", open=True, visible=False, elem_id="confusion") as box:
-            table = gr.HTML(elem_id="confusion-matrix", js_on_load=_CHOOSES)
+            table = gr.HTML(elem_id="confusion-matrix", js_on_load=CHOOSES)
             shown = gr.HTML(elem_id="confusion-examples")
         table.click(self._examples, run, shown, **QUIET)
         self.again = (self._render, [run], [box, table, shown])

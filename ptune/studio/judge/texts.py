@@ -14,6 +14,7 @@ from ptune.data.problems import Problems
 from ptune.data.read import reader_of, resolve
 from ptune.errors import PtuneError
 from ptune.formats.run import Run
+from ptune.studio.sheet import shortened
 
 LONGEST = 120  # characters of a text
 MOST_BYTES = 32 << 20  # larger files are not read for a table of ten rows
@@ -64,7 +65,7 @@ def _read(path: Path, sha256: str, rows: Mapping[int, str], columns: Sequence[st
         if row.number in rows:
             text = next((_joined(row.value[name]) for name in columns if row.value.get(name)), None)
             if text is not None:
-                found[rows[row.number]] = text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} …"
+                found[rows[row.number]] = shortened(text, LONGEST)
         if row.number >= max(rows):
             break
     return found

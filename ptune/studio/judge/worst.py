@@ -10,7 +10,7 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json_lines
 from ptune.studio.judge.texts import LONGEST, texts_of
 from ptune.studio.judge.thumbnails import thumbnails
-from ptune.studio.sheet import Cell, Content, note, sheet
+from ptune.studio.sheet import Cell, Content, note, sheet, shortened
 
 WORST = 10  # rows
 Line: TypeAlias = Mapping[str, Any]
@@ -122,7 +122,7 @@ def _named(value: Any) -> str:
 
 
 def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST else f"{text[:LONGEST].rstrip()} …"
+    return shortened(text, LONGEST)
 
 
 _LABELS = ("row", "label", "the model says", "confidence")

@@ -17,6 +17,7 @@ from ptune.studio.serve.exposition import Scrape
 from ptune.studio.serve.keys_form import KeysForm
 from ptune.studio.serve.load import load_of
 from ptune.studio.serve.load_tables import figures, keys, limits, models
+from ptune.studio.serve.server_fields import server_fields
 from ptune.studio.serve.servers import Client, Served, curl, request_of, served, writes_text
 from ptune.studio.sheet import error, note, opens
 from ptune.studio.studio import QUIET, Studio
@@ -47,14 +48,7 @@ class Serve:
             self._connect()  # inside: what stands between tabs would count as one
 
     def _render_server(self) -> None:
-        with gr.Row():
-            self.server = gr.Dropdown(
-                [], label="Server", elem_id="serve-server", allow_custom_value=True, interactive=True,
-                info="one of this studio's, or an address", scale=3,
-            )  # fmt: skip
-            self.key = gr.Textbox(
-                label="Its key", info="if it asks for one", type="password", elem_id="serve-key", scale=2
-            )
+        self.server, self.key = server_fields("serve", "Its key")
         with gr.Row(elem_classes="doing"):
             self._stop = gr.Button("Stop the server", elem_id="serve-stop", size="sm", visible=False)
         self._state = gr.HTML(elem_id="serve-state")

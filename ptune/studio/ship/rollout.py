@@ -9,6 +9,7 @@ import gradio as gr
 from ptune.errors import PtuneError, UsageError
 from ptune.studio.command_shown import command_line
 from ptune.studio.heart import Look
+from ptune.studio.serve.server_fields import server_fields
 from ptune.studio.serve.servers import Client, alias_body, curl, served
 from ptune.studio.sheet import error, note
 from ptune.studio.ship.aliases import alias_table
@@ -21,15 +22,7 @@ class Rollout:
     def __init__(self, studio: Studio, run: gr.Dropdown) -> None:
         self._studio, self._run = studio, run
         gr.HTML("<h2>A running server</h2>")
-        with gr.Row():
-            self._server = gr.Dropdown(
-                [], label="Server", elem_id="add-server", allow_custom_value=True, interactive=True,
-                info="one of this studio's, or an address", scale=3,
-            )  # fmt: skip
-            self._key = gr.Textbox(
-                label="Its key of scope admin", info="if it asks for one", type="password", elem_id="add-key",
-                scale=2,
-            )  # fmt: skip
+        self._server, self._key = server_fields("add", "Its key of scope admin")
         with gr.Accordion("Add to a running server", open=False, elem_id="ship-add"):
             self._render_adding()
         with gr.Accordion("Canary: a share of the requests", open=False, elem_id="ship-canary") as box:
