@@ -61,3 +61,9 @@ class RequestError(PtuneError):
         self.param = param
         self.code = code
         self.status = status
+
+
+def in_one_line(error: BaseException) -> str:
+    """What another library's error says, in its first line; its type if it says nothing."""
+    said = str(error).strip()
+    return said.splitlines()[0] if said else type(error).__name__

@@ -33,7 +33,7 @@ from ptune.training.gpu import repeatable
 from ptune.training.loop import Ending, Job, fit
 from ptune.training.memory import memory_errors
 from ptune.training.metrics_log import Journal
-from ptune.training.order import Mixture, Order
+from ptune.training.order import Order, mixture_of
 from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
 from ptune.training.sampler import sampler_of
@@ -166,7 +166,7 @@ def _fit(
             journal=journal,
             checkpoints=checkpoints,
             watch=watch,
-            mixture=Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None,
+            mixture=mixture_of(work.data.parts, recipe.data.weights),
             callbacks=callbacks,
             scaled=recipe.backbone.dtype == "float16",
             method=recipe.method if isinstance(recipe.method, PeftMethod) else None,

@@ -34,7 +34,7 @@ from ptune.backbone.locate import Source, locate
 from ptune.backbone.parameters import parameters_of
 from ptune.codecs.image import Preprocessing
 from ptune.config.recipe import Backbone
-from ptune.errors import RecipeError
+from ptune.errors import RecipeError, in_one_line
 from ptune.formats.bundle import BaseIdentity
 from ptune.progress import say
 
@@ -250,7 +250,7 @@ def _try(model: PreTrainedModel, preprocessing: Preprocessing, spec: Backbone) -
         model(pixel_values=pixels)
     except (ValueError, RuntimeError, AssertionError) as error:
         height, width = preprocessing.size
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = in_one_line(error)
         raise RecipeError(
             f"backbone.model {spec.model!r} does not take images of {height} x {width} pixels ({reason}); "
             "leave task.size out to use its own"

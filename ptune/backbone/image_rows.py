@@ -26,7 +26,7 @@ from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.tiles import Grid, Patches, Whole
 from ptune.codecs.vision import FIRST_ROW, Layout, Vision
-from ptune.errors import BackboneError
+from ptune.errors import BackboneError, in_one_line
 from ptune.formats import cache
 from ptune.formats.whole_write import whole_folder
 from ptune.progress import Progress
@@ -111,7 +111,7 @@ def _check_one(model: PreTrainedModel, image: Album) -> None:
             see(model, Table(rows_of(model, image, ""), image.grids))
             ours = model(input_ids=text.masked_scatter(places, rows)).logits
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = in_one_line(error)
         raise BackboneError(f"{type(model).__name__} does not see images as LLaVA does: {reason}") from error
     finally:
         see(model, before or Table(_none(model)))

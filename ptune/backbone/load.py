@@ -36,7 +36,7 @@ from ptune.backbone.tokenizer import codec_for
 from ptune.backbone.vision_language import auto_class, check_sees
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
-from ptune.errors import BackboneError, PtuneError
+from ptune.errors import BackboneError, PtuneError, in_one_line
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.cache import cache_root
 from ptune.progress import say, without_others
@@ -380,7 +380,7 @@ def in_one_sentence(named: str, source: Source) -> Iterator[None]:
     except PtuneError:
         raise
     except Exception as error:  # a damaged file can end in any of the readers' own exceptions
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = in_one_line(error)
         if "trust_remote_code" in str(error):
             reason = (
                 "it brings code of its own; run it with --trust-remote-code (of a recipe:"

@@ -28,7 +28,7 @@ from ptune.backbone.locate import Source
 from ptune.backbone.packed_folder import settings_of
 from ptune.backbone.quantize import Quantization
 from ptune.config.recipe import Backbone
-from ptune.errors import FormatError, PtuneError
+from ptune.errors import FormatError, PtuneError, in_one_line
 from ptune.formats.cache import code_hash, key_of, place_for
 from ptune.formats.whole_write import read_json, whole_folder, write_json
 from ptune.progress import say
@@ -89,7 +89,7 @@ def _found(place: Path, kind: Quantization, read: Read) -> tuple[PreTrainedModel
         if sha256 != record["hash"]:
             raise FormatError("its weights have another hash")
     except Exception as error:  # damage can end in any of the readers' own exceptions
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = in_one_line(error)
         say(f"{place} cannot be used and is made anew: {reason}")
         return None
     with contextlib.suppress(OSError):

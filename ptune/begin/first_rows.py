@@ -30,10 +30,7 @@ class FirstRows:
 
 def first_rows(path: Path, most: int) -> FirstRows:
     """Raises: DataError if the file is missing, unreadable or holds no rows."""
-    try:
-        reader = reader_of(path)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
+    reader = reader_of(path)
     if reader is None:
         raise DataError("there is no such file", file=str(path))
     problems = Problems(str(path), reader.unit)

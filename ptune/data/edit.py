@@ -105,10 +105,7 @@ def write_edited(path: Path, target: Path, number: int, written: Mapping[str, st
 
 
 def _reader(path: Path) -> Reader:
-    try:
-        reader = reader_of(path)
-    except OSError as error:
-        raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
+    reader = reader_of(path)
     if not isinstance(reader, TABLES):
         what = "is no file" if reader is None else f"is {reader.format}"
         raise DataError(

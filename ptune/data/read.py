@@ -123,10 +123,13 @@ def open_file(path: Path) -> DataFile:
 def reader_of(path: Path) -> Reader | None:
     """A reader of a file, which is not hashed; None for a pipe, which can be read only once, and for the hub.
 
-    Raises: DataError as `open_file`; OSError.
+    Raises: DataError as `open_file`.
     """
     file = None if str(path).startswith(HUB) else resolve(path)
-    return None if file is None or not file.is_file() else _reader(path, file)
+    try:
+        return None if file is None or not file.is_file() else _reader(path, file)
+    except OSError as error:
+        raise DataError(f"cannot be read: {error.strerror}", file=str(path)) from None
 
 
 def resolve(path: Path) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,7 @@ from ptune.data.conversations import Askable
 from ptune.data.store import spooled
 from ptune.errors import BackboneError, TemplateError, UsageError
 from ptune.evaluation import judged, pairs
+from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.in_context import after, in_context, shots
@@ -68,8 +68,7 @@ def evaluate(
     evaluation = _counted(run, held)
     base, tuned = models_of(run, record, recipe)
     show(backbone_of(base), held.images, held.codec, record.base.hash)
-    adapter_off = base.disable_adapter() if isinstance(base, PeftModel) else nullcontext()
-    with adapter_off:
+    with adapter_off(base):
         evaluation["before"] = _figures("base", base, held, recipe)
         baseline = _in_context(base, held, recipe)
         if baseline is not None:

@@ -24,7 +24,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ptune.backbone.float32 import Float32Linear, computed_weights
 from ptune.backbone.packed_experts import make_plain, packed_experts
-from ptune.errors import AdapterError
+from ptune.errors import AdapterError, in_one_line
 
 AT_ONCE = 1 << 22  # weights in float64
 
@@ -117,7 +117,7 @@ def merged_by_peft(model: PeftModel) -> PreTrainedModel:
         plain: PreTrainedModel = model.merge_and_unload()
     except (RuntimeError, NotImplementedError, AttributeError, ValueError) as error:
         kind = model.peft_config[adapter].peft_type.value
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = in_one_line(error).rstrip(".")
         raise AdapterError(f"peft cannot merge an adapter of peft_type {kind}: {reason}") from error
     return plain
 

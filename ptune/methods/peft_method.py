@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ptune.errors import RecipeError
+from ptune.errors import RecipeError, in_one_line
 from ptune.kinds import imported
 from ptune.methods.targets import Targets, targets_of
 from ptune.spec import Spec
@@ -174,7 +174,7 @@ def wrapped(model: PreTrainedModel, config: PeftConfig) -> PeftModel:
     try:
         adapted: PeftModel = get_peft_model(model, config)
     except (ValueError, TypeError, NotImplementedError, AssertionError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        reason = in_one_line(error).rstrip(".")
         raise RecipeError(
             f"method: peft cannot adapt {type(model).__name__}: {reason}; or use method Full"
         ) from error

@@ -19,7 +19,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.codecs.reasoning import reasoning_format
 from ptune.codecs.template import ChatTemplate
 from ptune.config.recipe import Backbone
-from ptune.errors import BackboneError, PtuneError, RecipeError, TemplateError
+from ptune.errors import BackboneError, PtuneError, RecipeError, TemplateError, in_one_line
 from ptune.formats.bundle import Quantized, Stored
 from ptune.methods.lora import Lora
 from ptune.planning.exportable import why_not_exportable
@@ -214,7 +214,7 @@ def _model(
     try:
         return without_weights(config, _AUTO[kind], trust_remote_code=spec.trust_remote_code)
     except Exception as error:  # a model's own code may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = in_one_line(error)
         problems.append(f"the weights cannot be counted: {reason}")
         return None
 

@@ -17,7 +17,7 @@ from ptune.methods.lora_loftq import begin_loftq
 from ptune.methods.peft_method import PeftMethod
 from ptune.progress import say
 from ptune.training.objective import Objective
-from ptune.training.order import Mixture, Order
+from ptune.training.order import Order, mixture_of
 from ptune.training.work import TaskData, Work
 
 STEPS = 8  # of the training, whose rows are seen
@@ -33,7 +33,7 @@ def calibrate(recipe: Recipe, model: Any, objective: Objective, data: TaskData) 
     if not (isinstance(method, PeftMethod) and method.calibrated):
         return
     assert isinstance(model, PeftModel)
-    mixture = Mixture(data.parts, recipe.data.weights) if recipe.data.weights else None
+    mixture = mixture_of(data.parts, recipe.data.weights)
     order = Order(len(data.train), recipe.train.batch_size, recipe.train.seed, mixture)
     steps = min(STEPS, order.steps(recipe.train))
     say(f"method {type(method).__name__} begins with the rows of the first {steps} steps")

@@ -6,6 +6,7 @@ import functools
 import math
 import random
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -43,6 +44,11 @@ class Mixture:
         unit = math.lcm(*(weight.denominator for weight in exact))
         whole = [int(weight * unit) for weight in exact]
         return [(weight, sum(whole[part:])) for part, weight in enumerate(whole)]
+
+
+def mixture_of(sizes: Sequence[int], weights: Sequence[float] | None) -> Mixture | None:
+    """The mixture that `data.weights` asks for; None where it asks for none."""
+    return Mixture(tuple(sizes), tuple(weights)) if weights else None
 
 
 class Order:

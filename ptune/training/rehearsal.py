@@ -20,7 +20,7 @@ from ptune.training.distributed import accelerator_for
 from ptune.training.loop import Job
 from ptune.training.memory import memory_errors
 from ptune.training.metrics_log import Journal
-from ptune.training.order import Mixture, Order
+from ptune.training.order import Order, mixture_of
 from ptune.training.preparation import applied, prepared, resolved
 from ptune.training.work import Work
 
@@ -46,7 +46,7 @@ def rehearsal(recipe: Recipe) -> Iterator[Rehearsal]:
     """
     if recipe.task.learns_from_answers:
         raise UsageError(
-            "reinforcement cannot be tried for a few steps: its answers are sampled as it trains"
+            f"{type(recipe.task).__name__} cannot be tried for a few steps: its answers are sampled as it trains"
         )
     with tempfile.TemporaryDirectory(prefix="ptune-rehearsal-") as folder:
         run = Run(Path(folder) / "run")
@@ -72,7 +72,7 @@ def rehearsal(recipe: Recipe) -> Iterator[Rehearsal]:
                 checkpoints=Checkpoints(run.checkpoints_path, 1, writes=False),
                 scaled=recipe.backbone.dtype == "float16",
             )
-            mixture = Mixture(work.data.parts, recipe.data.weights) if recipe.data.weights else None
+            mixture = mixture_of(work.data.parts, recipe.data.weights)
             order = Order(len(work.data.train), recipe.train.batch_size, recipe.train.seed, mixture)
             yield Rehearsal(recipe, job, order)
 

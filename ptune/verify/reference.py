@@ -24,7 +24,7 @@ from ptune.engine.adapters.fold.table import is_initialised
 from ptune.engine.adapters.peft_config import PEFT_PREFIX
 from ptune.engine.adapters.safetensors import read_tensors
 from ptune.engine.adapters.source import CONFIG, WEIGHTS
-from ptune.errors import AdapterError
+from ptune.errors import AdapterError, in_one_line
 from ptune.formats.seq2seq import Seq2SeqSignature
 from ptune.formats.signature import EncoderSignature, Signature, Socket
 from ptune.formats.whole_write import read_json
@@ -101,7 +101,7 @@ def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
     try:
         return PeftModel.from_pretrained(model, str(folder)).eval()
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = in_one_line(error)
         raise AdapterError(f"peft cannot load {folder}: {reason}") from error
 
 

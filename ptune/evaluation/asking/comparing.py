@@ -6,9 +6,9 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
-from peft import PeftModel
 
 from ptune.data.labelled import LabelledRow
+from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.asking.question import Question, Said, Side
 from ptune.evaluation.retrieval.rankers import cosines
 from ptune.formats.run import Run
@@ -28,9 +28,7 @@ class Cosines:
     def __call__(self, side: Side, question: Question) -> Said:
         """The cosine of the text with each of the others."""
         vectors = self.base if side == "base" else self.tuned
-        model = vectors.model
-        without = side == "base" and isinstance(model, PeftModel)
-        with model.disable_adapter() if without and isinstance(model, PeftModel) else nullcontext():
+        with adapter_off(vectors.model) if side == "base" else nullcontext():
             found = vectors([question.text, *question.others])
         return _ranked(question, cosines(found[:1], found[1:])[0].tolist())
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import nullcontext
 from dataclasses import dataclass
 
-from peft import PeftModel
 from torch import nn
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Recipe
+from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.asking import writing
 from ptune.evaluation.asking.question import Asker, Question, Said, Side
 from ptune.evaluation.translation.seq2seq import models_of
@@ -35,8 +35,7 @@ class Translator:
         longest = LONGER * len(source) + MORE
         most = min(question.max_tokens, longest, self.codec.texts.limit(None) or longest)
         model = self.base if side == "base" else self.tuned
-        without = side == "base" and isinstance(model, PeftModel)
-        with model.disable_adapter() if without and isinstance(model, PeftModel) else nullcontext():
+        with adapter_off(model) if side == "base" else nullcontext():
             [ids] = translated(model, self.codec, [source], [most], question.max_s)
         return Said(self.codec.decode(ids))
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import GenerationConfig
 
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
@@ -21,9 +19,11 @@ from ptune.data.problems import Problems
 from ptune.data.read import reader_of
 from ptune.data.shapes import shapes_of
 from ptune.errors import DataError, UsageError
+from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.asking.question import Question, Said, Side
 from ptune.evaluation.evaluate import backbone_of, models_of
 from ptune.formats.run import Run
+from ptune.tasks.chat.greedy import greedy
 from ptune.tasks.translation.infer import most_tokens
 
 
@@ -51,8 +51,7 @@ class Writer:
                     f"the prompt has {len(prompt):,} tokens, and the model takes {self.codec.context:,}: shorten it"
                 )
         model = self.base if side == "base" else self.tuned
-        without = side == "base" and isinstance(model, PeftModel)
-        with model.disable_adapter() if without and isinstance(model, PeftModel) else nullcontext():
+        with adapter_off(model) if side == "base" else nullcontext():
             ids, seconds = _written(model, prompt, self.codec.eos_ids, most, question.max_s)
         return Said(self._read(prompt, ids), note=_cut(ids, self.codec.eos_ids, most, seconds))
 
@@ -84,15 +83,7 @@ def _written(
     model: torch.nn.Module, prompt: list[int], ends: frozenset[int], most: int, max_s: float
 ) -> tuple[list[int], float]:
     """Tokens that the model writes after a prompt, and how many seconds it took."""
-    began, last = time.monotonic(), sorted(ends)
-    config = GenerationConfig(
-        do_sample=False,
-        repetition_penalty=1.0,  # else transformers takes the model's own default
-        max_new_tokens=most,
-        max_time=max_s,
-        eos_token_id=last or None,
-        pad_token_id=last[0] if last else 0,
-    )
+    began, config = time.monotonic(), greedy(ends, most, max_s)
     ids = torch.tensor([prompt], device=backbone_of(model).device)
     writes: Any = model
     output = writes.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)

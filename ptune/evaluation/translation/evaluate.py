@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
-
-from peft import PeftModel
 
 from ptune.config.recipe import Recipe
 from ptune.config.translation import Translation
+from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.classification.onnx_side import Served, served_as
 from ptune.evaluation.evaluate import backbone_of, models_of
 from ptune.evaluation.held_out import HeldOut, held_out
@@ -75,7 +73,7 @@ def _translated(run: Run, pairs: Pairs, held: HeldOut) -> tuple[dict[str, list[s
     if recipe.evaluate.in_context and held.train:
         count, prompts = with_shots(held, pairs.rows, recipe.evaluate.in_context, recipe.train.seed)
         name = f"base, {count} examples in context"
-        with base.disable_adapter() if isinstance(base, PeftModel) else nullcontext():
+        with adapter_off(base):
             few_shot = by_torch(name, base, codec, prompts, most, device)
         baselines[name] = first_lines(few_shot, pairs.sources)
     bare_prompts = [row.prompt(codec) for row in pairs.rows]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from typing import Any
 
 from peft import PeftModel
@@ -15,6 +15,7 @@ from ptune.config.recipe import Recipe
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.data.translations import as_conversation
 from ptune.errors import BackboneError
+from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.classification.onnx_side import served_as
 from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
@@ -80,7 +81,7 @@ def _translated(
     """Translates with torch; returns the run's side and the baselines. Raises: BackboneError if the base has changed."""
     base, tuned = models_of(run, recipe)
     prefix, sources = translation_of(recipe).system or "", pairs.sources
-    with base.disable_adapter() if isinstance(base, PeftModel) else nullcontext():
+    with adapter_off(base):
         before = generated("base", base, codec, [prefix + source for source in sources])
     after = generated("torch", tuned, codec, [prefix + source for source in sources])
     return {"torch": after}, {COPY: sources, "base": before}

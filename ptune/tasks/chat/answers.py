@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import GenerationConfig
 
 from ptune.codecs.chat import ChatCodec
+from ptune.tasks.chat.greedy import greedy
 from ptune.training.samples import Answer
 
 ROWS = 16  # prompts answered at once
@@ -39,19 +39,11 @@ def answered(
     """
     model.eval()
     limits = [max_tokens] * len(prompts) if isinstance(max_tokens, int) else max_tokens
-    ends = sorted(codec.eos_ids)
     found = []
     for start in range(0, len(prompts), ROWS):
         rows = prompts[start : start + ROWS]
         width, most = max(len(row) for row in rows), limits[start : start + ROWS]
-        config = GenerationConfig(
-            do_sample=False,
-            repetition_penalty=1.0,  # else transformers takes the model's own default
-            max_new_tokens=max(most),
-            max_time=most_s,
-            eos_token_id=ends or None,
-            pad_token_id=ends[0] if ends else 0,
-        )
+        config = greedy(codec.eos_ids, max(most), most_s)
         ids = torch.zeros(len(rows), width, dtype=torch.long, device=device)
         mask = torch.zeros_like(ids)
         for place, row in enumerate(rows):
