@@ -9,6 +9,7 @@ from tyro.conf import Positional
 from ptune.cli.parse import cores, parse, say_next, shown
 from ptune.cli.result import tell
 from ptune.formats.bundle import Folded
+from ptune.formats.onnx_adapter import SUFFIX
 
 
 def run(arguments: list[str]) -> int:
@@ -29,8 +30,9 @@ def add(
 
     Args:
         bundle: The bundle's folder.
-        adapter: The PEFT folder (adapter_config.json and adapter_model.safetensors), or a run of ptune's.
-        name: Name under which it is served; default: the folder's name.
+        adapter: The PEFT folder (adapter_config.json and adapter_model.safetensors), a run of ptune's, or a `.onnx_adapter` of
+            onnxruntime's.
+        name: Name under which it is served; default: the name of the folder or file.
         rank: Largest rank of its LoRA pairs, if it is of another PEFT type. Updates of a higher one are cut to it, and what
             that loses is said; default: only types that are exact as LoRA.
         unproved: Do not load the base in torch to prove it; it is marked "parity: unmeasured".
@@ -42,7 +44,7 @@ def add(
     from ptune.cli.proof_table import show
     from ptune.verify.proof import Proof
 
-    name = name or adapter.resolve().name
+    name = name or adapter.resolve().name.removesuffix(SUFFIX)
     adapter = adapter / "adapter" if (adapter / "run.json").is_file() else adapter
     record = publish.add(
         bundle,

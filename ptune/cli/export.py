@@ -14,6 +14,7 @@ from ptune.errors import UsageError
 from ptune.formats.bundle import CacheType
 from ptune.formats.gguf_export import ADAPTER_FILE, MODELFILE, GgufType
 from ptune.formats.hop_log import hop_log as noted
+from ptune.formats.onnx_adapter import SUFFIX
 
 if TYPE_CHECKING:
     from ptune.config.recipe import Backbone
@@ -50,11 +51,13 @@ def export(
     anyway: bool = False,
     gguf: bool = False,
     gguf_type: GgufType = "auto",
+    genai: bool = False,
     hop_log: Path | None = None,
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
-    With --gguf: to GGUF files for llama.cpp and Ollama, proved in llama.cpp.
+    With --gguf: to GGUF files for llama.cpp and Ollama, proved in llama.cpp. With --genai: to a model and a `.onnx_adapter` for
+    onnxruntime-genai, proved there.
     A bundle that drifts from what was trained is refused, and nothing is left of it. A profile that does not say what fp32
     says is left out of the bundle, and the exit code is 1.
 
@@ -78,6 +81,8 @@ def export(
         anyway: Export a RUN that its evaluation found no better than a baseline.
         gguf: Write what llama.cpp and Ollama read instead: a chat run's base and adapter (with --merge one model), and a Modelfile.
         gguf_type: Type of the GGUF's weights. `auto` keeps a base that came as GGUF as it is, and is F16 for all others.
+        genai: Write what onnxruntime-genai reads instead: a chat run's base in float32 with places for adapters, and its adapter as
+            NAME.onnx_adapter (with --merge one model).
         hop_log: File that takes a JSON line for each stage and for each hop as it is measured; it stays where the export is refused.
     """
     from ptune.config.recipe import Backbone
@@ -87,12 +92,14 @@ def export(
     backbone = Backbone(
         model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
     )
-    _check_gguf(gguf, gguf_type, asked, kv_cache_dtype, ends)
-    out = out or Path("gguf" if gguf else "bundles") / name
+    _check_options(gguf, genai, gguf_type, (asked, kv_cache_dtype, ends))
+    out = out or Path("gguf" if gguf else "genai" if genai else "bundles") / name
     common = Common(force=force, threads=threads, profiles=asked, sockets=ends, cache=kv_cache_dtype)
     with noted(hop_log):
         if gguf:
             return _to_gguf(backbone, name, out, gguf_type, merge, force, threads, anyway)
+        if genai:
+            return _to_genai(backbone, name, out, merge, force, anyway)
         return _to_bundle(backbone, name, out, merge, anyway, common)
 
 
@@ -109,15 +116,16 @@ def _to_bundle(backbone: Backbone, name: str, out: Path, merge: bool, anyway: bo
     return _told(proof, out)
 
 
-def _check_gguf(
-    gguf: bool, kind: GgufType, profiles: tuple[str, ...], cache: CacheType, sockets: tuple[str, ...]
-) -> None:
-    """Raises: UsageError for options that do not go together: those of GGUF files and those of a bundle's graphs."""
+def _check_options(gguf: bool, genai: bool, kind: GgufType, graphs: tuple[object, ...]) -> None:
+    """graphs: the options of a bundle's. Raises: UsageError for options that do not go together."""
+    if gguf and genai:
+        raise UsageError("--gguf and --genai write for different engines: ask for one of them at a time")
     if not gguf and kind != "auto":
         raise UsageError(f"--gguf-type {kind} is about GGUF files: add --gguf")
-    if gguf and (profiles != ("fp32",) or cache != "float32" or sockets):
+    if (gguf or genai) and graphs != (("fp32",), "float32", ()):
         raise UsageError(
-            "--profiles, --kv-cache-dtype and --sockets are about bundles: leave them out beside --gguf"
+            "--profiles, --kv-cache-dtype and --sockets are about bundles: leave them out beside"
+            f" {'--gguf' if gguf else '--genai'}"
         )
 
 
@@ -150,6 +158,26 @@ def _to_gguf(
     if (out / ADAPTER_FILE).is_file():
         print("Ollama from 0.34.1 on is said to refuse ADAPTER: for these, export with --merge")
     say_next(f"ollama create {name} -f {shown(out / MODELFILE)}")
+    return 0
+
+
+def _to_genai(backbone: Backbone, name: str, out: Path, merge: bool, force: bool, anyway: bool) -> int:
+    """backbone: names the run or the model."""
+    from ptune.cli.proof_table import show
+    from ptune.formats.run import Run
+    from ptune.publish import genai
+
+    folder = Path(backbone.model)
+    if (folder / "run.json").is_file():
+        proof = genai.export_run(Run.open(folder), out, name=name, merge=merge, force=force, anyway=anyway)
+    else:
+        proof = genai.export_backbone(backbone, out, force=force)
+    show(proof)
+    adapter = out / f"{name}{SUFFIX}"
+    tell(genai=out, adapter=adapter if adapter.is_file() else None)
+    print(f"onnxruntime-genai: {shown(out)}")
+    if adapter.is_file():
+        print(f"adapter: {shown(adapter)}")
     return 0
 
 

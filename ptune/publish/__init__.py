@@ -17,6 +17,7 @@ from ptune.publish.caches import check_cache
 from ptune.publish.ends import end_kinds, give_ends
 from ptune.publish.figures import figures, refuse_drift
 from ptune.publish.merged_origin import leave_origin
+from ptune.publish.onnx_adapter import as_peft_folder
 from ptune.publish.profiles import check_profiles
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.room import check_room
@@ -113,7 +114,7 @@ def add(
     threads: int,
     rank: int | None = None,
 ) -> AdapterRecord:
-    """Adds a PEFT folder, trained by ptune or not, to a bundle and proves it.
+    """Adds a PEFT folder, trained by ptune or not, to a bundle and proves it; or a `.onnx_adapter`, as a PEFT folder.
 
     rank: to which updates are cut that are not LoRA and have no exact pair of this rank, at a loss that the record says.
 
@@ -126,7 +127,8 @@ def add(
     if name in original.manifest.adapters:
         raise UsageError(f"{folder} has an adapter {name!r} already: choose another --name")
     model = _opened(original, backbone, trust_remote_code)
-    return pipeline.add(model, original, adapter, name, prove_it=prove_it, threads=threads, rank=rank)
+    with as_peft_folder(adapter) as plain:
+        return pipeline.add(model, original, plain, name, prove_it=prove_it, threads=threads, rank=rank)
 
 
 def verify(

@@ -11,7 +11,6 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,15 +19,12 @@ from peft import PeftModel
 from safetensors.numpy import load_file
 from transformers import PreTrainedModel
 
-from ptune.backbone.kind import kind_of_backbone, kind_of_run
-from ptune.backbone.load import Loaded, published_config
+from ptune.backbone.kind import kind_of_backbone
+from ptune.backbone.load import published_config
 from ptune.backbone.locate import Source, locate
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
-from ptune.data.conversations import Conversation
-from ptune.engine.adapters.fold.table import method_of
 from ptune.errors import ParityError, UsageError
-from ptune.evaluation.no_better import refuse_no_better
 from ptune.export.gguf.adapter import layers_of, write_adapter
 from ptune.export.gguf.families import context_of, family_of
 from ptune.export.gguf.modelfile import modelfile, pieces_of
@@ -42,20 +38,18 @@ from ptune.formats.gguf_export import ADAPTER_FILE, BASE_FILE, MODELFILE, RECORD
 from ptune.formats.hop_log import note_hops, note_stage
 from ptune.formats.parity_json import WEIGHTS, current_parity, write_parity
 from ptune.formats.run import Run
-from ptune.formats.whole_write import read_json, whole_folder, write_json
+from ptune.formats.whole_write import whole_folder, write_json
 from ptune.kinds import DECODER
 from ptune.llama_cpp.library import Llama, quantized, required_library
 from ptune.parity import Array
 from ptune.progress import say
-from ptune.publish.decoder_run import LOOKED_AT, TrainedDecoder, reference
+from ptune.publish.decoder_run import reference
 from ptune.publish.figures import refuse_drift
-from ptune.publish.publishable import FinishedRun
+from ptune.publish.other_engine import Exported, chat_run, opened, refuse_other_methods
 from ptune.publish.steps import check_place
 from ptune.verify import probes as probing
-from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.llama_cpp import (
     Files,
-    Messages,
     adapter_alive,
     llama_hop,
     llama_log_probs,
@@ -72,19 +66,6 @@ from ptune.verify.torch_side import Probe, logprobs
 _OF_PHI3 = ("<unk>", "<s>", "</s>", "<|endoftext|>")  # which llama.cpp then looks for
 ROUNDED = "float32 →"
 NEAR = 32  # conversations whose texts are compared token by token
-
-
-@dataclass
-class Exported:
-    """What is exported: the float32 reference, the held-out prompts, and the adapter's folder."""
-
-    loaded: Loaded
-    probes: Sequence[Probe]
-    name: str
-    adapter: Path | None = None
-    conversations: Sequence[Messages] = ()
-    kept: Path | None = None  # the GGUF file that the base is, if its weights are the reference's
-    earlier: list[Hop] = field(default_factory=list)
 
 
 def export_run(
@@ -106,33 +87,14 @@ def export_run(
     """
     required_library()
     check_place(out, force, RECORD)
-    finished = FinishedRun.open(run)
-    if not anyway:
-        refuse_no_better(run)
-    if kind_of_run(run, finished.recipe) is not DECODER:
-        raise UsageError(f"--gguf: {run.folder} is no chat model, and only these are written as GGUF")
+    finished = chat_run(run, "--gguf", "GGUF", anyway)
     backbone = finished.backbone()
     _check(backbone)
     if run.has_adapter and not merge:
         _check_adapter(run)
-    trained = TrainedDecoder.open(finished)
-    asked = [
-        one.messages
-        for one in trained.conversations[:LOOKED_AT]
-        if isinstance(one, Conversation) and not one.tools
-    ]
-    model = Exported(trained.loaded, trained.probes, name, conversations=asked)
-    if run.has_adapter and merge:
-        place = run.folder / "merged"
-        model.earlier = [trained.merge(place, "float32", MAX_ABS_LOGPROB).hop]
-        merged = reference(Backbone(model=str(place), trust_remote_code=backbone.trust_remote_code))
-        model.loaded = replace(merged, codec=trained.loaded.codec)
-    elif run.has_adapter:
-        trained.leave_parity()
-        model.adapter = run.adapter_path
-        model.earlier = list(finished.record.hops)
-        model.kept = _kept(backbone)
-    return export_model(model, out, kind, threads)
+    model = opened(finished, name, merge)
+    kept = _kept(backbone) if run.has_adapter and not merge else None
+    return export_model(model, out, kind, threads, kept)
 
 
 def export_backbone(
@@ -145,8 +107,8 @@ def export_backbone(
         raise UsageError(f"--gguf: {backbone.model} is no chat model, and only these are written as GGUF")
     _check(backbone)
     loaded = reference(backbone)
-    model = Exported(loaded, probing.of_examples([], loaded.codec), out.name, kept=_kept(backbone))
-    return export_model(model, out, kind, threads)
+    model = Exported(loaded, probing.of_examples([], loaded.codec), out.name)
+    return export_model(model, out, kind, threads, _kept(backbone))
 
 
 def _check(backbone: Backbone) -> None:
@@ -156,16 +118,7 @@ def _check(backbone: Backbone) -> None:
 
 def _check_adapter(run: Run) -> None:
     """Refuses adapters that are no plain LoRA, before weights are read."""
-    config = read_json(run.adapter_path / "adapter_config.json")
-    name, method = method_of(config)
-    if name != "LORA" or method is not None:
-        raise UsageError(
-            f"--gguf: {run.folder} was trained by {name}, and llama.cpp's adapters are LoRA alone: add --merge"
-        )
-    if config.get("use_dora"):
-        raise UsageError(
-            f"--gguf: {run.folder} was trained by DoRA, and llama.cpp's adapters are LoRA alone: add --merge"
-        )
+    refuse_other_methods(run, "--gguf", "llama.cpp's adapters")
     tensors = load_file(run.adapter_path / WEIGHTS)
     layers_of(
         tensors,
@@ -181,9 +134,14 @@ def _kept(backbone: Backbone) -> Path | None:
     return Path(source.path) / source.gguf
 
 
-def export_model(model: Exported, out: Path, wanted: GgufType, threads: int) -> Proof:
-    """Writes the folder `out`, proves it and moves it into place. Raises: ParityError."""
-    kept = model.kept if wanted == "auto" else None
+def export_model(
+    model: Exported, out: Path, wanted: GgufType, threads: int, same: Path | None = None
+) -> Proof:
+    """Writes the folder `out`, proves it and moves it into place. same: a GGUF file that has the reference's very weights.
+
+    Raises: ParityError.
+    """
+    kept = same if wanted == "auto" else None
     kind = (_kind_of(kept) if kept else "F16") if wanted == "auto" else wanted
     base = BASE_FILE if model.adapter is not None else f"{out.name}.gguf"
     with whole_folder(out) as part:

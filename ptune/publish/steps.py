@@ -15,12 +15,19 @@ from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, whole_folder
 from ptune.progress import say
 
+EXPORTS = {
+    "manifest.json": "bundle",
+    "gguf.json": "GGUF export",
+    "genai.json": "export for onnxruntime-genai",
+}
+"""What a folder is, by the file that describes it."""
+
 
 def check_place(out: Path, force: bool, record: str = "manifest.json") -> None:
     """Raises: UsageError if `out` exists and may not be replaced. record: the file by which an earlier export is known."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    what = "bundle" if record == "manifest.json" else "GGUF export"
+    what = EXPORTS[record]
     try:
         read_json(out / record)
     except FormatError:

@@ -1,0 +1,1 @@
+"""A model as onnxruntime-genai reads it, with places for LoRA adapters."""

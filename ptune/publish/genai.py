@@ -1,0 +1,189 @@
+"""Exports a run or a pretrained chat model for onnxruntime-genai, and proves it in onnxruntime-genai itself.
+
+The folder is one that `onnxruntime_genai.Model` opens: its model builder's graph in float32, settings and tokenizer; with places
+for LoRA on every linear layer of the blocks, so that it takes adapters of other runs, too. NAME.onnx_adapter is the run's own,
+and genai.json holds every file's hash and every hop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from safetensors import safe_open
+
+from ptune.backbone.kind import kind_of_backbone
+from ptune.codecs.chat import ChatCodec
+from ptune.config.recipe import Backbone
+from ptune.engine.adapters.peft_config import PEFT_PREFIX
+from ptune.errors import UsageError
+from ptune.export.genai.build import build, require_genai
+from ptune.export.genai.places import Places, open_places
+from ptune.export.merge import with_plain_weights
+from ptune.formats.bundle import BASE, Hop, hashes
+from ptune.formats.genai_export import GRAPH, RECORD, GenaiExport
+from ptune.formats.hop_log import note_hops, note_stage
+from ptune.formats.onnx_adapter import SUFFIX, factor_of, write_onnx_adapter
+from ptune.formats.parity_json import WEIGHTS
+from ptune.formats.run import Run
+from ptune.formats.whole_write import whole_folder, write_json
+from ptune.kinds import DECODER
+from ptune.parity import Array, compare, liveness
+from ptune.progress import say
+from ptune.publish.decoder_run import reference
+from ptune.publish.figures import refuse_drift
+from ptune.publish.other_engine import Exported, chat_run, opened, refuse_other_methods
+from ptune.publish.steps import check_place
+from ptune.verify import probes as probing
+from ptune.verify.genai import Genai, same_prompts, same_tokens
+from ptune.verify.limits import LIVENESS, MAX_ABS_LOGPROB
+from ptune.verify.parity_reference import prompts_of
+from ptune.verify.proof import Proof
+from ptune.verify.reference import Factors, adapted, biases_kept, lora_layers, peft_factors
+from ptune.verify.torch_side import logprobs
+
+ADAPTERS = "adapters of onnxruntime-genai"
+NEAR = 32  # conversations whose texts are compared token by token
+
+
+def export_run(
+    run: Run, out: Path, *, name: str, merge: bool = False, force: bool = False, anyway: bool = False
+) -> Proof:
+    """Exports a finished chat run to the folder `out`. merge: its adapter goes into the weights, and the graph takes none.
+
+    Raises: UsageError for what an adapter there cannot hold; BackboneError for a model that cannot be built; ParityError where
+        a hop drifts beyond its limit (nothing is left at `out`).
+    """
+    require_genai()
+    check_place(out, force, RECORD)
+    finished = chat_run(run, "--genai", "onnxruntime-genai's models", anyway)
+    if run.has_adapter and not merge:
+        refuse_other_methods(run, "--genai", ADAPTERS)
+        _check_names(run.adapter_path / WEIGHTS)
+    return export_model(opened(finished, name, merge), out, places=not merge)
+
+
+def export_backbone(backbone: Backbone, out: Path, *, force: bool = False) -> Proof:
+    """Exports a pretrained chat model, which takes adapters."""
+    require_genai()
+    check_place(out, force, RECORD)
+    if kind_of_backbone(backbone) is not DECODER:
+        raise UsageError(
+            f"--genai: {backbone.model} is no chat model, and only these are written as onnxruntime-genai's models"
+        )
+    loaded = reference(backbone)
+    return export_model(Exported(loaded, probing.of_examples([], loaded.codec), out.name), out)
+
+
+def export_model(model: Exported, out: Path, *, places: bool = True) -> Proof:
+    """Writes the folder `out`, proves it and moves it into place. places: whether the graph takes adapters. Raises: ParityError."""
+    torch_model, codec = model.loaded.model, model.loaded.codec
+    with whole_folder(out) as part:
+        with_plain_weights(torch_model)
+        torch_model.requires_grad_(False)
+        _stage("onnxruntime-genai's model builder")
+        build(torch_model, codec, part, places=places)
+        torch_model.requires_grad_(False)  # as peft leaves it is another way
+        fits = open_places(part / GRAPH) if places else {}
+        file = None if model.adapter is None else part / f"{model.name}{SUFFIX}"
+        torch_side = _torch_side(model, file, fits)
+        _stage("onnxruntime-genai")
+        proof = Proof(tuple(_base(model, part, torch_side[0])), _adapters(model, part, file, torch_side))
+        refuse_drift(proof)
+        _record(part, model, proof)
+    return proof
+
+
+def _torch_side(model: Exported, file: Path | None, places: Places) -> tuple[list[Array], list[Array]]:
+    """Log-probabilities of the base, and with its adapter, which is written to `file`; none of these where there is none."""
+    torch_model, probes = model.loaded.model, model.probes
+    base = logprobs(torch_model, probes)
+    if model.adapter is None or file is None:
+        return base, []
+    with biases_kept(torch_model):
+        wrapped = adapted(torch_model, model.adapter)
+        try:
+            with_adapter = logprobs(wrapped, probes)
+            factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
+        finally:
+            wrapped.unload()
+    _check_places(factors, places)
+    write_onnx_adapter(file, factors)
+    return base, with_adapter
+
+
+def _base(model: Exported, folder: Path, torch_side: Sequence[Array]) -> list[Hop]:
+    """The hops of the graph without an adapter."""
+    genai, codec = Genai(folder), model.loaded.codec
+    here = map(genai.log_probs, model.probes)
+    title = "torch → onnxruntime-genai"
+    hops = [compare(title, torch_side, here, max_abs_logprob=MAX_ABS_LOGPROB)]
+    hops.append(same_tokens(genai, codec, _texts(model)))
+    if codec.template is not None:
+        hops.append(same_prompts(genai, codec, _asked(model, codec)))
+    if model.adapter is None:
+        hops = [*model.earlier, *hops]
+    note_hops(BASE, hops)
+    return hops
+
+
+def _adapters(
+    model: Exported, folder: Path, file: Path | None, torch_side: tuple[list[Array], list[Array]]
+) -> dict[str, tuple[Hop, ...]]:
+    """The hops of the graph with the adapter, by the adapter's name."""
+    if file is None:
+        return {}
+    before = [*map(Genai(folder).log_probs, model.probes)]
+    after = [*map(Genai(folder, file).log_probs, model.probes)]
+    title = "torch + peft → onnxruntime-genai + adapter"
+    hops = (
+        *model.earlier,
+        compare(title, torch_side[1], after, max_abs_logprob=MAX_ABS_LOGPROB),
+        liveness("adapter − base in onnxruntime-genai", torch_side, (before, after), LIVENESS),
+    )
+    note_hops(model.name, hops)
+    return {model.name: hops}
+
+
+def _texts(model: Exported) -> list[str]:
+    turns = (turn["content"] for one in model.conversations[:NEAR] for turn in one)
+    return [content for content in turns if isinstance(content, str)]
+
+
+def _asked(model: Exported, codec: ChatCodec) -> list[Sequence[dict[str, object]]]:
+    return [one.messages for one in prompts_of(codec, model.conversations) if one.messages is not None]
+
+
+def _check_names(path: Path) -> None:
+    """Refuses what is no factor of a linear layer in a block, before weights are read."""
+    with safe_open(path, "np") as file:
+        names = [name.removeprefix(PEFT_PREFIX) for name in file.keys()]  # noqa: SIM118  # it is no dict
+    for name in names:
+        if factor_of(name) is None or name.startswith("lm_head."):
+            raise UsageError(f"--genai: the adapter brings {name}, which {ADAPTERS} cannot hold: add --merge")
+
+
+def _check_places(factors: Factors, places: Places) -> None:
+    """Refuses an adapter of layers that the builder writes otherwise than transformers has them."""
+    for layer, (a, b) in factors.items():
+        if places.get(layer) != (a.shape[0], b.shape[1]):
+            raise UsageError(
+                f"--genai: the adapter changes {layer}, for which onnxruntime-genai's graph of this model has no place: add --merge"
+            )
+
+
+def _stage(text: str) -> None:
+    note_stage(text)
+    say(f"  {text}")
+
+
+def _record(folder: Path, model: Exported, proof: Proof) -> None:
+    wheels = ("onnxruntime-genai", "onnxruntime", "torch", "transformers", "peft")
+    record = GenaiExport(
+        base=model.loaded.identity,
+        files=hashes(folder),
+        versions={name: version(name) for name in wheels},
+        hops=tuple(proof.hops),
+    )
+    write_json(folder / RECORD, record.model_dump(mode="json"))

@@ -1,0 +1,139 @@
+"""The hops of an export for onnxruntime-genai: torch → its graph, torch + peft → the graph and an adapter, tokenizer, template."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptune.codecs.chat import ChatCodec
+from ptune.errors import PtuneError, TemplateError, in_one_line
+from ptune.export.gguf.vocabulary import HARD
+from ptune.formats.bundle import Hop
+from ptune.formats.genai_export import SETTINGS
+from ptune.formats.whole_write import read_json
+from ptune.parity import Array, log_softmax
+from ptune.verify.llama_cpp import OURS, Messages
+from ptune.verify.torch_side import Probe
+
+ACTIVE = "adapter"
+
+
+class Genai:
+    """An exported folder, opened by onnxruntime-genai. adapter: its `.onnx_adapter`, or none."""
+
+    def __init__(self, folder: Path, adapter: Path | None = None) -> None:
+        """Raises: PtuneError where onnxruntime-genai does not open them."""
+        import onnxruntime_genai
+
+        self._genai = onnxruntime_genai
+        self.ends: list[int] = _listed(read_json(folder / SETTINGS)["model"]["eos_token_id"])
+        try:
+            self._model = onnxruntime_genai.Model(str(folder))
+            self._adapters = onnxruntime_genai.Adapters(self._model)
+            if adapter is not None:
+                self._adapters.load(str(adapter), ACTIVE)
+            self._tokenizer = onnxruntime_genai.Tokenizer(self._model)
+        except Exception as error:  # onnxruntime-genai's errors have no type of their own
+            raise PtuneError(f"onnxruntime-genai does not open {folder}: {in_one_line(error)}") from error
+        self._active = adapter is not None
+
+    def log_probs(self, probe: Probe) -> Array:
+        """Log-probabilities [len(wanted), vocab] of a probe, its answer behind the keys and values of its prompt."""
+        generator = self._generator(len(probe.ids) + 1)
+        cuts = sorted({0, min(probe.prompt_tokens, len(probe.ids)), len(probe.ids)})
+        pieces: list[NDArray[Any]] = []
+        try:
+            for start, end in itertools.pairwise(cuts):
+                generator.append_tokens(np.array([probe.ids[start:end]], np.int32))
+                pieces.append(np.array(generator.get_output("logits")[0], np.float32))
+        except Exception as error:
+            raise PtuneError(f"onnxruntime-genai does not run it: {in_one_line(error)}") from error
+        return log_softmax(np.concatenate(pieces)[list(probe.wanted)])
+
+    def greedy(self, ids: Sequence[int], count: int) -> list[int]:
+        """The most probable tokens that follow, up to an end or `count`."""
+        generator = self._generator(len(ids) + count)
+        generator.append_tokens(np.array([ids], np.int32))
+        while not generator.is_done():
+            generator.generate_next_token()
+        return [int(token) for token in generator.get_sequence(0)[len(ids) :]]
+
+    def tokens(self, text: str) -> list[int]:
+        """Tokens of a text, with what the tokenizer puts around it."""
+        return [int(token) for token in self._tokenizer.encode(text)]
+
+    def prompt(self, messages: Messages) -> list[int]:
+        """Tokens of a conversation, rendered by onnxruntime-genai from the folder's chat template."""
+        said = json.dumps([*messages], ensure_ascii=False)
+        return self.tokens(self._tokenizer.apply_chat_template(said, add_generation_prompt=True))
+
+    def _generator(self, longest: int) -> Any:
+        parameters = self._genai.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=longest, do_sample=False, batch_size=1)
+        generator = self._genai.Generator(self._model, parameters)
+        if self._active:
+            generator.set_active_adapter(self._adapters, ACTIVE)
+        return generator
+
+
+def same_tokens(genai: Genai, codec: ChatCodec, texts: Sequence[str]) -> Hop:
+    """Texts as onnxruntime-genai's tokenizer splits them, and where answers end.
+
+    Held-out texts have to have the same tokens. Of those that are hard to split the note says which differ: not all of its
+    tokenizers count exotic numerals as the original does.
+    """
+    wrong = [text for text in dict.fromkeys(texts) if not _agrees(genai, codec, text)]
+    hard = [text for text in HARD if not _agrees(genai, codec, text)]
+    endless = [codec.token_text(token) for token in sorted(codec.eos_ids - {*genai.ends})]
+    notes = [f"other tokens of {one[:40]!r}" for one in (wrong or hard)[:1]]
+    notes += [f"answers do not end at {', '.join(endless)}"] if endless else []
+    count = len({*texts, *HARD})
+    return _same(
+        "tokenizer → onnxruntime-genai's", count, len({*wrong, *hard}), notes, bool(wrong or endless)
+    )
+
+
+def same_prompts(genai: Genai, codec: ChatCodec, conversations: Sequence[Messages]) -> Hop:
+    """Conversations as onnxruntime-genai renders the chat template, with its own Jinja."""
+    count, wrong = 0, list[str]()
+    for messages in (*OURS, *conversations):
+        try:
+            ids = codec.encode_prompt(messages)
+        except TemplateError:  # some templates take no system message
+            continue
+        count += 1
+        try:
+            same = genai.prompt(messages) == ids
+        except Exception as error:
+            wrong.append(f"it does not render: {in_one_line(error)}")
+        else:
+            wrong += (
+                [] if same else [f"other tokens of a conversation that begins with {messages[0]['role']}"]
+            )
+    return _same("chat template → onnxruntime-genai's", count, len(wrong), wrong[:1], bool(wrong))
+
+
+def _agrees(genai: Genai, codec: ChatCodec, text: str) -> bool:
+    return genai.tokens(text) == codec.encode_text(text)
+
+
+def _same(name: str, count: int, wrong: int, notes: Sequence[str], failed: bool) -> Hop:
+    return Hop(
+        name=name,
+        prompts=count,
+        positions=count,
+        top1=1 - wrong / max(count, 1),
+        limit="the same tokens",
+        passed=not failed,
+        note="; ".join(notes),
+    )
+
+
+def _listed(ends: int | list[int]) -> list[int]:
+    return [ends] if isinstance(ends, int) else ends
