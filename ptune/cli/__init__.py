@@ -32,7 +32,7 @@ COMMANDS = {
     "ask": "ask a run's model about one input, before and after training, without an export",
     "evaluate": "measure a run or a bundle on held-out data: figures, baselines, worst errors, report.html",
     "compare": "one table of evaluated runs, and whether their differences are more than luck",
-    "export": "export a run (or a pretrained model) to an ONNX bundle, or to GGUF, proved hop by hop",
+    "export": "export a run (or a pretrained model) to an ONNX bundle, to GGUF or for onnxruntime-genai, proved hop by hop",
     "verify": "prove a bundle again on this machine; or, with --url, anybody's server",
     "speed": "measure how fast each profile of a bundle answers on this machine, beside its size",
     "add": "add a PEFT adapter to a bundle",

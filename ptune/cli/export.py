@@ -176,6 +176,10 @@ def _to_genai(backbone: Backbone, name: str, out: Path, merge: bool, force: bool
     adapter = out / f"{name}{SUFFIX}"
     tell(genai=out, adapter=adapter if adapter.is_file() else None)
     print(f"onnxruntime-genai: {shown(out)}")
+    if any(hop.name.startswith("tokenizer") and hop.top1 != 1 for hop in proof.hops):
+        print(
+            "its own tokenizer makes other tokens of some texts: give it those that tokenizer.json gives in tokenizers or transformers"
+        )
     if adapter.is_file():
         print(f"adapter: {shown(adapter)}")
     return 0

@@ -36,7 +36,7 @@ from ptune.publish.figures import refuse_drift
 from ptune.publish.other_engine import Exported, chat_run, opened, refuse_other_methods
 from ptune.publish.steps import check_place
 from ptune.verify import probes as probing
-from ptune.verify.genai import Genai, same_prompts, same_tokens
+from ptune.verify.genai import Genai, same_texts, same_tokens
 from ptune.verify.limits import LIVENESS, MAX_ABS_LOGPROB
 from ptune.verify.parity_reference import prompts_of
 from ptune.verify.proof import Proof
@@ -121,7 +121,7 @@ def _base(model: Exported, folder: Path, torch_side: Sequence[Array]) -> list[Ho
     hops = [compare(title, torch_side, here, max_abs_logprob=MAX_ABS_LOGPROB)]
     hops.append(same_tokens(genai, codec, _texts(model)))
     if codec.template is not None:
-        hops.append(same_prompts(genai, codec, _asked(model, codec)))
+        hops.append(same_texts(genai, codec, _asked(model, codec)))
     if model.adapter is None:
         hops = [*model.earlier, *hops]
     note_hops(BASE, hops)

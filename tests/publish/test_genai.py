@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +57,14 @@ MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # family, its
 }
 
 
-def exported(folder: Path, family: str = "llama", config: Any = (), options: Any = ()) -> Proof:
-    """Exports a random model and a random adapter of it to FOLDER/out."""
+def exported(
+    folder: Path, family: str = "llama", config: Any = (), options: Any = (), ends: Set[int] = frozenset()
+) -> Proof:
+    """Exports a random model and a random adapter of it to FOLDER/out. ends: further ones of answers."""
     base = build(folder / "model", family, seed=3, **dict(config))
     adapter = peft_folder(base, folder / "adapter", spread=0.15, **dict(options))
     loaded = reference(Backbone(model=str(base)))
+    loaded.codec.eos_ids |= ends
     probes = probing.of_examples([], loaded.codec)
     return publishing.export_model(publishing.Exported(loaded, probes, "tuned", adapter), folder / "out")
 
@@ -190,6 +194,31 @@ def test_an_adapter_of_another_scale_is_refused(
     ):
         exported(tmp_path)
     assert not (tmp_path / "out").exists()
+
+
+def test_another_template_is_refused(llama: tuple[Path, Proof], built: None, tmp_path: Path) -> None:
+    file = llama[0] / "built" / "chat_template.jinja"
+    right = file.read_text()
+    try:
+        file.write_text("Well. " + right)
+        with pytest.raises(
+            ParityError, match=r"chat template → onnxruntime-genai's: .*another text of a conversation"
+        ):
+            exported(tmp_path)
+    finally:
+        file.write_text(right)
+
+
+def test_answers_that_would_not_end_are_refused(built: None, tmp_path: Path) -> None:
+    """The settings hold the ends of the codec that was built; this one has another."""
+    with pytest.raises(ParityError, match=r"tokenizer → onnxruntime-genai's: .*answers do not end at"):
+        exported(tmp_path, ends={300})
+
+
+def test_answers_end_where_the_codec_ends_them(llama: tuple[Path, Proof]) -> None:
+    codec = reference(Backbone(model=str(llama[0] / "model"))).codec
+    assert len(codec.eos_ids) > 0
+    assert Genai(llama[0] / "out").ends == sorted(codec.eos_ids)
 
 
 @pytest.mark.slow
