@@ -56,8 +56,7 @@ def export(
 ) -> int:
     """Exports a run, or a pretrained model without any adapter, to an ONNX bundle, and proves it hop by hop.
 
-    With --gguf: to GGUF files for llama.cpp and Ollama, proved in llama.cpp. With --genai: to a model and a `.onnx_adapter` for
-    onnxruntime-genai, proved there.
+    With --gguf: to GGUF files for llama.cpp and Ollama, proved in llama.cpp; with --genai: for onnxruntime-genai, proved there.
     A bundle that drifts from what was trained is refused, and nothing is left of it. A profile that does not say what fp32
     says is left out of the bundle, and the exit code is 1.
 
@@ -81,17 +80,12 @@ def export(
         anyway: Export a RUN that its evaluation found no better than a baseline.
         gguf: Write what llama.cpp and Ollama read instead: a chat run's base and adapter (with --merge one model), and a Modelfile.
         gguf_type: Type of the GGUF's weights. `auto` keeps a base that came as GGUF as it is, and is F16 for all others.
-        genai: Write what onnxruntime-genai reads instead: a chat run's base in float32 with places for adapters, and its adapter as
-            NAME.onnx_adapter (with --merge one model).
+        genai: Write a chat run's base for onnxruntime-genai instead, and its adapter as `.onnx_adapter` (with --merge one model).
         hop_log: File that takes a JSON line for each stage and for each hop as it is measured; it stays where the export is refused.
     """
-    from ptune.config.recipe import Backbone
-
     asked, ends = listed(profiles), listed(sockets)
     name, threads = name or Path(source).resolve().name, threads or cores()
-    backbone = Backbone(
-        model=source, quantize=quantize, revision=revision, trust_remote_code=trust_remote_code
-    )
+    backbone = _backbone(source, quantize, revision, trust_remote_code)
     _check_options(gguf, genai, gguf_type, (asked, kv_cache_dtype, ends))
     out = out or Path("gguf" if gguf else "genai" if genai else "bundles") / name
     common = Common(force=force, threads=threads, profiles=asked, sockets=ends, cache=kv_cache_dtype)
@@ -101,6 +95,14 @@ def export(
         if genai:
             return _to_genai(backbone, name, out, merge, force, anyway)
         return _to_bundle(backbone, name, out, merge, anyway, common)
+
+
+def _backbone(
+    model: str, quantize: Literal["none", "int8", "nf4"], revision: str | None, trust: bool
+) -> Backbone:
+    from ptune.config.recipe import Backbone
+
+    return Backbone(model=model, quantize=quantize, revision=revision, trust_remote_code=trust)
 
 
 def _to_bundle(backbone: Backbone, name: str, out: Path, merge: bool, anyway: bool, common: Common) -> int:

@@ -46,11 +46,8 @@ def write_onnx_adapter(path: Path, pairs: Mapping[str, Pair]) -> None:
     """Writes the factors of linear layers, by transformers' names of these."""
     from onnxruntime import AdapterFormat, OrtValue
 
-    tensors = {
-        input_of(layer, side): np.ascontiguousarray(factor)
-        for layer, (a, b) in pairs.items()
-        for side, factor in (("A", a), ("B", b))
-    }
+    tensors = {input_of(layer, "A"): np.ascontiguousarray(a) for layer, (a, _) in pairs.items()}
+    tensors |= {input_of(layer, "B"): np.ascontiguousarray(b) for layer, (_, b) in pairs.items()}
     file = AdapterFormat()
     file.set_adapter_version(VERSION)
     file.set_model_version(VERSION)

@@ -22,11 +22,13 @@ from transformers import AutoModelForCausalLM
 from ptune.cli import main
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, ParityError, UsageError
+from ptune.export.genai.build import build as build_genai
 from ptune.formats.genai_export import read_export
 from ptune.formats.onnx_adapter import Pair, read_onnx_adapter, write_onnx_adapter
 from ptune.formats.run import Run
 from ptune.publish import genai as publishing
 from ptune.publish.decoder_run import reference
+from ptune.publish.other_engine import Exported
 from ptune.verify import probes as probing
 from ptune.verify.genai import Genai
 from ptune.verify.proof import Proof
@@ -66,7 +68,7 @@ def exported(
     loaded = reference(Backbone(model=str(base)))
     loaded.codec.eos_ids |= ends
     probes = probing.of_examples([], loaded.codec)
-    return publishing.export_model(publishing.Exported(loaded, probes, "tuned", adapter), folder / "out")
+    return publishing.export_model(Exported(loaded, probes, "tuned", adapter), folder / "out")
 
 
 @pytest.mark.slow
@@ -92,11 +94,10 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Proof]:
     folder = tmp_path_factory.mktemp("genai")
 
     def kept(model: Any, codec: Any, out: Path, *, places: bool) -> None:
-        right(model, codec, out, places=places)
+        build_genai(model, codec, out, places=places)
         shutil.copytree(out, folder / "built")
 
     with pytest.MonkeyPatch.context() as patch:
-        right = publishing.build
         patch.setattr(publishing, "build", kept)
         proof = exported(folder, *MODELS["llama"])
     return folder, proof

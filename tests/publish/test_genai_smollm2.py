@@ -51,5 +51,5 @@ def test_the_whole_way(tmp_path: Path) -> None:
     assert genai.tokens(genai.rendered([{"role": "user", "content": "Define: Patience"}])) == ids
     assert (
         "other tokens of" in hops["tokenizer → onnxruntime-genai's"].note
-    )  # of numbers after spaces; see docs/export.md
+    )  # of numerals behind spaces
     assert genai.greedy(ids, 16) == wanted

@@ -23,6 +23,7 @@ from ptune.formats.parity_json import read_parity
 from ptune.formats.run import Run
 from ptune.publish import gguf as publishing
 from ptune.publish.decoder_run import reference
+from ptune.publish.other_engine import Exported
 from ptune.verify import probes as probing
 from ptune.verify.proof import Proof
 
@@ -73,9 +74,7 @@ def exported(
     if not template:
         loaded.codec.template = None
     probes = probing.of_examples([], loaded.codec)
-    return publishing.export_model(
-        publishing.Exported(loaded, probes, "tuned", adapter), folder / "out", kind, 1
-    )
+    return publishing.export_model(Exported(loaded, probes, "tuned", adapter), folder / "out", kind, 1)
 
 
 @pytest.mark.parametrize("name", sorted(MODELS))
@@ -166,7 +165,7 @@ def test_an_answer_that_would_not_end_is_refused(tmp_path: Path) -> None:
     """A third end of answers, which GGUF has no key for and llama.cpp does not know by its text."""
     loaded = reference(Backbone(model=str(build(tmp_path / "model"))))
     loaded.codec.eos_ids = frozenset({2, 4, 300})
-    model = publishing.Exported(loaded, probing.of_examples([], loaded.codec)[:2], "tuned")
+    model = Exported(loaded, probing.of_examples([], loaded.codec)[:2], "tuned")
     with pytest.raises(ParityError, match=r"tokenizer → llama.cpp's: .*answers do not end at"):
         publishing.export_model(model, tmp_path / "out", "F16", 1)
 
@@ -305,7 +304,7 @@ def test_spaces_behind_special_tokens_are_cut_off_as_in_phi3(tmp_path: Path) -> 
     loaded = reference(Backbone(model=str(base)))
     ids = loaded.codec.encode_prompt([{"role": "user", "content": "Hi"}])
     assert ids[ids.index(4) + 1] == 3  # <|im_start|> comes right behind <|im_end|>
-    model = publishing.Exported(loaded, probing.of_examples([], loaded.codec)[:2], "tuned")
+    model = Exported(loaded, probing.of_examples([], loaded.codec)[:2], "tuned")
     publishing.export_model(model, tmp_path / "out", "F16", 1)
 
 
