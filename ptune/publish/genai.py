@@ -14,6 +14,9 @@ from pathlib import Path
 from safetensors import safe_open
 
 from ptune.backbone.kind import kind_of_backbone
+from ptune.backbone.load import published_config
+from ptune.backbone.locate import locate
+from ptune.backbone.vision_language import sees_images
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.peft_config import PEFT_PREFIX
@@ -58,6 +61,7 @@ def export_run(
     require_genai()
     check_place(out, force, RECORD)
     finished = chat_run(run, "--genai", "onnxruntime-genai's models", anyway)
+    _check_sight(finished.backbone())
     if run.has_adapter and not merge:
         refuse_other_methods(run, "--genai", ADAPTERS)
         _check_names(run.adapter_path / WEIGHTS)
@@ -72,6 +76,7 @@ def export_backbone(backbone: Backbone, out: Path, *, force: bool = False) -> Pr
         raise UsageError(
             f"--genai: {backbone.model} is no chat model, and only these are written as onnxruntime-genai's models"
         )
+    _check_sight(backbone)
     loaded = reference(backbone)
     return export_model(Exported(loaded, probing.of_examples([], loaded.codec), out.name), out)
 
@@ -81,10 +86,9 @@ def export_model(model: Exported, out: Path, *, places: bool = True) -> Proof:
     torch_model, codec = model.loaded.model, model.loaded.codec
     with whole_folder(out) as part:
         with_plain_weights(torch_model)
-        torch_model.requires_grad_(False)
         _stage("onnxruntime-genai's model builder")
         build(torch_model, codec, part, places=places)
-        torch_model.requires_grad_(False)  # as peft leaves it is another way
+        torch_model.requires_grad_(False)
         fits = open_places(part / GRAPH) if places else {}
         file = None if model.adapter is None else part / f"{model.name}{SUFFIX}"
         torch_side = _torch_side(model, file, fits)
@@ -153,6 +157,14 @@ def _texts(model: Exported) -> list[str]:
 
 def _asked(model: Exported, codec: ChatCodec) -> list[Sequence[dict[str, object]]]:
     return [one.messages for one in prompts_of(codec, model.conversations) if one.messages is not None]
+
+
+def _check_sight(backbone: Backbone) -> None:
+    """Refuses a model that sees images, whose text alone would be written, before its weights are read."""
+    if sees_images(published_config(backbone, locate(backbone.model))):
+        raise UsageError(
+            f"--genai: {backbone.model} sees images, and only models of text are written for onnxruntime-genai"
+        )
 
 
 def _check_names(path: Path) -> None:

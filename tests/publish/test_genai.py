@@ -14,7 +14,7 @@ import onnx
 import pytest
 import torch
 from peft import PeftModel
-from support import chat_run
+from support import chat_run, tiny_vision
 from support.bundles import peft_folder
 from support.tiny_models import build
 from transformers import AutoModelForCausalLM
@@ -306,6 +306,22 @@ def test_what_an_adapter_cannot_hold(run: Run, tmp_path: Path) -> None:
             publishing.export_run(run, tmp_path / "out", name="x")
     finally:
         file.write_bytes(right)
+
+
+@pytest.mark.slow
+def test_a_base_in_nf4_is_the_one_that_was_trained_on(tmp_path: Path) -> None:
+    base = build(tmp_path / "model", seed=3, hidden_size=128)
+    adapter = peft_folder(base, tmp_path / "adapter", spread=0.15)
+    loaded = reference(Backbone(model=str(base), quantize="nf4"))
+    probes = probing.of_examples([], loaded.codec)
+    check_hops(publishing.export_model(Exported(loaded, probes, "tuned", adapter), tmp_path / "out"))
+
+
+def test_a_model_that_sees_images_is_refused(tmp_path: Path) -> None:
+    base = tiny_vision.build(tmp_path / "model")
+    (base / "model.safetensors").write_bytes(b"no weights")
+    with pytest.raises(UsageError, match=r"sees images, and only models of text"):
+        publishing.export_backbone(Backbone(model=str(base)), tmp_path / "out")
 
 
 def test_a_head_is_refused(tmp_path: Path, built: None) -> None:

@@ -49,7 +49,5 @@ def test_the_whole_way(tmp_path: Path) -> None:
     wanted = wrapped.generate(**asked, eos_token_id=sorted(codec.eos_ids))[0, len(ids) :].tolist()
     genai = Genai(out, out / "mine.onnx_adapter")
     assert genai.tokens(genai.rendered([{"role": "user", "content": "Define: Patience"}])) == ids
-    assert (
-        "other tokens of" in hops["tokenizer → onnxruntime-genai's"].note
-    )  # of numerals behind spaces
+    assert "other tokens of" in hops["tokenizer → onnxruntime-genai's"].note  # of numerals behind spaces
     assert genai.greedy(ids, 16) == wanted
