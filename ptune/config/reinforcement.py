@@ -11,8 +11,9 @@ from pydantic import Field, model_validator
 
 from ptune.config.columns import PromptColumns
 from ptune.config.own_answers import OwnAnswers
+from ptune.config.preference import Preference
 
-LossName = Literal["grpo", "dapo", "dr_grpo", "rloo"]
+LossName = Literal["grpo", "dapo", "dr_grpo", "rloo", "online_dpo", "online_ipo"]
 Baseline = Literal["standardised", "mean", "others"]
 Per = Literal["answer", "token", "longest", "whole"]
 
@@ -37,11 +38,17 @@ LOSSES: Mapping[str, LossFacts] = MappingProxyType(
         "rloo": LossFacts("Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740", "others", "whole"),
     }
 )
-"""The losses by name. Their formulas: `ptune.tasks.reinforcement.losses`."""
+"""The losses of each answer, by name. Their formulas: `ptune.tasks.reinforcement.losses`."""
+
+PAIR_LOSSES: Mapping[str, Literal["dpo", "ipo"]] = MappingProxyType(
+    {"online_dpo": "dpo", "online_ipo": "ipo"}
+)
+"""The losses of a group's best answer against its worst, and what the task Preference calls them: online DPO (Guo et al. 2024,
+https://arxiv.org/abs/2402.04792). Their formulas: `ptune.tasks.preference.losses`."""
 
 
 class Reinforcement(OwnAnswers):
-    """Training on a model's own answers, which functions reward: GRPO and its relatives.
+    """Training on a model's own answers, which functions reward: GRPO and its relatives, and online DPO.
 
     The adapter is one for chat. The engine that serves it also samples the answers that it learns from, with the weights of the
     same step, and each step compares the log-probabilities of both.
@@ -58,13 +65,21 @@ class Reinforcement(OwnAnswers):
     """Answers that reach `answer_tokens` without an end: counted like others, or left out of the loss (the overlong filtering of DAPO)."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the KL divergence from the model before training, per token (beta in GRPO's paper)."""
+    beta: float | None = Field(default=None, gt=0)
+    """online_dpo, online_ipo: how much a difference in log-probability counts; default: 0.1."""
     on_overlong: Literal["error", "drop"] = "error"
     """What to do with a prompt that leaves less than `answer_tokens` of `max_length`."""
 
     @property
     def facts(self) -> LossFacts:
-        """What belongs to the loss."""
+        """What belongs to a loss of each answer."""
         return LOSSES[self.loss]
+
+    @property
+    def pairs(self) -> Preference | None:
+        """How the best and the worst answer of a group are compared; None where each answer has a loss of its own."""
+        name = PAIR_LOSSES.get(self.loss)
+        return None if name is None else Preference(loss=name, beta=self.beta)
 
     @property
     def prompt_tokens(self) -> int:
@@ -76,5 +91,23 @@ class Reinforcement(OwnAnswers):
         if self.prompt_tokens < 1:
             raise ValueError(
                 f"answer_tokens {self.answer_tokens} leaves no room for a prompt in max_length {self.max_length}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_smoothing(self) -> Reinforcement:
+        if self.label_smoothing:
+            raise ValueError("label_smoothing is not for reinforcement, whose losses have none: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _the_reference_is_told_once(self) -> Reinforcement:
+        if self.loss in PAIR_LOSSES and self.kl:
+            raise ValueError(
+                f"kl is not for {self.loss}, which compares with the model before training itself: leave it out, and set beta"
+            )
+        if self.loss not in PAIR_LOSSES and self.beta is not None:
+            raise ValueError(
+                f"beta is for {', '.join(PAIR_LOSSES)}: the divergence of {self.loss} from the model before training is kl"
             )
         return self

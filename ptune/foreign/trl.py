@@ -29,11 +29,13 @@ _KINDS = {
     "rloo": ("Reinforcement", "rloo"),
 }  # fmt: skip
 TASKS = tuple(_KINDS)
-_SAMPLING = "of the model's own answers ptune learns by GRPO and RLOO, recipe grpo_lora"
+_SAMPLING = "of the model's own answers ptune learns by GRPO, RLOO and online DPO, recipe grpo_lora"
+_ONLINE = "task Reinforcement learns so by task.loss online_dpo, but must be written by hand"
 _LABELLED = "a student learns from labels that ptune label lets a teacher write, recipe distill_lora"
 _ON_POLICY = "task OnPolicyDistillation has its teacher, lmbda and beta, but must be written by hand"
 INSTEAD: Mapping[str, str] = {
-    **dict.fromkeys(("ppo", "nash_md", "xpo", "online_dpo", "online_dpo_vlm", "rloo_vlm"), _SAMPLING),
+    **dict.fromkeys(("ppo", "nash_md", "xpo", "rloo_vlm"), _SAMPLING),
+    **dict.fromkeys(("online_dpo", "online_dpo_vlm"), _ONLINE),
     **dict.fromkeys(("gold", "distillation", "minillm", "sdft", "sdpo", "ssd"), _LABELLED),
     "gkd": _ON_POLICY,
     "bco": "kto_lora learns from the same data",

@@ -22,14 +22,18 @@ from .test_killed import TRAIN, kill_again_and_again
 Farm = Callable[..., Any]
 
 
-@pytest.fixture
-def prompts(make: Make, tmp_path: Path) -> Recipe:
+@pytest.fixture(params=["grpo", "online_dpo"])
+def prompts(make: Make, request: pytest.FixtureRequest, tmp_path: Path) -> Recipe:
     rows = [{"messages": one[:-1]} for one in conversations(16)]
     (tmp_path / "prompts.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     recipe = make(method=Lora(r=4), **{**TRAIN, "dropout": None, "max_steps": 4})
     publish.export_backbone(recipe.backbone, tmp_path / "bundle", threads=1)
     task = Reinforcement(
-        rewards=("length:2", "0.1*repetition"), answer_tokens=6, group_size=3, bundle=tmp_path / "bundle"
+        loss=request.param,
+        rewards=("length:2", "0.1*repetition"),
+        answer_tokens=6,
+        group_size=3,
+        bundle=tmp_path / "bundle",
     )
     return recipe.model_copy(update={"task": task, "data": Data(files=(tmp_path / "prompts.jsonl",))})
 
@@ -53,6 +57,10 @@ def test_two_processes_equal_one(prompts: Recipe, farm: Farm, tmp_path: Path) ->
         "groups_alike",
     ):  # the very same answers, at least before weights differ by rounding
         assert [entry[name] for entry in one][:2] == [entry[name] for entry in two][:2]
+    for name in {"margin", "accuracy"} & one[0].keys():
+        assert [entry[name] for entry in one][:2] == pytest.approx(
+            [entry[name] for entry in two][:2], abs=1e-4
+        )
     assert max(entry["drift"] for entry in two) < 1e-4
     assert [entry["grad_norm"] for entry in one] == pytest.approx(
         [entry["grad_norm"] for entry in two], rel=0.02

@@ -36,6 +36,7 @@ def report(
         "<h2>Training</h2>",
         troubles(record),
         chart("Reward of the sampled answers", "step", rewards(metrics)),
+        *_pairs(metrics),
         *_certificate(task, metrics),
         chart("Tokens of an answer", "step", [Series("mean", "first", points(metrics, "answer_tokens"))]),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
@@ -54,6 +55,17 @@ def rewards(metrics: list[dict[str, Any]]) -> list[Series]:
     return [*each_step(points(metrics, "reward")), Series("validation, greedy", "second", held, marks=True)]
 
 
+def _pairs(metrics: list[dict[str, Any]]) -> list[str]:
+    """How the answers of pairs stood to each other before their step, where pairs are compared."""
+    accuracy = points(metrics, "accuracy")
+    if not accuracy:
+        return []
+    return [
+        chart("Pairs whose better answer gained more", "step", each_step(accuracy)),
+        chart("Margin of the better answer", "step", each_step(points(metrics, "margin"))),
+    ]
+
+
 def _certificate(task: Reinforcement, metrics: list[dict[str, Any]]) -> list[str]:
     """The drift of every step, and its largest beside the limit."""
     drifts = points(metrics, "drift")
@@ -61,7 +73,7 @@ def _certificate(task: Reinforcement, metrics: list[dict[str, Any]]) -> list[str
         return []
     most = max(value for _, value in drifts)
     told = (
-        f"Every sampled token of {len(drifts)} steps had, in training, the log-probability with which the engine had sampled it,"
+        f"Every token that {len(drifts)} steps learnt from had, in training, the log-probability with which the engine had sampled it,"
         f" within {most:.1e} (limit {task.drift_limit:g}): the answers were the trained model's own."
     )
     return [

@@ -66,9 +66,19 @@ def won(task: Preference, model: Answers, reference: Answers | None) -> Tensor:
 
     Losses of means compare means.
     """
+    better, worse = _sides(task, model, reference)
+    return better > worse
+
+
+def margins(task: Preference, model: Answers, reference: Answers | None) -> Tensor:
+    """By how much the better answer is preferred, as `won` compares, `strength` times, [pairs]."""
+    better, worse = _sides(task, model, reference)
+    return task.strength * (better - worse)
+
+
+def _sides(task: Preference, model: Answers, reference: Answers | None) -> tuple[Tensor, Tensor]:
     compared = model.less(reference) if task.facts.reference and reference is not None else model
-    sides = compared.means if task.compares_means else (compared.chosen, compared.rejected)
-    return sides[0] > sides[1]
+    return compared.means if task.compares_means else (compared.chosen, compared.rejected)
 
 
 def _dpo(task: Preference, of: Answers) -> Tensor:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ptune.config.reinforcement import Reinforcement
-from ptune.tasks.own_answers.certificate import Certificate
 from ptune.tasks.reinforcement.losses import answer_losses, divergence
 from ptune.tasks.reinforcement.rollout import Rollout
+from ptune.tasks.reinforcement.seen import Seen
 from ptune.training.adapter_off import without_adapter
 from ptune.training.answer_rows import AnswerRows, answer_rows, size
 from ptune.training.next_token import NextTokenObjective
@@ -20,16 +20,8 @@ from ptune.training.objective import Score
 from ptune.training.packing import ALONE, Share
 from ptune.training.sampler import Sampler
 
-
-@dataclass
-class Seen(Certificate):
-    """What the forward passes of a step show, in this process."""
-
-    kl: float = 0.0  # sum over the tokens
-
-    def clear(self) -> None:
-        super().clear()
-        self.kl = 0.0
+KL = ("kl",)
+"""Of the tokens of a step: the mean divergence from the model before training."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,9 @@ class ReinforcementObjective:
         sampled = log_p.new_tensor([one for answer in answers for one in answer.log_probabilities])
         reference = self._reference(batch) if self.task.kl else None
         losses = answer_losses(self.task, log_p, batch.of, advantages, reference)
-        self._note(log_p.detach(), sampled, reference)
+        self.seen.note(log_p.detach(), sampled)
+        if reference is not None:
+            self.seen.add("kl", divergence(log_p.detach(), reference))
         loss = (losses * counted).sum()
         return Score(loss, loss.new_zeros(()), sum(map(self.targets, batch.groups)))
 
@@ -83,7 +77,3 @@ class ReinforcementObjective:
     def _reference(self, batch: AnswerRows[Rollout]) -> Tensor:
         with without_adapter(self.base):
             return -self._losses(self.base, batch)
-
-    def _note(self, log_p: Tensor, sampled: Tensor, reference: Tensor | None) -> None:
-        self.seen.note(log_p, sampled)
-        self.seen.kl += 0.0 if reference is None else float(divergence(log_p, reference).sum())

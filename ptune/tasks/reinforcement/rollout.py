@@ -23,7 +23,7 @@ class Rollout:
     prompt: tuple[int, ...]
     answers: tuple[Answer, ...]
     rewards: tuple[float, ...]
-    advantages: tuple[float, ...]
+    advantages: tuple[float, ...]  # where pairs are compared: 1 of the better answer, -1 of the worse
     counted: tuple[bool, ...]  # whether an answer has a loss
 
     @cached_property
@@ -41,23 +41,34 @@ class Rollout:
             len(answer.ids) for answer, counts in zip(self.answers, self.counted, strict=True) if counts
         )
 
+    @property
+    def alike(self) -> bool:
+        """Whether no answer is better than another, so that there is nothing to learn."""
+        return not any(self.advantages)
+
+    @cached_property
+    def pair(self) -> Rollout:
+        """The better answer and the worse; where none is better the first two."""
+        return self._of((0, 1) if self.alike else (self.advantages.index(1.0), self.advantages.index(-1.0)))
+
     def pieces(self, most_tokens: int) -> Iterator[Rollout]:
         """This group in parts of at most so many tokens, prompt included, or of one answer."""
         first, room = 0, most_tokens - len(self.prompt)
         for at, answer in enumerate(self.answers):
             if at > first and len(answer.ids) > room:
-                yield self._part(first, at)
+                yield self._of(range(first, at))
                 first, room = at, most_tokens - len(self.prompt)
             room -= len(answer.ids)
-        yield self._part(first, len(self.answers))
+        yield self._of(range(first, len(self.answers)))
 
-    def _part(self, first: int, end: int) -> Rollout:
+    def _of(self, places: Sequence[int]) -> Rollout:
+        """The group of these answers alone."""
         return replace(
             self,
-            answers=self.answers[first:end],
-            rewards=self.rewards[first:end],
-            advantages=self.advantages[first:end],
-            counted=self.counted[first:end],
+            answers=tuple(self.answers[at] for at in places),
+            rewards=tuple(self.rewards[at] for at in places),
+            advantages=tuple(self.advantages[at] for at in places),
+            counted=tuple(self.counted[at] for at in places),
         )
 
 
@@ -66,7 +77,11 @@ def rollout_of(
 ) -> Rollout:
     """A group with the advantages of its answers."""
     counted = tuple(answer.finished or task.cut_answers == "count" for answer in answers)
-    found = advantages(task.facts.baseline, np.asarray(rewards, np.float64))
+    worth = np.asarray(rewards, np.float64)
+    if task.pairs is None:
+        found = advantages(task.facts.baseline, worth)
+    else:
+        found = extremes(worth, np.array(counted))
     return Rollout(prompt, tuple(answers), tuple(rewards), tuple(found.tolist()), counted)
 
 
@@ -80,3 +95,16 @@ def advantages(baseline: Baseline, rewards: NDArray[np.float64]) -> NDArray[np.f
     if baseline == "mean":
         return above
     return np.asarray(above / (rewards.std(ddof=1) + _SPREAD))
+
+
+def extremes(rewards: NDArray[np.float64], counted: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """1 for the best of a group's answers that count, -1 for the worst, 0 for all others, [answers]; all 0 where none is better.
+
+    Of several that are worth the same the first one stands for them.
+    """
+    found = np.zeros_like(rewards)
+    best = int(np.where(counted, rewards, -np.inf).argmax())
+    worst = int(np.where(counted, rewards, np.inf).argmin())
+    if counted.any() and rewards[best] > rewards[worst]:
+        found[best], found[worst] = 1.0, -1.0
+    return found

@@ -19,8 +19,8 @@ from ptune.rewards import Reward
 from ptune.tasks.own_answers.answer import Answer
 from ptune.tasks.own_answers.policy import Policy
 from ptune.tasks.own_answers.shares import of_all, own_share
-from ptune.tasks.reinforcement.objective import Seen
 from ptune.tasks.reinforcement.rollout import Rollout, rollout_of
+from ptune.tasks.reinforcement.seen import Seen
 
 _SILENT_STEPS = 3
 
@@ -59,16 +59,12 @@ class Sampler:
         return [rollout for rollout, _ in made]
 
     def report(self) -> dict[str, float]:
-        """Rewards, lengths, and the step's certificate.
+        """Rewards, lengths, the step's certificate, and what the objective saw.
 
         Raises: PtuneError if its drift is beyond `drift_limit`.
         """
-        found = {**self._values, **self.seen.certified(self.accelerator, self.task.drift_limit)}
-        if self.task.kl:
-            sums = torch.tensor([self.seen.kl, float(self.seen.tokens)], dtype=torch.float64)
-            kl, tokens = self.accelerator.reduce(sums.to(self.accelerator.device)).tolist()
-            found["kl"] = kl / tokens
-        return found
+        certified = self.seen.certified(self.accelerator, self.task.drift_limit)
+        return {**self._values, **certified, **self.seen.means(self.accelerator)}
 
     def reward(self, model: nn.Module, examples: Sequence[Prompt]) -> float:
         """The mean reward of the greedy answers."""
@@ -156,5 +152,5 @@ def _figures(of: Sequence[dict[str, list[float]]], rollouts: Sequence[Rollout]) 
         **{f"reward/{name}": float(np.mean(values)) for name, values in by_name.items() if values},
         "answer_tokens": float(np.mean([len(answer.ids) for answer in answers])),
         "cut": float(np.mean([not answer.finished for answer in answers])),
-        "groups_alike": float(np.mean([len(set(rollout.rewards)) == 1 for rollout in rollouts])),
+        "groups_alike": float(np.mean([rollout.alike for rollout in rollouts])),
     }

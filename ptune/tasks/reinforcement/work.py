@@ -32,8 +32,10 @@ from ptune.tasks.chat.saving import save_trained
 from ptune.tasks.own_answers.followed import check_followed
 from ptune.tasks.own_answers.policy import Policy
 from ptune.tasks.own_answers.served import sampling_engine
-from ptune.tasks.reinforcement.objective import ReinforcementObjective, Seen
+from ptune.tasks.reinforcement.objective import KL, ReinforcementObjective
+from ptune.tasks.reinforcement.pairs import FIGURES, PairObjective
 from ptune.tasks.reinforcement.sampler import Sampler
+from ptune.tasks.reinforcement.seen import Seen
 from ptune.training.distributed import decided_by_one
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
@@ -66,13 +68,15 @@ class ReinforcementWork:
 
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[ReinforcementObjective]:
-        task, recipe, seen = self.task, self.recipe, Seen()
+        task, recipe = self.task, self.recipe
+        seen = Seen(figures=FIGURES if task.pairs else KL if task.kl else ())
         opened = sampling_engine(recipe, task, self.run, self.accelerator)
         with contextlib.closing(opened) as engine, packing(base, recipe.train.fast) as packed:
             next_token = NextTokenObjective(packed, recipe.train.micro_batch_tokens, device, plain_head(base))
             policy = Policy(engine, self.codec, task)
             sampler = Sampler(task, policy, self.rewards, self.accelerator, recipe.train.seed, seen)
-            yield ReinforcementObjective(task, next_token, base, seen, sampler)
+            made = PairObjective if task.pairs else ReinforcementObjective
+            yield made(task, next_token, base, seen, sampler)
 
     def answering(self, base: PreTrainedModel) -> ChatAnswering | None:
         prompts = ((Asked(one.asked.question), list(one.ids)) for one in self.data.validation)
@@ -112,9 +116,16 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
 
         findings = decided_by_one(accelerator, examine)
     if not run.record_path.is_file() and accelerator.num_processes == 1:
-        lengths = [len(prompt) + task.group_size * task.answer_tokens for prompt in data.train]
-        recipe = planned(recipe, [min(one, recipe.train.micro_batch_tokens) for one in lengths])[0]
+        lengths = [_row_tokens(task, len(prompt), recipe.train.micro_batch_tokens) for prompt in data.train]
+        recipe = planned(recipe, lengths)[0]
     summary = {**data.summary, "findings": findings}
     return ReinforcementWork(
         recipe, codec, plain_codec, replace(data, summary=summary), rewards, run, accelerator
     )
+
+
+def _row_tokens(task: Reinforcement, prompt_tokens: int, most: int) -> int:
+    """Most tokens of a row with a prompt's answers. A group is cut into rows of `most` tokens, and a pair is not."""
+    if task.pairs is not None:
+        return prompt_tokens + 2 * task.answer_tokens
+    return min(prompt_tokens + task.group_size * task.answer_tokens, most)

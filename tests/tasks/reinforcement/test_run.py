@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from ptune import publish
 from ptune.config.recipe import Recipe
-from ptune.config.reinforcement import LOSSES
+from ptune.config.reinforcement import LOSSES, PAIR_LOSSES
 from ptune.data.prompts import Prompt
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import PtuneError, RecipeError
@@ -59,8 +59,32 @@ def test_every_loss_earns_more_and_every_step_is_certified(make: Make, loss: str
     assert all(step["answer_tokens"] <= 8 for step in steps)
 
 
-def test_an_interrupted_run_ends_in_the_same_bytes(make: Make, tmp_path: Path) -> None:
-    recipe = make(max_steps=4, save_every=1)
+@pytest.mark.parametrize("loss", sorted(PAIR_LOSSES))
+def test_the_best_answers_against_the_worst_earn_more(make: Make, loss: str, tmp_path: Path) -> None:
+    task = {"loss": loss, "group_size": 8, "beta": 0.3}
+    run = train(
+        make(task=task, max_steps=24, batch_size=8, schedule="constant", validate_every=12), tmp_path / "run"
+    )
+    steps = steps_of(run)
+    assert len(steps) == 24
+    assert (
+        np.mean([step["reward"] for step in steps[-4:]])
+        > np.mean([step["reward"] for step in steps[:4]]) + 0.1
+    )
+    assert max(step["drift"] for step in steps) < 1e-4
+    assert steps[0]["margin"] == steps[0]["accuracy"] == 0  # nothing has been learnt yet
+    at_first = np.log(2) if loss == "online_dpo" else (1 / (2 * 0.3)) ** 2
+    assert steps[0]["loss"] == pytest.approx(at_first, abs=1e-4)
+    pairs = [step for step in steps if "accuracy" in step]
+    assert all(step["targets"] == round(8 * (1 - step["groups_alike"])) for step in pairs)
+    assert np.mean([step["accuracy"] for step in pairs[-8:]]) > 0.6
+    assert evaluate_run(run)["rewards"]["gain"]["reward_sampled"]["value"] > 0.1
+    assert "Pairs whose better answer gained more" in run.report_path.read_text()
+
+
+@pytest.mark.parametrize("loss", ["grpo", "online_dpo"])
+def test_an_interrupted_run_ends_in_the_same_bytes(make: Make, loss: str, tmp_path: Path) -> None:
+    recipe = make(task={"loss": loss}, max_steps=4, save_every=1)
     whole = train(recipe, tmp_path / "whole")
     stopped = train(recipe, tmp_path / "stopped", callbacks=[pause_after_two])
     assert stopped.record().status == "interrupted"
@@ -146,10 +170,11 @@ def test_a_run_is_evaluated_exported_and_proved_as_any_other(make: Make, tmp_pat
         assert json.load(file)["task"] == "chat"
 
 
+@pytest.mark.parametrize("loss", ["grpo", "online_dpo"])
 def test_rewards_that_are_all_the_same_are_told(
-    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make: Make, loss: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = train(make(reward="same", max_steps=4), tmp_path / "run")
+    run = train(make(reward="same", task={"loss": loss}, max_steps=4), tmp_path / "run")
     assert all(step["groups_alike"] == 1 and step["grad_norm"] == 0 for step in steps_of(run))
     assert "all answers to a prompt had the same reward, 0.5 on average" in capsys.readouterr().err
 
