@@ -11,6 +11,7 @@ class Example:
 
     ids: tuple[int, ...]
     targets: tuple[bool, ...]
+    weight: float = 1.0  # how often each target counts in the loss while it trains
 
     def __len__(self) -> int:
         return len(self.ids)
