@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -68,32 +68,39 @@ class Loss:
             return ((logits > 0) == wanted.bool()).sum()
         return (logits.argmax(-1) == wanted).sum()
 
-    def constant(self, targets: Iterable[Target]) -> float | None:
+    def constant(self, targets: Iterable[Target], often: Sequence[float] | None = None) -> float | None:
         """Loss per target of the best constant answer: every label gets its share, weights included. None for numbers.
 
         Of `tags` a target is the tags of a sentence; of `multi` the labels that apply, each of which is a target.
+        often: how often each target counts; default: once.
         """
         if self.labels.problem not in ("single", "tags", "multi"):
             return None
         sets = [target if isinstance(target, tuple) else (target,) for target in targets]
-        counts, weights = self._counts(sets), self._weights()
+        often = [1.0] * len(sets) if often is None else often
+        counts, weights = self._counts(sets, often), self._weights()
         smoothing = self.smoothing / (2 if self.labels.problem == "multi" else len(self.labels))
         if self.labels.problem == "multi":
-            shares = (1 - self.smoothing) * counts / max(1, len(sets)) + smoothing
+            shares = (1 - self.smoothing) * counts / (sum(often) or 1) + smoothing
             present, absent = shares * weights, 1 - shares
             chance = present / (present + absent)
             return float(-(present.xlogy(chance) + absent.xlogy(1 - chance)).mean())
-        mass = weights * counts / max(1.0, float(counts.sum()))
+        mass = weights * counts / (float(counts.sum()) or 1.0)
         mass = (1 - self.smoothing) * mass + smoothing * weights * float(counts.sum() > 0)
         return float(-mass.xlogy(mass / mass.sum()).sum()) if float(mass.sum()) else None
 
     def shares(self, targets: Iterable[tuple[int, ...]]) -> torch.Tensor:
         """[labels] the share that the best constant answer gives each tag; a tag that does not occur counts as one."""
-        mass = self._weights() * self._counts(targets).clamp(min=1)
+        sets = list(targets)
+        mass = self._weights() * self._counts(sets, [1.0] * len(sets)).clamp(min=1)
         return mass / mass.sum()
 
-    def _counts(self, sets: Iterable[tuple[float, ...]]) -> torch.Tensor:
-        seen = Counter(int(index) for indices in sets for index in indices)
+    def _counts(self, sets: Sequence[tuple[float, ...]], often: Sequence[float]) -> torch.Tensor:
+        """[labels] how often each occurs."""
+        seen: defaultdict[int, float] = defaultdict(float)
+        for indices, weight in zip(sets, often, strict=True):
+            for index in indices:
+                seen[int(index)] += weight
         return torch.tensor([seen[index] for index in range(len(self.labels))], dtype=torch.float64)
 
     def _weights(self) -> torch.Tensor:
@@ -160,7 +167,8 @@ class SequenceObjective:
 
     def constant_loss(self, examples: Sequence[SequenceExample]) -> float | None:
         """See `Loss.constant`."""
-        return self.loss.constant(example.target for example in examples)
+        often = [example.weight for example in examples]
+        return self.loss.constant((example.target for example in examples), often)
 
     def logits(self, model: nn.Module, batch: SequenceBatch) -> torch.Tensor:
         """[n, labels] in float32 at least: of each text or word."""

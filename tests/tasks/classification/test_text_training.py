@@ -136,6 +136,9 @@ def test_weight_2_is_a_row_twice_and_weight_0_none(
     assert loss_found == pytest.approx(loss_wanted, rel=1e-9)
     torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
     assert loss_found != pytest.approx(told([a, b, c, d])[0], rel=1e-6)
+    if problem != "regression":
+        best = objective.constant_loss([a, a, c, d, d, d])
+        assert objective.constant_loss(weighted) == pytest.approx(best, rel=1e-12)
     network.eval()
     for plain, other in zip(objective.batches([a, c]), objective.batches([weighted[0], c]), strict=True):
         assert torch.equal(objective.score(network, plain).loss, objective.score(network, other).loss)
