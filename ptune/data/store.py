@@ -158,7 +158,7 @@ def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
 
 def _example(words: npt.NDArray[np.uint32], place: int, weights: npt.NDArray[np.float64]) -> Example:
     ids, targets = words & np.uint32((1 << _TARGET) - 1), words >> np.uint32(_TARGET)
-    return Example(tuple(ids.tolist()), tuple(targets.astype(bool).tolist()), float(weights[place]))
+    return Example(tuple(ids.tolist()), tuple(targets.astype(bool).tolist()), weight=float(weights[place]))
 
 
 def _conversation(text: npt.NDArray[np.uint8], _place: int) -> Askable:
