@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -11,6 +11,9 @@ class Example:
 
     ids: tuple[int, ...]
     targets: tuple[bool, ...]
+    weight: float = field(
+        default=1.0, kw_only=True
+    )  # how often each target counts in the loss while it trains
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -51,6 +51,12 @@ class Chat(TaskSpec):
             raise ValueError(f"label_smoothing is not for loss_type {self.loss_type}: leave one of them out")
         return self
 
+    @model_validator(mode="after")
+    def _weights_are_for_the_plain_loss(self) -> Chat:
+        if type(self) is not Chat and self.columns.named.get("weight"):
+            raise ValueError("columns.weight is for task Chat: leave it out")
+        return self
+
     @field_validator("chat_template_kwargs")
     @classmethod
     def _words_of_the_command_line(cls, variables: dict[str, Variable]) -> dict[str, Variable]:

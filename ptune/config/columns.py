@@ -79,6 +79,8 @@ class ChatColumns(Columns):
     """The system message."""
     tools: str | None = None
     """The tools on offer."""
+    weight: str | None = None
+    """How often a row counts in the training loss; default: weight where there is one. For task Chat."""
 
 
 class PreferenceColumns(Columns):
@@ -146,6 +148,8 @@ class TextColumns(Columns):
     """The second of two texts; default: text_pair where there is one."""
     label: str | None = None
     """The label, or several; default: label, else labels."""
+    weight: str | None = None
+    """How often a row counts in the training loss; default: weight where there is one."""
 
 
 class WordColumns(Columns):

@@ -133,6 +133,8 @@ class Train(Spec):
     """LoRA+: the factor B of an adapter learns at `lr` times this (Hayou et al. 2024); default: as A does."""
     batch_size: int = Field(default=16, ge=1)
     """Examples in one optimiser step, over all processes."""
+    order: Literal["shuffled", "short_first"] = "shuffled"
+    """`short_first`: the first pass over the examples goes from the shortest to the longest; later ones are shuffled."""
     micro_batch_tokens: int = Field(default=4096, ge=16)
     """Most tokens in one forward pass; a larger step accumulates gradients."""
     schedule: Literal["cosine", "linear", "constant", "wsd"] = "cosine"

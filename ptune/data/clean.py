@@ -122,7 +122,12 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
         )
     file = in_columns(open_file(path), task)
     shape = recognise(dict.fromkeys(_columns(file)), shapes_of(task))
-    return file, lambda row: asdict(_taught(shape.converted(row.value)))
+
+    def taught(row: Row) -> Any:
+        shape.weight_of(row.value, text=isinstance(file.reader, Delimited))
+        return asdict(_taught(shape.converted(row.value)))
+
+    return file, taught
 
 
 def _taught(conversation: Convertible) -> Convertible:

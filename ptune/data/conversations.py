@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import takewhile
 from typing import Any, Literal, TypeAlias
 
@@ -12,6 +12,7 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.vision import is_image
 from ptune.data.image_columns import COLUMNS as IMAGES
 from ptune.data.image_columns import pictured
+from ptune.data.row_weights import weight_of
 from ptune.errors import DataError, TemplateError
 
 Row: TypeAlias = dict[str, Any]
@@ -197,6 +198,15 @@ class Shape:
     columns: tuple[str, ...]
     convert: Callable[[Row], Convertible]
     optional: tuple[str, ...] = ()
+    weight: str | None = None  # the column that says how often a row counts; one of the optional ones
+
+    def weighted(self, column: str) -> Shape:
+        """This shape where rows may say how often they count."""
+        return replace(self, optional=(*self.optional, column), weight=column)
+
+    def weight_of(self, row: Row, *, text: bool) -> float:
+        """How often a row counts, see `row_weights.weight_of`. Raises: DataError."""
+        return 1.0 if self.weight is None else weight_of(row.get(self.weight), self.weight, text=text)
 
     def converted(self, row: Row) -> Convertible:
         """What a row holds. Raises: DataError if it lacks a column, or does not fit."""

@@ -23,6 +23,7 @@ from ptune.data.conversations import Askable
 from ptune.data.examiner import Examiner
 from ptune.data.overlong import check_weights
 from ptune.data.read import DataFile, open_file
+from ptune.data.row_weights import check_named, told
 from ptune.data.shapes import shapes_of
 from ptune.data.source import Source, hold_out, open_source
 from ptune.data.split import Encoding, Split, refuse_overlong
@@ -33,7 +34,7 @@ from ptune.formats import cache
 from ptune.formats.whole_write import whole_folder
 from ptune.progress import Progress, say
 
-_STORE_FORMAT = 2
+_STORE_FORMAT = 3
 SPLITS = ("train", "validation", "test")
 
 
@@ -149,6 +150,8 @@ class _Making:
         sources = [(split, open_source(file, self._ranked_for(split), shapes)) for split, file in self.files]
         for _, source in sources:
             _tell_file(source.described())
+        training = {str(source.file.path): source.weights for split, source in sources if split == "train"}
+        check_named(self.encoding.task.columns.named, training)
         encoding, pictures = self.encoding, None
         with contextlib.ExitStack() as stack:
             if encoding.codec.vision is not None:
@@ -231,9 +234,8 @@ def _tell_file(file: dict[str, Any]) -> None:
     say(f"{file['path']}: {file['shape']}, {file['rows']} rows ({file['format']})")
     if file.get("unread_columns"):
         say(f"{file['path']}: these columns are not read: {', '.join(file['unread_columns'])}")
-    if file.get("left_out"):
-        counts = (f"{count} {reason}" for reason, count in file["left_out"].items())
-        say(f"{file['path']}: left out: {', '.join(counts)}")
+    for line in told(file):
+        say(line)
 
 
 def _tell_splits(summary: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from ptune.config.classification import TextClassification
 from ptune.config.recipe import Data
 from ptune.data.label_values import Known, Written, labels_of, problem_of
 from ptune.data.labelled import LabelledFile, LabelledRow, TextTask, open_labelled
+from ptune.data.row_weights import check_named
 from ptune.data.source import hold_out
 from ptune.errors import DataError
 
@@ -67,8 +68,10 @@ def read_splits(data: Data, task: TextTask, seed: int) -> LabelSplits:
                 splits.files.append((split, open_labelled(path, task)))
             except DataError as error:
                 splits.errors.append(error)
-    written = [row.label for split, file in splits.files if split == "train" for row in file.rows]
+    training = [file for split, file in splits.files if split == "train"]
+    written = [row.label for file in training for row in file.rows]
     try:
+        check_named(task.columns.named, {file.name: file.weights for file in training})
         if written:
             splits.labels = labels_of(written, problem_asked(task, written), task.labels)
             _fill(splits, Known(splits.labels, named=bool(task.labels)), data, seed)

@@ -10,10 +10,12 @@ from typing import Any, TypeAlias
 from ptune.codecs.labels import Labels
 from ptune.codecs.messages import check_text
 from ptune.config.classification import TextClassification, TokenClassification
+from ptune.data.delimited import Delimited
 from ptune.data.label_values import Known, Target, Written, listed, parted, written
 from ptune.data.named_columns import found, names_in, optional
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile, open_file
+from ptune.data.row_weights import WEIGHT, Weights, weight_of
 from ptune.data.rows import Row
 from ptune.errors import DataError, TemplateError
 
@@ -31,6 +33,7 @@ class LabelledRow:
     label: Target  # index of a label; indices of several labels; a regression's number; tags of words
     place: str  # "file.csv, line 12"
     columns: Mapping[str, Any] = field(default_factory=dict)  # the row's other columns
+    weight: float = 1.0  # how often it counts in training
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class WrittenRow:
     label: Written
     number: int
     columns: Mapping[str, Any]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class LabelledFile:
     row_count: int  # including unusable rows
     problems: Problems
     unread: tuple[str, ...]  # columns that the task does not use
+    weights: Weights = field(default_factory=Weights)
 
     @property
     def name(self) -> str:
@@ -67,7 +72,7 @@ class LabelledFile:
                 self.problems.add(row.number, str(error))
                 continue
             place = f"{self.name}, {self.problems.unit} {row.number}"
-            labelled.append((LabelledRow(row.input, target, place, row.columns), row.number))
+            labelled.append((LabelledRow(row.input, target, place, row.columns, row.weight), row.number))
         return labelled
 
     def check(self) -> None:
@@ -76,7 +81,8 @@ class LabelledFile:
 
     def described(self) -> dict[str, Any]:
         """The file for data.json."""
-        return self.file.described(self.row_count, self.unread)
+        left_out = {"left_out": self.weights.left_out} if self.weights.zero else {}
+        return self.file.described(self.row_count, self.unread) | left_out | self.weights.described()
 
 
 def read_labelled(paths: Sequence[Path], task: TextTask, labels: Labels) -> list[LabelledRow]:
@@ -103,14 +109,20 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
         raise DataError("the file holds no rows", file=str(path))
     values = [row.value for row in rows]
     columns, convert = names_in(values), _conversion(file, values, task)
-    written_rows = []
+    written_rows, weights = [], Weights(convert.weight)
     for row in rows:
         try:
-            written_rows.append(convert.row(row))
+            read = convert.row(row)
         except DataError as error:
             problems.add(row.number, str(error))
-    unread = tuple(name for name in columns if name not in convert.used)
-    return LabelledFile(file, written_rows, total, problems, unread)
+            continue
+        weights.count(read.weight)
+        if read.weight:
+            written_rows.append(read)
+    if weights.zero == total:
+        raise DataError(f"each row has {convert.weight} 0, so that none is left", file=str(path))
+    unread = tuple(name for name in columns if name not in {*convert.used, convert.weight})
+    return LabelledFile(file, written_rows, total, problems, unread, weights)
 
 
 def _conversion(file: DataFile, rows: Sequence[Mapping[str, Any]], task: TextTask) -> _Text | _Words:
@@ -125,8 +137,10 @@ def _conversion(file: DataFile, rows: Sequence[Mapping[str, Any]], task: TextTas
     }
     if task.columns.text_pair is not None:
         wanted["text_pair"] = (task.columns.text_pair,)
-    chosen = found(file, rows, wanted)
-    return _Text(chosen["text"], chosen.get("text_pair") or optional(PAIR, names_in(rows)), chosen["label"])
+    chosen, there = found(file, rows, wanted), names_in(rows)
+    pair = chosen.get("text_pair") or optional(PAIR, there)
+    weight = optional(names("weight", (WEIGHT,)), there)
+    return _Text(chosen["text"], pair, chosen["label"], weight, isinstance(file.reader, Delimited))
 
 
 @dataclass(frozen=True)
@@ -136,6 +150,8 @@ class _Text:
     text: str
     pair: str | None
     label: str
+    weight: str | None
+    text_only: bool  # whether the file's numbers are text
 
     @property
     def used(self) -> set[str | None]:
@@ -146,7 +162,10 @@ class _Text:
         text = _said(row, self.text)
         label = written(row.value.get(self.label), self.label)
         given: Input = text if self.pair is None else (text, _said(row, self.pair))
-        return WrittenRow(given, label, row.number, _others(row, self.used))
+        weight = 1.0
+        if self.weight is not None:
+            weight = weight_of(row.value.get(self.weight), self.weight, text=self.text_only)
+        return WrittenRow(given, label, row.number, _others(row, self.used), weight)
 
 
 @dataclass(frozen=True)
@@ -155,6 +174,7 @@ class _Words:
 
     words: str
     tags: str
+    weight: str | None = None
 
     @property
     def used(self) -> set[str | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from ptune.codecs.chat import Example
@@ -72,4 +72,4 @@ def check_weights(data: Data, parts: Sequence[int]) -> None:
 
 
 def _cut(example: Example, start: int, end: int) -> Example:
-    return Example(example.ids[start:end], (False, *example.targets[start + 1 : end]))
+    return replace(example, ids=example.ids[start:end], targets=(False, *example.targets[start + 1 : end]))

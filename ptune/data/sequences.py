@@ -6,7 +6,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ptune.codecs.labels import Labels
@@ -16,6 +16,7 @@ from ptune.data.label_splits import SPLITS, LabelSplits, Placed
 from ptune.data.label_values import Target
 from ptune.data.labelled import LabelledRow, TextTask
 from ptune.data.overlong import RowLengths, check_weights, refuse_overlong
+from ptune.data.row_weights import told
 from ptune.progress import Progress, say
 
 
@@ -27,6 +28,7 @@ class SequenceExample:
     type_ids: tuple[int, ...]
     target: Target  # as `LabelledRow.label`; for words, the tags of those not cut off
     words: tuple[int, ...] = ()  # for words: index of each one's first token
+    weight: float = 1.0  # how often it counts in the loss while it trains
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -41,13 +43,14 @@ class SequenceSplit(RowLengths):
     lost_words: int = 0  # tagged words that were cut off
 
     def described(self, labels: Labels) -> dict[str, Any]:
-        """The split for data.json; `sha256` is over tokens and targets."""
+        """The split for data.json; `sha256` is over tokens and targets, and the weights that are not 1."""
         digest = hashlib.sha256()
         for example in self.examples:
             digest.update(
                 array("q", (len(example), *example.ids, *example.type_ids, *example.words)).tobytes()
             )
             digest.update(repr(example.target).encode())
+            digest.update(b"" if example.weight == 1 else repr(example.weight).encode())
         return {
             "rows": self.lengths.total(),
             "examples": len(self.examples),
@@ -99,10 +102,10 @@ def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCode
     with Progress("tokenising", sum(map(len, splits.rows.values())), unit="rows") as progress:
         for name, split in made.items():
             for placed in splits.rows[name]:
-                _add(split, placed, splits.labels, task, codec)
+                _add(split, placed, splits.labels, task, codec, weighted=name == "train")
                 progress.advance()
     refuse_overlong(made, task.on_overlong, limit, "are longer than")
-    summary = {
+    summary: dict[str, Any] = {
         "files": [{"split": split, **file.described()} for split, file in splits.files],
         "validation_share": None if data.validation else data.validation_share,
         "longest_tokens": limit,
@@ -111,6 +114,8 @@ def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCode
         "problem": splits.labels.problem,
         **{name: split.described(splits.labels) for name, split in made.items()},
     }
+    for line in (line for file in summary["files"] for line in told(file)):
+        say(line)
     for name, split in made.items():
         if split.overlong:
             over = f"{split.overlong} of {split.lengths.total()} rows are longer than {limit} tokens"
@@ -135,8 +140,17 @@ def example_of(
     return SequenceExample(words.ids, words.type_ids, tags, places), words.length
 
 
-def _add(split: SequenceSplit, placed: Placed, labels: Labels, task: TextTask, codec: SequenceCodec) -> None:
+def _add(
+    split: SequenceSplit,
+    placed: Placed,
+    labels: Labels,
+    task: TextTask,
+    codec: SequenceCodec,
+    *,
+    weighted: bool,
+) -> None:
     example, length = example_of(placed.row, labels, codec, task.max_length)
+    example = replace(example, weight=placed.row.weight) if weighted else example
     too_long = length > len(example)
     split.count(length, placed.row.place, too_long=too_long)
     if labels.problem == "tags":

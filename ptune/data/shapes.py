@@ -11,6 +11,7 @@ from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.conversations import SHAPES, Shape
 from ptune.data.judged import JUDGED
 from ptune.data.preferences import PREFERENCES
+from ptune.data.row_weights import WEIGHT
 from ptune.data.translations import translation_shape
 from ptune.errors import DataError
 
@@ -24,7 +25,11 @@ def shapes_of(task: Chat) -> tuple[Shape, ...]:
         known = PREFERENCES
     elif isinstance(task, UnpairedPreference):
         known = JUDGED
-    return with_columns(known, task.columns.named)
+    if type(task) is not Chat:
+        return with_columns(known, task.columns.named)
+    named = dict(task.columns.named)
+    weight = named.pop(WEIGHT, WEIGHT)
+    return tuple(shape.weighted(weight) for shape in with_columns(known, named))
 
 
 def with_columns(known: tuple[Shape, ...], named: Mapping[str, str]) -> tuple[Shape, ...]:

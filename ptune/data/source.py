@@ -17,6 +17,7 @@ from ptune.data.delimited import Delimited
 from ptune.data.named_columns import names_in, options_for, proposed
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile
+from ptune.data.row_weights import Weights
 from ptune.errors import DataError
 from ptune.progress import Progress
 
@@ -32,6 +33,7 @@ class Sample:
     conversation: Convertible
     number: int  # its line or row
     problems: Problems  # its file's
+    weight: float = 1.0  # how often it counts in training
 
     @property
     def place(self) -> str:
@@ -47,15 +49,20 @@ class Source:
     row_count: int  # including unusable rows
     ranks: array[int]  # of the samples, for `hold_out`; empty if nothing is held out
     unread: tuple[str, ...] = ()  # columns that the shape does not use
-    left_out: Mapping[str, int] = field(default_factory=dict)  # entries that the reader skips, by reason
+    left_out: Mapping[str, int] = field(default_factory=dict)  # entries that are skipped, by reason
+    weights: Weights = field(default_factory=Weights)
 
     def samples(self, problems: Problems) -> Iterator[Sample]:
-        """Yields the file's conversations in order; unusable rows go to `problems`."""
+        """Yields the file's conversations in order; unusable rows go to `problems`. A row of weight 0 is not there."""
         for row in self.file.rows(problems):
             try:
-                yield Sample(self.shape.converted(row.value), row.number, problems)
+                weight = _weight(self.file, self.shape, row.value)
+                sample = Sample(self.shape.converted(row.value), row.number, problems, weight)
             except DataError as error:
                 problems.add(row.number, str(error))
+                continue
+            if weight:
+                yield sample
 
     def check(self) -> None:
         """Raises: DataError if a row cannot be read or does not fit the shape."""
@@ -74,6 +81,7 @@ class Source:
             "rows": self.row_count,
             "unread_columns": list(self.unread),
             **({"left_out": dict(self.left_out)} if self.left_out else {}),
+            **self.weights.described(),
         }
 
 
@@ -85,7 +93,7 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
     problems, columns, ranks = file.problems(), set[str](), array("Q")
     shape: Shape | None = None
     first: list[dict[str, Any]] = []  # rows before a shape is known
-    readable, broken = 0, False
+    readable, broken, weights = 0, False, Weights()
     with Progress(f"reading {file.path}", 1, unit="files") as progress:
         for row in file.rows(problems):
             readable += 1
@@ -97,11 +105,12 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
                 first += [row.value] if len(first) < _LOOKED_AT else []
             else:
                 try:
-                    conversation = shape.converted(row.value)
+                    weight, conversation = _weight(file, shape, row.value), shape.converted(row.value)
                 except DataError:
                     broken = True  # reported when the row is encoded
                 else:
-                    ranks += array("Q", [] if seed is None else [_rank(conversation, seed)])
+                    weights.count(weight)
+                    ranks += array("Q", [_rank(conversation, seed)] if weight and seed is not None else [])
             if readable % _NOTED_EVERY == 0:
                 progress.advance(0, note=f"{readable} rows")
         progress.advance()
@@ -110,12 +119,19 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
         problems.raise_if_any(total)
         raise DataError("the file holds no rows", file=str(file.path))
     shape = shape or _unknown(file, columns, shapes, first)
-    left_out = dict(getattr(file.reader, "left_out", {}))
-    source = Source(file, shape, total, ranks, tuple(shape.unread(columns)), left_out)
+    weights.column = shape.weight if shape.weight in columns else None
+    left_out = {**getattr(file.reader, "left_out", {}), **weights.left_out}
+    source = Source(file, shape, total, ranks, tuple(shape.unread(columns)), left_out, weights)
     if (broken or problems.count) and (total > _MANY_ROWS or (seed is not None and len(ranks) < 2)):
         # Encoding might find more, but takes long; and faults of rows explain why there are too few.
         source.check()
+    if weights.zero == total:
+        raise DataError(f"each row has {weights.column} 0, so that none is left", file=str(file.path))
     return source
+
+
+def _weight(file: DataFile, shape: Shape, row: dict[str, Any]) -> float:
+    return shape.weight_of(row, text=isinstance(file.reader, Delimited))
 
 
 def hold_out(ranks: npt.NDArray[np.uint64], share: float, *, together: bool = False) -> npt.NDArray[np.bool_]:

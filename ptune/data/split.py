@@ -93,10 +93,11 @@ class Split:
             self.longest = max(self.longest, (longest, sample.place), key=lambda found: found[0])
         judged = isinstance(self.encoding.task, UnpairedPreference)
         labels = labels_of(sample.conversation) if judged else (None,) * len(examples)
+        weight = sample.weight if self.name == "train" else 1.0  # held-out figures can be compared
         pieces = [
             (piece, label)
             for example, label in zip(examples, labels, strict=True)
-            for piece in fit(example, limit, policy)
+            for piece in fit(replace(example, weight=weight), limit, policy)
         ]
         is_pair = isinstance(self.encoding.task, Preference)
         if is_pair and (too_long or len(pieces) < len(examples)):

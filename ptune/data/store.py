@@ -1,16 +1,18 @@
 """Examples on disk: written in sequence, memory-mapped for reading in any order.
 
-A split has five files, all little-endian:
+A split has six files, all little-endian:
   tokens            uint32 each; the highest bit says that the token is a target
   ends              uint64, one per example: its end, counted in tokens
   conversations     JSON, one per example that has a question and was not cut
   conversation_ends uint64, one per conversation: its end, counted in bytes
   labels            uint8, one per example where answers are judged: 1 if it is desirable, else 0
+  weights           float64, one per example: how often it counts
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import tempfile
 from array import array
@@ -27,7 +29,7 @@ from ptune.data.conversations import Askable, as_json, from_json
 from ptune.formats.whole_write import disk_errors
 
 T = TypeVar("T")
-NAMES = ("tokens", "ends", "conversations", "conversation_ends", "labels")
+NAMES = ("tokens", "ends", "conversations", "conversation_ends", "labels", "weights")
 _TARGET = 31  # the bit
 
 
@@ -38,7 +40,7 @@ class Records(Sequence[T], Generic[T]):
         self,
         data: npt.NDArray[Any],
         ends: npt.NDArray[np.uint64],
-        decode: Callable[[npt.NDArray[Any]], T],
+        decode: Callable[[npt.NDArray[Any], int], T],
         places: range,
     ) -> None:
         self._data, self._ends, self._decode, self._places = data, ends, decode, places
@@ -55,7 +57,7 @@ class Records(Sequence[T], Generic[T]):
             return Records(self._data, self._ends, self._decode, self._places[index])
         place = self._places[index]
         start = int(self._ends[place - 1]) if place else 0
-        return self._decode(self._data[start : int(self._ends[place])])
+        return self._decode(self._data[start : int(self._ends[place])], place)
 
     @property
     def lengths(self) -> npt.NDArray[np.int64]:
@@ -94,7 +96,10 @@ class Writer:
         self._files["tokens"].write((np.array(example.ids, "<u4") | targets).tobytes())
         label = b"" if desirable is None else bytes([desirable])
         self._files["labels"].write(label)
-        self._digest.update(array("q", example.ids).tobytes() + bytes(example.targets) + label)
+        weight = np.array(example.weight, "<f8").tobytes()
+        self._files["weights"].write(weight)
+        told = b"" if example.weight == 1 else weight
+        self._digest.update(array("q", example.ids).tobytes() + bytes(example.targets) + label + told)
         self.examples += 1
         self.tokens += len(example)
         self.targets += example.target_count
@@ -108,14 +113,15 @@ class Writer:
 
     @property
     def sha256(self) -> str:
-        """SHA-256 over the tokens and targets."""
+        """SHA-256 over the tokens and targets, and the weights that are not 1."""
         return self._digest.hexdigest()
 
 
 def examples_in(folder: Path) -> Examples:
     """Opens the examples in a folder."""
     ends = _mapped(folder / "ends", "<u8")
-    return Records(_mapped(folder / "tokens", "<u4"), ends, _example, range(len(ends)))
+    decode = functools.partial(_example, weights=_mapped(folder / "weights", "<f8"))
+    return Records(_mapped(folder / "tokens", "<u4"), ends, decode, range(len(ends)))
 
 
 def conversations_in(folder: Path) -> Records[Askable]:
@@ -150,10 +156,10 @@ def _mapped(path: Path, dtype: str) -> npt.NDArray[Any]:
     return np.zeros(0, dtype) if empty else np.memmap(path, dtype, mode="r")
 
 
-def _example(words: npt.NDArray[np.uint32]) -> Example:
+def _example(words: npt.NDArray[np.uint32], place: int, weights: npt.NDArray[np.float64]) -> Example:
     ids, targets = words & np.uint32((1 << _TARGET) - 1), words >> np.uint32(_TARGET)
-    return Example(tuple(ids.tolist()), tuple(targets.astype(bool).tolist()))
+    return Example(tuple(ids.tolist()), tuple(targets.astype(bool).tolist()), weight=float(weights[place]))
 
 
-def _conversation(text: npt.NDArray[np.uint8]) -> Askable:
+def _conversation(text: npt.NDArray[np.uint8], _place: int) -> Askable:
     return from_json(text.tobytes().decode())

@@ -40,7 +40,9 @@ def led(row: dict[str, Any], messages: list[dict[str, Any]], system: str | None)
 
 
 def examples_of(row: dict[str, Any], system: str | None, last_only: bool) -> list[dict[str, Any]]:
-    """TRL's rows for supervised fine-tuning: one for each answer that is learnt, after all that stands before it."""
+    """TRL's rows for supervised fine-tuning: one for each answer that is learnt, after all that stands before it; none of weight 0."""
+    if row.get("weight") is not None and float(row["weight"]) == 0:
+        return []
     if row.get("prompt") is not None and isinstance(row["prompt"], str):
         if isinstance(row["completion"], str):
             return [{"prompt": row["prompt"], "completion": row["completion"]}]

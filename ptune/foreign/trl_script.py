@@ -105,7 +105,8 @@ def _head(recipe: Recipe, source: str, kind: str) -> str:
             f"# {source} as a script of TRL's (1.x). It runs without ptune: pip install trl peft datasets bitsandbytes",
             "#",
             "# Not the same: the order of rows and which are held out; batches are padded; gradients are clipped alone, ptune also",
-            "# cuts spikes and goes back after a collapse. Each answer of a conversation is an example of its own here.",
+            "# cuts spikes and goes back after a collapse. Each answer of a conversation is an example of its own here. A row's",
+            "# weight counts only where it is 0.",
             *said,
             *imports,
         ]

@@ -26,7 +26,8 @@ STEPS = 8  # of the training, whose rows are seen
 def calibrate(recipe: Recipe, model: Any, objective: Objective, data: TaskData) -> None:
     """Prepares a method's first weights, in evaluation mode, before the optimiser knows them.
 
-    It is the same in every process and each time: the rows are those of the first steps, in their order.
+    It is the same in every process and each time: the rows are those of the first steps, in their order; shuffled in any case, as
+    the shortest rows are not typical.
     Raises: RecipeError.
     """
     method = recipe.method

@@ -34,6 +34,7 @@ def loss_and_correct(
     *,
     count: bool,
     smoothing: float = 0.0,
+    factors: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropies of `labels` [targets], and with `count` how many are the most likely token, else 0.
 
@@ -41,10 +42,14 @@ def loss_and_correct(
     device: whose way of computing to take. It is theirs, except in a plan, whose tensors have no data.
     smoothing: share of each target that is spread over the whole vocabulary (Szegedy et al. 2016,
     https://arxiv.org/abs/1512.00567).
+    factors: how often each cross-entropy counts in the sum, [targets]; default: once.
     """
     if not torch.is_grad_enabled():  # else gradients of trained weights would be computed for nothing
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    sums: tuple[Tensor, Tensor] = _ChunkedLoss.apply(hidden, weight, bias, labels, device, count, smoothing)
+    factors = None if factors is None else factors.to(accumulator(weight))
+    sums: tuple[Tensor, Tensor] = _ChunkedLoss.apply(
+        hidden, weight, bias, labels, device, count, smoothing, factors
+    )
     return sums
 
 
@@ -71,6 +76,7 @@ class _ChunkedLoss(torch.autograd.Function):
         device: torch.device,
         count: bool,
         smoothing: float,
+        factors: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
         gradients = Gradients.of(hidden, weight, bias, ctx.needs_input_grad)
@@ -85,13 +91,17 @@ class _ChunkedLoss(torch.autograd.Function):
             if smoothing:
                 of_labels = of_labels.mul_(1 - smoothing).add_(logits.mean(1), alpha=smoothing)
             normaliser = logits.exp_().sum(1)
-            loss += (normaliser.log() - of_labels).sum()
+            of = None if factors is None else factors[number * rows :][: len(wanted)]
+            losses = normaliser.log() - of_labels
+            loss += losses.sum() if of is None else losses @ of
             if gradients.wanted:
                 probabilities = logits.mul_((1 / normaliser)[:, None])
                 if smoothing:
                     probabilities -= smoothing / len(weight)
-                share = 1 - smoothing
-                gradients.add(probabilities, some, weight, wanted, device, first=number * rows, share=share)
+                place, share = number * rows, 1 - smoothing
+                gradients.add(
+                    probabilities, some, weight, wanted, device, first=place, share=share, factors=of
+                )
                 del probabilities
             del logits  # before the next chunk's are there
         ctx.gradients = gradients
@@ -102,7 +112,7 @@ class _ChunkedLoss(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, factor: Tensor, _: None) -> tuple[Tensor | None, ...]:
         gradients, ctx.gradients = ctx.gradients, None
-        return *gradients.scaled(factor), None, None, None, None
+        return *gradients.scaled(factor), None, None, None, None, None
 
 
 class _EachLoss(torch.autograd.Function):

@@ -42,22 +42,26 @@ def plain_head(model: PreTrainedModel) -> nn.Linear | None:
 
 @contextlib.contextmanager
 def replaced_by_loss(
-    head: nn.Linear, labels: torch.Tensor, device: torch.device, smoothing: float = 0.0
+    head: nn.Linear,
+    labels: torch.Tensor,
+    device: torch.device,
+    smoothing: float = 0.0,
+    factors: torch.Tensor | None = None,
 ) -> Iterator[None]:
     """Within the block, `head` maps hidden states [1, targets, hidden] to their loss instead of their logits.
 
     It returns [1, 1, 2]: the sum of the cross-entropies of `labels` [targets], and the number of labels that are the most
     likely token (counted in eval mode only; 0 in training). device: see `chunked_loss.loss_and_correct`.
-    smoothing: see there; in training only, so that validation losses can be compared.
+    smoothing, factors: see there; in training only, so that validation losses can be compared.
     """
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         if len(labels) == 0:
             return (hidden.sum() * 0.0).expand(1, 1, 2)  # so that every process has a backward pass
         count = not head.training
-        smooth = smoothing if head.training else 0.0
+        smooth, of = (smoothing, factors) if head.training else (0.0, None)
         sums = loss_and_correct(
-            hidden[0], head.weight, head.bias, labels, device, count=count, smoothing=smooth
+            hidden[0], head.weight, head.bias, labels, device, count=count, smoothing=smooth, factors=of
         )
         return torch.stack(sums).view(1, 1, 2)
 

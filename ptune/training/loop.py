@@ -79,7 +79,8 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
     Raises: PtuneError if training goes wrong: see `ptune.training.diagnosis` and `ptune.training.rollback`.
     """
     train = job.train
-    order = Order(len(job.examples), train.batch_size, train.seed, job.mixture)
+    lengths = [job.objective.size(one) for one in job.examples] if train.order == "short_first" else None
+    order = Order(len(job.examples), train.batch_size, train.seed, job.mixture, lengths)
     steps = order.steps(train)
     validate_every = order.validate_every(train)
     save_every = train.save_every or validate_every

@@ -20,7 +20,10 @@ from ptune.training.virtual_tokens import virtual_tokens
 
 @dataclass(frozen=True)
 class NextTokenObjective:
-    """Sum of cross-entropies over the targets; the head computes only at positions that predict a target."""
+    """Sum of cross-entropies over the targets; the head computes only at positions that predict a target.
+
+    In training each counts as often as its example's weight says. In validation it counts once.
+    """
 
     packed: bool  # whether the model keeps packed examples apart, see `segments.packing`
     max_tokens: int  # most tokens in one forward pass
@@ -38,9 +41,9 @@ class NextTokenObjective:
         """Number of tokens."""
         return len(example)
 
-    def targets(self, example: Example) -> int:
-        """Number of tokens to predict."""
-        return targets(example)
+    def targets(self, example: Example) -> float:
+        """Number of tokens to predict, each as often as it counts in training."""
+        return targets(example) if example.weight == 1 else example.weight * targets(example)
 
     def batches(self, examples: Sequence[Example], share: Share = ALONE) -> Iterator[Batch]:
         """Rows of several whole examples if `packed`, else one row per example."""
@@ -50,16 +53,20 @@ class NextTokenObjective:
 
     def score(self, model: nn.Module, batch: Batch) -> Score:
         """Loss and correct predictions, summed over the batch's targets."""
+        weights = batch.weights if model.training else None
+        counted = len(batch.labels) if weights is None else float(weights.sum())
         if self.by_probability and model.training:
             losses = self.losses(model, batch)
-            loss = (losses * (-losses.detach()).exp()).sum()
-            return Score(loss, loss.new_zeros(()), len(batch.labels))
+            losses = losses * (-losses.detach()).exp()
+            loss = losses.sum() if weights is None else losses @ weights.to(losses.dtype)
+            return Score(loss, loss.new_zeros(()), counted)
         if self.head is not None:
-            with replaced_by_loss(self.head, batch.labels, self.device, self.smoothing):
+            with replaced_by_loss(self.head, batch.labels, self.device, self.smoothing, weights):
                 loss, correct = self.logits(model, batch)[0]
-            return Score(loss, correct.detach(), len(batch.labels))
+            return Score(loss, correct.detach(), counted)
+        logits = self.logits(model, batch)
         return score_of(
-            self.logits(model, batch), batch.labels, training=model.training, smoothing=self.smoothing
+            logits, batch.labels, training=model.training, smoothing=self.smoothing, factors=weights
         )
 
     def losses(self, model: nn.Module, batch: Batch) -> torch.Tensor:

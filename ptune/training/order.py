@@ -56,12 +56,24 @@ class Order:
 
     Every step is full: the last one of an epoch continues into the next permutation. In a mixture each part has its own
     permutations, and an epoch is as many examples as there are in all.
+
+    lengths: of the examples, for a curriculum (Bengio et al. 2009, https://doi.org/10.1145/1553374.1553380): the first
+    permutation, of each part in a mixture, goes from the shortest to the longest, those of a length shuffled. The later ones
+    are shuffled as ever.
     """
 
-    def __init__(self, examples: int, batch_size: int, seed: int, mixture: Mixture | None = None) -> None:
+    def __init__(
+        self,
+        examples: int,
+        batch_size: int,
+        seed: int,
+        mixture: Mixture | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
         self.examples, self.batch_size, self.seed, self.mixture = examples, batch_size, seed, mixture
+        self._lengths = lengths
         parts = 1 if mixture is None else len(mixture.sizes)
-        self._permutation = functools.lru_cache(maxsize=2 * parts)(_permutation)
+        self._permutation = functools.lru_cache(maxsize=2 * parts)(self._permuted)
 
     def batch(self, step: int) -> list[int]:
         """Indices of the examples of `step` (from 0), the same in every process."""
@@ -69,15 +81,27 @@ class Order:
         if self.mixture is not None:
             return [self._mixed(self.mixture, place) for place in range(first, first + self.batch_size)]
         places = (divmod(place, self.examples) for place in range(first, first + self.batch_size))
-        return [self._permutation(self.examples, f"{self.seed}/{epoch}")[index] for epoch, index in places]
+        return [self._permutation(None, epoch)[index] for epoch, index in places]
 
     def _mixed(self, mixture: Mixture, place: int) -> int:
         """Index of the example at `place` in the endless sequence."""
         before, after = mixture.turns(place), mixture.turns(place + 1)
         part = next(part for part, turns in enumerate(before) if turns < after[part])
         epoch, index = divmod(before[part], mixture.sizes[part])
-        permutation = self._permutation(mixture.sizes[part], f"{self.seed}/{part}/{epoch}")
-        return sum(mixture.sizes[:part]) + permutation[index]
+        return sum(mixture.sizes[:part]) + self._permutation(part, epoch)[index]
+
+    def _permuted(self, part: int | None, epoch: int) -> array[int]:
+        """The order of a part's examples in one of its epochs, counted from its first; None: of all, which are no mixture."""
+        if self.mixture is None or part is None:
+            first, permutation = 0, _permutation(self.examples, f"{self.seed}/{epoch}")
+        else:
+            sizes = self.mixture.sizes
+            first = sum(sizes[:part])
+            permutation = _permutation(sizes[part], f"{self.seed}/{part}/{epoch}")
+        if self._lengths is None or epoch:
+            return permutation
+        lengths = self._lengths
+        return array("q", sorted(permutation, key=lambda index: lengths[first + index]))
 
     def steps(self, train: Train) -> int:
         """Number of optimiser steps in the training."""
@@ -99,7 +123,8 @@ class Order:
             if train.patience is None
             else f", or until {train.patience} validations in a row are no better"
         )
-        return f"{steps} steps of {self.batch_size} examples, {passes:.3g} passes over {self.examples}{least}{early}"
+        begun = "" if self._lengths is None else ", from the shortest to the longest in the first"
+        return f"{steps} steps of {self.batch_size} examples, {passes:.3g} passes over {self.examples}{begun}{least}{early}"
 
     def _by_epochs(self, train: Train) -> int:
         return math.ceil(train.epochs * self.examples / self.batch_size)

@@ -37,6 +37,7 @@ class Batch:
     predict_at: torch.Tensor  # [targets] columns whose next token is a target
     labels: torch.Tensor  # [targets] those next tokens
     shared: Shared | None = None  # where examples share their first tokens
+    weights: torch.Tensor | None = None  # [targets] how often each counts while it trains; None: once
 
 
 def targets(example: Example) -> int:
@@ -132,4 +133,13 @@ def row_of(examples: Sequence[Example], device: torch.device | str) -> Batch:
         lengths=tuple(len(example.ids) for example in examples),
         predict_at=torch.tensor([column - 1 for column in columns], dtype=torch.long, device=device),
         labels=torch.tensor([ids[column] for column in columns], dtype=torch.long, device=device),
+        weights=_weights(examples, device),
     )
+
+
+def _weights(examples: Sequence[Example], device: torch.device | str) -> torch.Tensor | None:
+    """[targets] in float64; None where all examples count once, so that their loss is summed as ever, to the bit."""
+    if all(example.weight == 1 for example in examples):
+        return None
+    each = [example.weight for example in examples for _ in range(targets(example))]
+    return torch.tensor(each, dtype=torch.float64, device=device)

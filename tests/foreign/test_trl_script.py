@@ -95,6 +95,11 @@ def test_texts_stay_texts_and_a_system_message_is_put_first() -> None:
     assert found["prompt"][0] == {"role": "system", "content": "Be kind."}
 
 
+@pytest.mark.parametrize(("weight", "kept"), [(0, 0), (0.0, 0), (0.5, 1), (1, 1), (None, 1)])
+def test_rows_of_weight_0_are_left_out(weight: float | None, kept: int) -> None:
+    assert len(examples_of({"prompt": "a", "completion": "b", "weight": weight}, None, False)) == kept
+
+
 def recipe(**changes: Any) -> Recipe:
     given: dict[str, Any] = {
         "backbone": Backbone(model="acme/tiny"),

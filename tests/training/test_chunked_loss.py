@@ -86,6 +86,35 @@ def test_smoothed_targets_are_transformers(
     assert max(far(*pair) for pair in zip(ours, theirs, strict=True)) <= 4 * near
 
 
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_targets_that_count_differently(
+    dtype: torch.dtype, smoothing: float, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if device == GPU:
+        monkeypatch.setattr(chunked_loss, "_product", _as_a_gpu_would)
+    monkeypatch.setattr(chunked_loss, "chunk_rows", lambda *_: 70)
+    states, weight, labels = (
+        one.to(dtype) if one.is_floating_point() else one for one in layer(300, 64, 5_000)
+    )
+    bias, factors = torch.linspace(-1, 1, 5_000), torch.arange(300, dtype=torch.float64) % 4 / 2
+    leaves = [states.requires_grad_(), weight.requires_grad_(dtype == torch.float32), bias.requires_grad_()]
+    found = loss_and_correct(
+        states, weight, bias, labels, device, count=False, smoothing=smoothing, factors=factors
+    )[0]
+    wide, wide_weight = (one.detach().float().requires_grad_(one.requires_grad) for one in (states, weight))
+    each = F.cross_entropy(
+        F.linear(wide, wide_weight, bias), labels, reduction="none", label_smoothing=smoothing
+    )
+    wanted = (each * factors.float()).sum()
+    near = 1e-6 if dtype == torch.float32 else 5e-3
+    assert float(found) == pytest.approx(float(wanted), rel=near)
+    ours = gradients(found, *leaves)
+    theirs = gradients(wanted, *(one for one in (wide, wide_weight, bias)))
+    assert max(far(*pair) for pair in zip(ours, theirs, strict=True)) <= 4 * near
+
+
 def _as_a_gpu_would(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
     return out.copy_(left.to(right.dtype).float() @ right.float())
 

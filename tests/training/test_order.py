@@ -75,6 +75,36 @@ def test_the_order_of_a_mixture_depends_on_the_seed() -> None:
     assert Order(100, 8, 0, mixture).batch(0) != Order(100, 8, 1, mixture).batch(0)
 
 
+@settings(max_examples=60)
+@given(st.data(), st.integers(1, 9), st.integers(0, 3))
+def test_the_first_epoch_goes_from_short_to_long_and_later_ones_are_shuffled(
+    data: st.DataObject, batch_size: int, seed: int
+) -> None:
+    lengths = data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=40))
+    count = len(lengths)
+    order, usual = Order(count, batch_size, seed, None, lengths), Order(count, batch_size, seed)
+    steps = -(-3 * count // batch_size)
+    seen, shuffled = ([index for step in range(steps) for index in of.batch(step)] for of in (order, usual))
+    assert [lengths[index] for index in seen[:count]] == sorted(lengths)
+    assert sorted(seen[:count]) == list(range(count))
+    assert seen[count:] == shuffled[count:]
+    for length in set(lengths):  # those of a length are shuffled
+        assert [at for at in seen[:count] if lengths[at] == length] == [
+            at for at in shuffled[:count] if lengths[at] == length
+        ]
+    late = data.draw(st.integers(0, steps - 1))
+    assert Order(count, batch_size, seed, None, lengths).batch(late) == order.batch(late)
+
+
+def test_each_part_of_a_mixture_begins_with_its_shortest() -> None:
+    lengths, mixture = [*range(90, 0, -1), *range(10)], Mixture((90, 10), (1.0, 1.0))
+    order = Order(100, 10, 0, mixture, lengths)
+    seen = [index for step in range(18) for index in order.batch(step)]
+    assert [index for index in seen if index < 90] == list(range(89, -1, -1))
+    assert [index for index in seen if index >= 90][:10] == list(range(90, 100))
+    assert [index for index in seen if index >= 90][10:20] != list(range(90, 100))
+
+
 def test_without_weights_the_order_is_what_it_was() -> None:
     """What earlier runs saw, so that they can be resumed: recorded from the version that began them."""
     assert [Order(7, 4, 3).batch(step) for step in range(4)] == [

@@ -53,6 +53,17 @@ def test_interrupted_and_resumed_is_uninterrupted(
         assert series[0] == series[1]
 
 
+def test_short_rows_first_and_resumed(make: Make, tmp_path: Path, interrupt_at: None) -> None:
+    recipe = make(order="short_first", epochs=2, batch_size=4)
+    assert train(recipe, tmp_path / "broken").record().steps == 3
+    resumed = train(recipe, tmp_path / "broken", resume=True)
+    whole = train(recipe, tmp_path / "whole")
+    assert fingerprint(resumed.adapter_path) == fingerprint(whole.adapter_path)
+    targets = [entry["targets"] for entry in read(whole.metrics_path) if "targets" in entry]
+    first_pass = targets[: len(targets) // 2]
+    assert sum(first_pass[-2:]) > sum(first_pass[:2])
+
+
 @pytest.mark.parametrize("interrupt_at", [31], indirect=True)
 def test_spikes_are_cut_as_if_nothing_had_happened(
     make: Make, tmp_path: Path, interrupt_at: None, monkeypatch: pytest.MonkeyPatch

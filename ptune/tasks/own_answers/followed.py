@@ -37,6 +37,10 @@ def check_followed(recipe: Recipe, accelerator: Accelerator, what: str) -> None:
         raise RecipeError(
             f"train.{name}: the model that is trained would not be the one that answered: leave it out"
         )
+    if train.order != "shuffled":
+        raise RecipeError(
+            f"train.order {train.order}: how long an example of {what} is, is not known before its answers"
+        )
     if recipe.backbone.new_tokens or recipe.backbone.stream:
         name = "new_tokens" if recipe.backbone.new_tokens else "stream"
         raise RecipeError(f"backbone.{name} is not for {what}: leave it out")

@@ -44,6 +44,20 @@ def test_no_constant_answer_is_better(
         assert loss.constant(targets) == pytest.approx(lowest(loss, torch.tensor(flat), 7), rel=1e-6)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("problem", ["single", "multi"])
+def test_a_target_that_counts_twice_is_one_that_stands_there_twice(
+    problem: Problem, smoothing: float
+) -> None:
+    loss = Loss(Labels(("a", "b", "c"), problem), None, smoothing)
+    first, second, third = (0,), (0, 2), (1,)
+    targets = [first, second, third] if problem == "multi" else [0, 2, 1]
+    repeated = [targets[0]] * 3 + [targets[2]] * 2
+    for scale in (1, 0.01):  # only ratios matter
+        found = loss.constant(targets, [3 * scale, 0, 2 * scale])
+        assert found == pytest.approx(loss.constant(repeated), rel=1e-12)
+
+
 @pytest.mark.parametrize("weights", [None, (0.5, 1.0, 3.0)])
 def test_the_shares_of_tags_are_the_best_constant_answer(weights: tuple[float, ...] | None) -> None:
     held = None if weights is None else torch.tensor(weights, dtype=torch.float64)

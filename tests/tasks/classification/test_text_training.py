@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,45 @@ def test_a_process_without_an_example_has_no_target_but_a_gradient(kit: Path) ->
         score.loss.backward()
         assert (score.targets, float(score.loss)) == (0, 0.0)
         assert network.classifier.weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"smoothing": 0.2}, {"weights": torch.tensor([0.5, 2.0, 1.0]).double()}]
+)
+@pytest.mark.parametrize("most", [10_000, 24])
+@pytest.mark.parametrize("problem", CASES)
+def test_weight_2_is_a_row_twice_and_weight_0_none(
+    kit: Path, problem: str, most: int, options: dict[str, Any]
+) -> None:
+    loss = {} if problem == "regression" else options
+    objective, network = objective_of(problem, kit / "bert", most, **loss), model_of(problem, kit / "bert")
+    a, b, c, d = examples_of(problem, kit / "bert")
+    network.requires_grad_(True).train()
+    for module in network.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+
+    def told(examples: list[SequenceExample]) -> tuple[float, torch.Tensor]:
+        network.zero_grad()
+        scores = [objective.score(network, batch) for batch in objective.batches(examples)]
+        wanted = sum(map(objective.targets, examples))
+        assert sum(score.targets for score in scores) == pytest.approx(wanted, rel=1e-12)
+        mean = torch.stack([score.loss for score in scores]).sum() / wanted
+        mean.backward()
+        gradients = [one.grad.flatten() for one in network.parameters() if one.grad is not None]
+        return float(mean.detach()), torch.cat(gradients)
+
+    weighted = [replace(a, weight=2.0), replace(b, weight=0.0), c, replace(d, weight=3.0)]
+    (loss_found, found), (loss_wanted, wanted) = told(weighted), told([a, a, c, d, d, d])
+    assert loss_found == pytest.approx(loss_wanted, rel=1e-9)
+    torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-9)
+    assert loss_found != pytest.approx(told([a, b, c, d])[0], rel=1e-6)
+    if problem != "regression":
+        best = objective.constant_loss([a, a, c, d, d, d])
+        assert objective.constant_loss(weighted) == pytest.approx(best, rel=1e-12)
+    network.eval()
+    for plain, other in zip(objective.batches([a, c]), objective.batches([weighted[0], c]), strict=True):
+        assert torch.equal(objective.score(network, plain).loss, objective.score(network, other).loss)
 
 
 @pytest.mark.parametrize("problem", ["single", "tags"])

@@ -194,6 +194,7 @@ def test_losses_are_not_watched_for_a_collapse(make: Make, dropout: float | None
         ({"dropout": 0.1}, "train.dropout 0.1"),
         ({"neftune_alpha": 5.0}, "train.neftune_alpha"),
         ({"ema": 0.9}, "train.ema"),
+        ({"order": "short_first"}, "train.order short_first"),
         ({"method": FreezeExceptLast(layers=1)}, "method FreezeExceptLast: reinforcement trains an adapter"),
         ({"method": PromptTuning(num_virtual_tokens=4)}, "method PromptTuning"),
         ({"method": Lora(r=4, init="eva")}, "method.init 'eva'"),
