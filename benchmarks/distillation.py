@@ -146,7 +146,7 @@ def losses(model: Any, recipe: Recipe, codec: Path) -> Losses:
         for example in made.test:
             (batch,) = objective.batches([example])
             score = objective.score(model, batch)
-            found.append((float(score.loss), score.targets))
+            found.append((float(score.loss), int(score.targets)))
     return found
 
 

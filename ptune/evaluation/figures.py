@@ -39,7 +39,7 @@ def figures(
             loss, correct, targets = (
                 loss + float(score.loss),
                 correct + int(score.correct),
-                targets + score.targets,
+                targets + int(score.targets),
             )
             progress.advance(len(batch.lengths))
     return summed(loss, correct, targets)

@@ -215,7 +215,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
     return loss
 
 
-def _accumulate(job: Job, micro_batches: Sequence[Any], wanted: int, scale: float) -> torch.Tensor:
+def _accumulate(job: Job, micro_batches: Sequence[Any], wanted: float, scale: float) -> torch.Tensor:
     """Adds up `scale` times the gradient of the loss per target, over all passes; returns the sum of their losses."""
     accelerator = job.accelerator
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)

@@ -48,10 +48,10 @@ def objective_of(
 
 def gradients(
     objective: EmbeddingObjective, network: Embedder, examples: list[PairExample], share: Share = Share(0, 1)
-) -> tuple[int, float, int, dict[str, torch.Tensor]]:
+) -> tuple[int, float, float, dict[str, torch.Tensor]]:
     """Passes, loss, targets and gradients."""
     network.zero_grad()
-    loss, targets, passes = 0.0, 0, 0
+    loss, targets, passes = 0.0, 0.0, 0
     for one in objective.batches(examples, share):
         score = objective.score(network, one)
         score.loss.backward()
