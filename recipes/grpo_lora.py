@@ -4,7 +4,7 @@ data      115 prompts, 13 to validate, 32 to test: each asks for a thing as JSON
           with ptune. The test's things, keys and wording are none of the training's
 hardware  2 CPU cores, 6 GB of memory, 11 minutes with what comes before and after training
 result    greedy answers to the test prompts are worth 0 before, and 0.56 [0.42, 0.70], 0.78 [0.67, 0.89] and 0.81 [0.73, 0.89]
-          after, with seeds 0, 1 and 2
+          after, with seeds 0, 1 and 2 (of one machine: what is sampled differs between processors)
 command   ptune train grpo_lora
           ptune train grpo_lora --task.loss rloo
 """
