@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support.browsing import NEEDS_BROWSER
+from support.fake_chat_model import wait_until
 from support.studio_page import Opened, browser, opened
 
 if TYPE_CHECKING:
@@ -35,32 +36,38 @@ def test_only_what_is_seen_is_asked_for(studio: Opened) -> None:
         if request.method == "POST" and request.url.startswith(studio.url):
             asked.append(json.loads(request.post_data or "")["fn_index"])
 
-    def events(beats: int) -> list[int]:
+    def events(beats: int) -> set[int]:
         """What is asked for while the page is left alone; its clock is put forward."""
         asked.clear()
         for _ in range(beats):
             studio.page.clock.run_for(BEAT_MS)
             studio.page.wait_for_timeout(ANSWERED_MS)
-        return [*asked]
+        return {*asked}
+
+    def settled(kinds: int) -> set[int]:
+        """What so many kinds of requests are, once the answers to what was pressed have come and led to no more."""
+        wait_until(lambda: len(events(2)) == kinds)
+        return {*asked}
 
     studio.page.on("request", note)
     studio.page.clock.install()
     studio.open("Data")
-    events(2)  # what a page that was just opened asks for
-    heading = {*events(3)}
-    assert len(heading) == 1, "the line on top alone, which says what runs"
+    heading = settled(1)  # the line on top alone, which says what runs
     seen = set()
     for tab in ("Run", "Judge", "Ship", "Serve"):
         studio.go(tab)
-        events(1)
-        asked_for = {*events(2)}
+        asked_for = settled(2)  # one request more
         assert heading < asked_for, tab
-        assert len(asked_for) == 2, f"{tab} is one request more"
         seen |= asked_for
     assert len(seen) == 5, "each tab its own"
+    assert events(3) == asked_for
     studio.page.evaluate(_HIDDEN, True)
-    events(1)
-    assert events(3) == []
+    settled(0)
+    assert events(3) == set()
     studio.page.evaluate(_HIDDEN, False)
-    studio.page.wait_for_timeout(ANSWERED_MS)
-    assert {*asked} == asked_for, "at once, when somebody looks again"
+
+    def seen_again() -> bool:
+        studio.page.wait_for_timeout(ANSWERED_MS)  # in which the browser tells of its requests
+        return {*asked} == asked_for
+
+    wait_until(seen_again)
