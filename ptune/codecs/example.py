@@ -11,9 +11,8 @@ class Example:
 
     ids: tuple[int, ...]
     targets: tuple[bool, ...]
-    weight: float = field(
-        default=1.0, kw_only=True
-    )  # how often each target counts in the loss while it trains
+    weight: float = field(default=1.0, kw_only=True)
+    """How often each target counts in the loss while it trains."""
 
     def __len__(self) -> int:
         return len(self.ids)

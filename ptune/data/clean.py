@@ -124,7 +124,7 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
     shape = recognise(dict.fromkeys(_columns(file)), shapes_of(task))
 
     def taught(row: Row) -> Any:
-        shape.weight_of(row.value, text=isinstance(file.reader, Delimited))
+        shape.weight_of(row.value, text=file.text_only)
         return asdict(_taught(shape.converted(row.value)))
 
     return file, taught

@@ -206,7 +206,7 @@ class Shape:
 
     def weight_of(self, row: Row, *, text: bool) -> float:
         """How often a row counts, see `row_weights.weight_of`. Raises: DataError."""
-        return 1.0 if self.weight is None else weight_of(row.get(self.weight), self.weight, text=text)
+        return weight_of(row, self.weight, text=text)
 
     def converted(self, row: Row) -> Convertible:
         """What a row holds. Raises: DataError if it lacks a column, or does not fit."""

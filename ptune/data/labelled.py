@@ -10,7 +10,6 @@ from typing import Any, TypeAlias
 from ptune.codecs.labels import Labels
 from ptune.codecs.messages import check_text
 from ptune.config.classification import TextClassification, TokenClassification
-from ptune.data.delimited import Delimited
 from ptune.data.label_values import Known, Target, Written, listed, parted, written
 from ptune.data.named_columns import found, names_in, optional
 from ptune.data.problems import Problems
@@ -119,8 +118,7 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
         weights.count(read.weight)
         if read.weight:
             written_rows.append(read)
-    if weights.zero == total:
-        raise DataError(f"each row has {convert.weight} 0, so that none is left", file=str(path))
+    weights.check_left(total, path)
     unread = tuple(name for name in columns if name not in {*convert.used, convert.weight})
     return LabelledFile(file, written_rows, total, problems, unread, weights)
 
@@ -140,7 +138,7 @@ def _conversion(file: DataFile, rows: Sequence[Mapping[str, Any]], task: TextTas
     chosen, there = found(file, rows, wanted), names_in(rows)
     pair = chosen.get("text_pair") or optional(PAIR, there)
     weight = optional(names("weight", (WEIGHT,)), there)
-    return _Text(chosen["text"], pair, chosen["label"], weight, isinstance(file.reader, Delimited))
+    return _Text(chosen["text"], pair, chosen["label"], weight, file.text_only)
 
 
 @dataclass(frozen=True)
@@ -162,9 +160,7 @@ class _Text:
         text = _said(row, self.text)
         label = written(row.value.get(self.label), self.label)
         given: Input = text if self.pair is None else (text, _said(row, self.pair))
-        weight = 1.0
-        if self.weight is not None:
-            weight = weight_of(row.value.get(self.weight), self.weight, text=self.text_only)
+        weight = weight_of(row.value, self.weight, text=self.text_only)
         return WrittenRow(given, label, row.number, _others(row, self.used), weight)
 
 

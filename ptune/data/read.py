@@ -48,6 +48,11 @@ class DataFile:
     modified_ns: int  # 0 if it cannot change
     copy: object = None  # keeps the copy of a pipe alive
 
+    @property
+    def text_only(self) -> bool:
+        """Whether what it holds is text, numbers, too."""
+        return isinstance(self.reader, Delimited)
+
     def problems(self) -> Problems:
         """An empty collection of problems for the file."""
         return Problems(str(self.path), self.reader.unit)

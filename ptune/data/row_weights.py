@@ -17,8 +17,12 @@ WEIGHT = "weight"
 _LEAST, _MOST = 1e-6, 1e6  # what float32 still sums beside a weight of 1
 
 
-def weight_of(value: Any, column: str, *, text: bool) -> float:
-    """The weight in a cell; 1 where it is empty. text: whether the file holds nothing but text. Raises: DataError."""
+def weight_of(row: Mapping[str, Any], column: str | None, *, text: bool) -> float:
+    """The weight in a row's column; 1 where there is none, or it is empty. text: whether the file holds nothing but text.
+
+    Raises: DataError.
+    """
+    value = None if column is None else row.get(column)
     if value is None or (text and value == ""):
         return 1.0
     number = _number(value, text=text)
@@ -54,6 +58,11 @@ class Weights:
             self.least, self.most = min(self.least, weight), max(self.most, weight)
         else:
             self.zero += 1
+
+    def check_left(self, rows: int, file: object) -> None:
+        """Raises: DataError if each of so many rows has weight 0."""
+        if self.zero == rows:
+            raise DataError(f"each row has {self.column} 0, so that none is left", file=str(file))
 
     @property
     def left_out(self) -> dict[str, int]:

@@ -125,13 +125,12 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
     if (broken or problems.count) and (total > _MANY_ROWS or (seed is not None and len(ranks) < 2)):
         # Encoding might find more, but takes long; and faults of rows explain why there are too few.
         source.check()
-    if weights.zero == total:
-        raise DataError(f"each row has {weights.column} 0, so that none is left", file=str(file.path))
+    weights.check_left(total, file.path)
     return source
 
 
 def _weight(file: DataFile, shape: Shape, row: dict[str, Any]) -> float:
-    return shape.weight_of(row, text=isinstance(file.reader, Delimited))
+    return shape.weight_of(row, text=file.text_only)
 
 
 def hold_out(ranks: npt.NDArray[np.uint64], share: float, *, together: bool = False) -> npt.NDArray[np.bool_]:

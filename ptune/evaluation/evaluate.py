@@ -25,7 +25,6 @@ from ptune.data.conversations import Askable
 from ptune.data.store import spooled
 from ptune.errors import BackboneError, TemplateError, UsageError
 from ptune.evaluation import judged, pairs
-from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.figures import Figures, figures
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.in_context import after, in_context, shots
@@ -39,6 +38,7 @@ from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
 from ptune.tasks.chat.answers import answers
+from ptune.training.adapter_off import adapter_off
 from ptune.training.card import card
 from ptune.training.lora_product import with_lora_products
 

@@ -8,46 +8,44 @@ and genai.json holds every file's hash and every hop.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
+from peft import PeftModel
 from safetensors import safe_open
 
-from ptune.backbone.kind import kind_of_backbone
 from ptune.backbone.load import published_config
 from ptune.backbone.locate import locate
 from ptune.backbone.vision_language import sees_images
-from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.peft_config import PEFT_PREFIX
 from ptune.errors import UsageError
 from ptune.export.genai.build import build, require_genai
 from ptune.export.genai.places import Places, open_places
 from ptune.export.merge import with_plain_weights
-from ptune.formats.bundle import BASE, Hop, hashes
+from ptune.formats.bundle import BASE, Hop
 from ptune.formats.genai_export import GRAPH, RECORD, GenaiExport
-from ptune.formats.hop_log import note_hops, note_stage
+from ptune.formats.hop_log import note_hops
 from ptune.formats.onnx_adapter import SUFFIX, factor_of, write_onnx_adapter
 from ptune.formats.parity_json import WEIGHTS
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
-from ptune.kinds import DECODER
 from ptune.parity import Array, compare, liveness
-from ptune.progress import say
-from ptune.publish.decoder_run import reference
 from ptune.publish.figures import refuse_drift
-from ptune.publish.other_engine import Exported, chat_run, opened, refuse_other_methods
-from ptune.publish.steps import check_place
-from ptune.verify import probes as probing
+from ptune.publish.other_engine import (
+    Exported,
+    chat_run,
+    check_chat_model,
+    opened,
+    pretrained,
+    refuse_other_methods,
+)
+from ptune.publish.steps import check_place, report_progress
 from ptune.verify.genai import Genai, same_texts, same_tokens
 from ptune.verify.limits import LIVENESS, MAX_ABS_LOGPROB
-from ptune.verify.parity_reference import prompts_of
 from ptune.verify.proof import Proof
-from ptune.verify.reference import Factors, adapted, biases_kept, lora_layers, peft_factors
-from ptune.verify.torch_side import logprobs
+from ptune.verify.reference import Factors, lora_layers, peft_factors
 
-ADAPTERS = "adapters of onnxruntime-genai"
-NEAR = 32  # conversations whose texts are compared token by token
+OPTION, MODELS, ADAPTERS = "--genai", "onnxruntime-genai's models", "adapters of onnxruntime-genai"
 
 
 def export_run(
@@ -60,10 +58,10 @@ def export_run(
     """
     require_genai()
     check_place(out, force, RECORD)
-    finished = chat_run(run, "--genai", "onnxruntime-genai's models", anyway)
+    finished = chat_run(run, OPTION, MODELS, anyway)
     _check_sight(finished.backbone())
     if run.has_adapter and not merge:
-        refuse_other_methods(run, "--genai", ADAPTERS)
+        refuse_other_methods(run, OPTION, ADAPTERS)
         _check_names(run.adapter_path / WEIGHTS)
     return export_model(opened(finished, name, merge), out, places=not merge)
 
@@ -72,13 +70,9 @@ def export_backbone(backbone: Backbone, out: Path, *, force: bool = False) -> Pr
     """Exports a pretrained chat model, which takes adapters."""
     require_genai()
     check_place(out, force, RECORD)
-    if kind_of_backbone(backbone) is not DECODER:
-        raise UsageError(
-            f"--genai: {backbone.model} is no chat model, and only these are written as onnxruntime-genai's models"
-        )
+    check_chat_model(backbone, OPTION, MODELS)
     _check_sight(backbone)
-    loaded = reference(backbone)
-    return export_model(Exported(loaded, probing.of_examples([], loaded.codec), out.name), out)
+    return export_model(pretrained(backbone, out.name), out)
 
 
 def export_model(model: Exported, out: Path, *, places: bool = True) -> Proof:
@@ -86,46 +80,38 @@ def export_model(model: Exported, out: Path, *, places: bool = True) -> Proof:
     torch_model, codec = model.loaded.model, model.loaded.codec
     with whole_folder(out) as part:
         with_plain_weights(torch_model)
-        _stage("onnxruntime-genai's model builder")
+        report_progress("onnxruntime-genai's model builder")
         build(torch_model, codec, part, places=places)
         torch_model.requires_grad_(False)
         fits = open_places(part / GRAPH) if places else {}
         file = None if model.adapter is None else part / f"{model.name}{SUFFIX}"
-        torch_side = _torch_side(model, file, fits)
-        _stage("onnxruntime-genai")
-        proof = Proof(tuple(_base(model, part, torch_side[0])), _adapters(model, part, file, torch_side))
+        torch_side = model.in_torch(lambda wrapped: _write(file, wrapped, fits))
+        report_progress("onnxruntime-genai")
+        genai = Genai(part)
+        here = [*map(genai.log_probs, model.probes)]
+        base = _base(model, genai, torch_side[0], here)
+        proof = Proof(tuple(base), _adapters(model, part, file, torch_side, here))
         refuse_drift(proof)
-        _record(part, model, proof)
+        record = GenaiExport(**model.recorded(part, proof, "onnxruntime-genai", "onnxruntime"))
+        write_json(part / RECORD, record.model_dump(mode="json"))
     return proof
 
 
-def _torch_side(model: Exported, file: Path | None, places: Places) -> tuple[list[Array], list[Array]]:
-    """Log-probabilities of the base, and with its adapter, which is written to `file`; none of these where there is none."""
-    torch_model, probes = model.loaded.model, model.probes
-    base = logprobs(torch_model, probes)
-    if model.adapter is None or file is None:
-        return base, []
-    with biases_kept(torch_model):
-        wrapped = adapted(torch_model, model.adapter)
-        try:
-            with_adapter = logprobs(wrapped, probes)
-            factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
-        finally:
-            wrapped.unload()
+def _write(file: Path | None, wrapped: PeftModel, places: Places) -> None:
+    """Writes the adapter of a model that has it. Raises: UsageError where the graph has no place for it."""
+    assert file is not None
+    factors = peft_factors(lora_layers(wrapped), str(wrapped.active_adapter))
     _check_places(factors, places)
     write_onnx_adapter(file, factors)
-    return base, with_adapter
 
 
-def _base(model: Exported, folder: Path, torch_side: Sequence[Array]) -> list[Hop]:
-    """The hops of the graph without an adapter."""
-    genai, codec = Genai(folder), model.loaded.codec
-    here = map(genai.log_probs, model.probes)
-    title = "torch → onnxruntime-genai"
-    hops = [compare(title, torch_side, here, max_abs_logprob=MAX_ABS_LOGPROB)]
-    hops.append(same_tokens(genai, codec, _texts(model)))
+def _base(model: Exported, genai: Genai, there: Sequence[Array], here: Sequence[Array]) -> list[Hop]:
+    """The hops of the graph without an adapter. there, here: log-probabilities in torch and in onnxruntime-genai."""
+    codec = model.loaded.codec
+    hops = [compare("torch → onnxruntime-genai", there, here, max_abs_logprob=MAX_ABS_LOGPROB)]
+    hops.append(same_tokens(genai, codec, model.texts))
     if codec.template is not None:
-        hops.append(same_texts(genai, codec, _asked(model, codec)))
+        hops.append(same_texts(genai, codec, model.asked))
     if model.adapter is None:
         hops = [*model.earlier, *hops]
     note_hops(BASE, hops)
@@ -133,30 +119,25 @@ def _base(model: Exported, folder: Path, torch_side: Sequence[Array]) -> list[Ho
 
 
 def _adapters(
-    model: Exported, folder: Path, file: Path | None, torch_side: tuple[list[Array], list[Array]]
+    model: Exported,
+    folder: Path,
+    file: Path | None,
+    torch_side: tuple[list[Array], list[Array] | None],
+    before: Sequence[Array],
 ) -> dict[str, tuple[Hop, ...]]:
-    """The hops of the graph with the adapter, by the adapter's name."""
-    if file is None:
+    """The hops of the graph with the adapter, by the adapter's name. before: log-probabilities there without it."""
+    base, with_adapter = torch_side
+    if file is None or with_adapter is None:
         return {}
-    before = [*map(Genai(folder).log_probs, model.probes)]
     after = [*map(Genai(folder, file).log_probs, model.probes)]
     title = "torch + peft → onnxruntime-genai + adapter"
     hops = (
         *model.earlier,
-        compare(title, torch_side[1], after, max_abs_logprob=MAX_ABS_LOGPROB),
-        liveness("adapter − base in onnxruntime-genai", torch_side, (before, after), LIVENESS),
+        compare(title, with_adapter, after, max_abs_logprob=MAX_ABS_LOGPROB),
+        liveness("adapter − base in onnxruntime-genai", (base, with_adapter), (before, after), LIVENESS),
     )
     note_hops(model.name, hops)
     return {model.name: hops}
-
-
-def _texts(model: Exported) -> list[str]:
-    turns = (turn["content"] for one in model.conversations[:NEAR] for turn in one)
-    return [content for content in turns if isinstance(content, str)]
-
-
-def _asked(model: Exported, codec: ChatCodec) -> list[Sequence[dict[str, object]]]:
-    return [one.messages for one in prompts_of(codec, model.conversations) if one.messages is not None]
 
 
 def _check_sight(backbone: Backbone) -> None:
@@ -183,19 +164,3 @@ def _check_places(factors: Factors, places: Places) -> None:
             raise UsageError(
                 f"--genai: the adapter changes {layer}, for which onnxruntime-genai's graph of this model has no place: add --merge"
             )
-
-
-def _stage(text: str) -> None:
-    note_stage(text)
-    say(f"  {text}")
-
-
-def _record(folder: Path, model: Exported, proof: Proof) -> None:
-    wheels = ("onnxruntime-genai", "onnxruntime", "torch", "transformers", "peft")
-    record = GenaiExport(
-        base=model.loaded.identity,
-        files=hashes(folder),
-        versions={name: version(name) for name in wheels},
-        hops=tuple(proof.hops),
-    )
-    write_json(folder / RECORD, record.model_dump(mode="json"))

@@ -10,21 +10,17 @@ from __future__ import annotations
 import re
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 from peft import PeftModel
 from safetensors.numpy import load_file
-from transformers import PreTrainedModel
 
-from ptune.backbone.kind import kind_of_backbone
 from ptune.backbone.load import published_config
 from ptune.backbone.locate import Source, locate
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone
-from ptune.errors import ParityError, UsageError
+from ptune.errors import ParityError
 from ptune.export.gguf.adapter import layers_of, write_adapter
 from ptune.export.gguf.families import context_of, family_of
 from ptune.export.gguf.modelfile import modelfile, pieces_of
@@ -33,21 +29,24 @@ from ptune.export.gguf.rounding import FOUR_BITS
 from ptune.export.gguf.vocabulary import HARD, served_template, vocabulary_of
 from ptune.export.gguf.write import Facts, copy_with, write_model
 from ptune.export.merge import with_plain_weights
-from ptune.formats.bundle import BASE, Hop, hashes
+from ptune.formats.bundle import BASE, Hop
 from ptune.formats.gguf_export import ADAPTER_FILE, BASE_FILE, MODELFILE, RECORD, GgufExport, GgufType
 from ptune.formats.hop_log import note_hops, note_stage
 from ptune.formats.parity_json import WEIGHTS, current_parity, write_parity
 from ptune.formats.run import Run
 from ptune.formats.whole_write import whole_folder, write_json
-from ptune.kinds import DECODER
 from ptune.llama_cpp.library import Llama, quantized, required_library
-from ptune.parity import Array
 from ptune.progress import say
-from ptune.publish.decoder_run import reference
 from ptune.publish.figures import refuse_drift
-from ptune.publish.other_engine import Exported, chat_run, opened, refuse_other_methods
+from ptune.publish.other_engine import (
+    Exported,
+    chat_run,
+    check_chat_model,
+    opened,
+    pretrained,
+    refuse_other_methods,
+)
 from ptune.publish.steps import check_place
-from ptune.verify import probes as probing
 from ptune.verify.llama_cpp import (
     Files,
     adapter_alive,
@@ -58,14 +57,12 @@ from ptune.verify.llama_cpp import (
     same_prompts,
     same_tokens,
 )
-from ptune.verify.parity_reference import prompts_of
 from ptune.verify.proof import Proof
-from ptune.verify.reference import adapted, biases_kept, lora_layers
-from ptune.verify.torch_side import Probe, logprobs
+from ptune.verify.reference import lora_layers
 
 _OF_PHI3 = ("<unk>", "<s>", "</s>", "<|endoftext|>")  # which llama.cpp then looks for
 ROUNDED = "float32 →"
-NEAR = 32  # conversations whose texts are compared token by token
+OPTION, MODELS = "--gguf", "GGUF"
 
 
 def export_run(
@@ -87,7 +84,7 @@ def export_run(
     """
     required_library()
     check_place(out, force, RECORD)
-    finished = chat_run(run, "--gguf", "GGUF", anyway)
+    finished = chat_run(run, OPTION, MODELS, anyway)
     backbone = finished.backbone()
     _check(backbone)
     if run.has_adapter and not merge:
@@ -103,12 +100,9 @@ def export_backbone(
     """Exports a pretrained chat model, to which adapters may be added in llama.cpp."""
     required_library()
     check_place(out, force, RECORD)
-    if kind_of_backbone(backbone) is not DECODER:
-        raise UsageError(f"--gguf: {backbone.model} is no chat model, and only these are written as GGUF")
+    check_chat_model(backbone, OPTION, MODELS)
     _check(backbone)
-    loaded = reference(backbone)
-    model = Exported(loaded, probing.of_examples([], loaded.codec), out.name)
-    return export_model(model, out, kind, threads, _kept(backbone))
+    return export_model(pretrained(backbone, out.name), out, kind, threads, _kept(backbone))
 
 
 def _check(backbone: Backbone) -> None:
@@ -118,7 +112,7 @@ def _check(backbone: Backbone) -> None:
 
 def _check_adapter(run: Run) -> None:
     """Refuses adapters that are no plain LoRA, before weights are read."""
-    refuse_other_methods(run, "--gguf", "llama.cpp's adapters")
+    refuse_other_methods(run, OPTION, "llama.cpp's adapters")
     tensors = load_file(run.adapter_path / WEIGHTS)
     layers_of(
         tensors,
@@ -180,21 +174,22 @@ def _written(
     torch_model, codec = model.loaded.model, model.loaded.codec
     hops: dict[str, list[Hop]] = {BASE: [], name if model.adapter else BASE: [*model.earlier]}
     note_hops(name if model.adapter else BASE, model.earlier)
+    write = partial(_write_adapter, files.adapter, model)
     with_plain_weights(torch_model)
     torch_model.requires_grad_(False)
     if kept is not None:
         say(f"keeping {kept.name}")
         _keep(kept, files.base, model)
-        torch_base, torch_adapted = _both(torch_model, model.adapter, probes, files, name)
+        torch_base, torch_adapted = model.in_torch(write)
     else:
-        before = _both(torch_model, model.adapter, probes, None, name)
+        before = model.in_torch()
         say(f"writing {files.base.name} in {files.kind}")
         note_stage(f"writing {files.base.name} in {files.kind}")
         vocabulary = vocabulary_of(codec, torch_model.get_input_embeddings().weight.shape[0])
         pre = pre_tokenizer(codec, vocabulary, library)
         facts = Facts(_named(name, codec), model.loaded.identity.licence, context)
         write_model(files.base, torch_model, vocabulary, pre, facts, files.kind, partial(quantized, library))
-        torch_base, torch_adapted = _both(torch_model, model.adapter, probes, files, name)
+        torch_base, torch_adapted = model.in_torch(write)
         hops[BASE].append(
             rounding_hop(f"{ROUNDED} {files.kind}, in torch", before[0], torch_base, files.kind)
         )
@@ -211,16 +206,9 @@ def _written(
         hops[name].append(llama_hop("torch + peft → llama.cpp + adapter", torch_adapted, there, files.kind))
         hops[name].append(adapter_alive((torch_base, torch_adapted), (here, there), files.kind))
     _note(hops)
-    texts = [
-        turn["content"]
-        for one in model.conversations[:NEAR]
-        for turn in one
-        if isinstance(turn.get("content"), str)
-    ]
-    hops[BASE].append(same_tokens(library, files.base, codec, texts))
+    hops[BASE].append(same_tokens(library, files.base, codec, model.texts))
     if codec.template is not None:
-        asked = [one.messages for one in prompts_of(codec, model.conversations) if one.messages is not None]
-        hops[name if model.adapter else BASE].append(same_prompts(files, codec, asked, threads))
+        hops[name if model.adapter else BASE].append(same_prompts(files, codec, model.asked, threads))
     _note(hops)
     return hops
 
@@ -230,31 +218,15 @@ def _note(hops: dict[str, list[Hop]]) -> None:
         note_hops(name, measured)
 
 
-def _both(
-    model: PreTrainedModel, adapter: Path | None, probes: Sequence[Probe], files: Files | None, name: str
-) -> tuple[list[Array], list[Array] | None]:
-    """Log-probabilities of the base and of the base with its adapter. files: where the adapter is written to."""
-    base = logprobs(model, probes)
-    if adapter is None:
-        return base, None
-    with biases_kept(model):
-        wrapped = adapted(model, adapter)
-        try:
-            with_adapter = logprobs(wrapped, probes)
-            if files is not None and files.adapter is not None:
-                _write_adapter(files.adapter, wrapped, adapter, name)
-        finally:
-            wrapped.unload()
-    return base, with_adapter
-
-
-def _write_adapter(path: Path, wrapped: PeftModel, folder: Path, name: str) -> None:
+def _write_adapter(path: Path | None, model: Exported, wrapped: PeftModel) -> None:
     """The scales are peft's own, of its loaded layers."""
+    assert path is not None
+    assert model.adapter is not None
     active = str(wrapped.active_adapter)
     scales = {layer: float(one.scaling[active]) for layer, one in lora_layers(wrapped).items()}
     config = wrapped.get_base_model().config.get_text_config()
-    layers = layers_of(load_file(folder / WEIGHTS), scales)
-    write_adapter(path, layers, config, family_of(config), name)
+    layers = layers_of(load_file(model.adapter / WEIGHTS), scales)
+    write_adapter(path, layers, config, family_of(config), model.name)
 
 
 def _keep(source: Path, target: Path, model: Exported) -> None:
@@ -303,12 +275,5 @@ def _record(folder: Path, model: Exported, kind: str, proof: Proof) -> None:
     """gguf.json, and parity.json with these hops beside an adapter."""
     if model.adapter is not None and (parity := current_parity(model.adapter)) is not None:
         write_parity(folder, parity.model_copy(update={"hops": tuple(proof.hops)}))
-    wheels = ("gguf", "xllamacpp", "torch", "transformers", "peft")
-    record = GgufExport(
-        type=kind,
-        base=model.loaded.identity,
-        files=hashes(folder),
-        versions={name: version(name) for name in wheels},
-        hops=tuple(proof.hops),
-    )
+    record = GgufExport(type=kind, **model.recorded(folder, proof, "gguf", "xllamacpp"))
     write_json(folder / RECORD, record.model_dump(mode="json"))

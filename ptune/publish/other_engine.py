@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-from ptune.backbone.kind import kind_of_run
+from peft import PeftModel
+
+from ptune.backbone.kind import kind_of_backbone, kind_of_run
 from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
 from ptune.data.conversations import Conversation
@@ -14,15 +18,23 @@ from ptune.engine.adapters.fold.table import method_of
 from ptune.engine.adapters.source import CONFIG
 from ptune.errors import UsageError
 from ptune.evaluation.no_better import refuse_no_better
-from ptune.formats.bundle import Hop
+from ptune.formats.bundle import Hop, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
-from ptune.kinds import DECODER
+from ptune.kinds import DECODER, Kind
+from ptune.parity import Array
 from ptune.publish.decoder_run import LOOKED_AT, TrainedDecoder, reference
 from ptune.publish.publishable import FinishedRun
+from ptune.verify import probes as probing
 from ptune.verify.limits import MAX_ABS_LOGPROB
-from ptune.verify.llama_cpp import Messages
-from ptune.verify.torch_side import Probe
+from ptune.verify.parity_reference import prompts_of
+from ptune.verify.proof import Proof
+from ptune.verify.reference import adapted, biases_kept
+from ptune.verify.same import Messages
+from ptune.verify.torch_side import Probe, logprobs
+
+NEAR = 32  # conversations whose texts are compared token by token
+_LIBRARIES = ("torch", "transformers", "peft")
 
 
 @dataclass
@@ -36,6 +48,44 @@ class Exported:
     conversations: Sequence[Messages] = ()
     earlier: list[Hop] = field(default_factory=list)
 
+    @property
+    def texts(self) -> list[str]:
+        """What is said in the held-out conversations, whose tokens have to be the same there."""
+        turns = (turn.get("content") for one in self.conversations[:NEAR] for turn in one)
+        return [content for content in turns if isinstance(content, str)]
+
+    @property
+    def asked(self) -> list[Messages]:
+        """The prompts of the held-out conversations, which have to be rendered as here."""
+        prompts = prompts_of(self.loaded.codec, self.conversations)
+        return [one.messages for one in prompts if one.messages is not None]
+
+    def in_torch(
+        self, seen: Callable[[PeftModel], None] = lambda _: None
+    ) -> tuple[list[Array], list[Array] | None]:
+        """Log-probabilities of the base, and of the base with its adapter if it has one, which `seen` is handed then."""
+        model = self.loaded.model
+        base = logprobs(model, self.probes)
+        if self.adapter is None:
+            return base, None
+        with biases_kept(model):
+            wrapped = adapted(model, self.adapter)
+            try:
+                with_adapter = logprobs(wrapped, self.probes)
+                seen(wrapped)
+            finally:
+                wrapped.unload()
+        return base, with_adapter
+
+    def recorded(self, folder: Path, proof: Proof, *wheels: str) -> dict[str, Any]:
+        """What the record of any such export says. wheels: those of the engine."""
+        return {
+            "base": self.loaded.identity,
+            "files": hashes(folder),
+            "versions": {name: version(name) for name in (*wheels, *_LIBRARIES)},
+            "hops": tuple(proof.hops),
+        }
+
 
 def chat_run(run: Run, option: str, what: str, anyway: bool) -> FinishedRun:
     """Opens a finished run. option, what: asked for, in the words of a refusal. anyway: also one that is no better than a baseline.
@@ -45,9 +95,24 @@ def chat_run(run: Run, option: str, what: str, anyway: bool) -> FinishedRun:
     finished = FinishedRun.open(run)
     if not anyway:
         refuse_no_better(run)
-    if kind_of_run(run, finished.recipe) is not DECODER:
-        raise UsageError(f"{option}: {run.folder} is no chat model, and only these are written as {what}")
+    _check_chats(kind_of_run(run, finished.recipe), run.folder, option, what)
     return finished
+
+
+def check_chat_model(backbone: Backbone, option: str, what: str) -> None:
+    """Raises: UsageError for a pretrained model that is of no chat model, before weights are read. option, what: see `chat_run`."""
+    _check_chats(kind_of_backbone(backbone), backbone.model, option, what)
+
+
+def _check_chats(kind: Kind, source: object, option: str, what: str) -> None:
+    if kind is not DECODER:
+        raise UsageError(f"{option}: {source} is no chat model, and only these are written as {what}")
+
+
+def pretrained(backbone: Backbone, name: str) -> Exported:
+    """Reads a pretrained model's reference."""
+    loaded = reference(backbone)
+    return Exported(loaded, probing.of_examples([], loaded.codec), name)
 
 
 def refuse_other_methods(run: Run, option: str, adapters: str) -> None:

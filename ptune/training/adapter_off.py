@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
 from transformers import PreTrainedModel
 
 
@@ -26,3 +28,8 @@ def without_adapter(base: PreTrainedModel) -> Iterator[None]:
             layer.enable_adapters(True)
         for parameter, was in trained:  # peft makes every weight of an adapter a trained one
             parameter.requires_grad_(was)
+
+
+def adapter_off(model: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """A block in which the adapter of peft's whole model is off, virtual tokens included; one without an adapter stays as it is."""
+    return model.disable_adapter() if isinstance(model, PeftModel) else contextlib.nullcontext()

@@ -12,13 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.chat import ChatCodec
-from ptune.errors import PtuneError, TemplateError, in_one_line
+from ptune.errors import PtuneError, in_one_line
 from ptune.export.gguf.vocabulary import HARD
 from ptune.formats.bundle import Hop
 from ptune.formats.genai_export import SETTINGS
 from ptune.formats.whole_write import read_json
 from ptune.parity import Array, log_softmax
-from ptune.verify.llama_cpp import OURS, Messages
+from ptune.verify.same import OURS, Messages, renderable, same
 from ptune.verify.torch_side import Probe
 
 ACTIVE = "adapter"
@@ -95,18 +95,15 @@ def same_tokens(genai: Genai, codec: ChatCodec, texts: Sequence[str]) -> Hop:
     notes = [f"other tokens of {one[:40]!r}" for one in wrong[:1]]
     notes += [f"answers do not end at {', '.join(endless)}"] if endless else []
     limit = f"{OWN_TOKENS}; the same ends"
-    return _same("tokenizer → onnxruntime-genai's", len(asked), len(wrong), notes, limit, not endless)
+    return same(
+        "tokenizer → onnxruntime-genai's", len(asked), len(wrong), notes, limit=limit, passed=not endless
+    )
 
 
 def same_texts(genai: Genai, codec: ChatCodec, conversations: Sequence[Messages]) -> Hop:
     """Conversations as onnxruntime-genai renders the chat template, in the tokens of the training's tokenizer."""
-    count, wrong = 0, list[str]()
-    for messages in (*OURS, *conversations):
-        try:
-            ids = codec.encode_prompt(messages)
-        except TemplateError:  # some templates take no system message
-            continue
-        count += 1
+    known, wrong = [*renderable(codec, (*OURS, *conversations))], list[str]()
+    for messages, ids in known:
         try:
             text = genai.rendered(messages)
         except Exception as error:
@@ -115,19 +112,7 @@ def same_texts(genai: Genai, codec: ChatCodec, conversations: Sequence[Messages]
         if codec.tokenizer.encode(text, add_special_tokens=False).ids != ids:
             wrong.append(f"another text of a conversation that begins with {messages[0]['role']}")
     title = "chat template → onnxruntime-genai's"
-    return _same(title, count, len(wrong), wrong[:1], "the same texts", not wrong)
-
-
-def _same(name: str, count: int, wrong: int, notes: Sequence[str], limit: str, passed: bool) -> Hop:
-    return Hop(
-        name=name,
-        prompts=count,
-        positions=count,
-        top1=1 - wrong / max(count, 1),
-        limit=limit,
-        passed=passed,
-        note="; ".join(notes),
-    )
+    return same(title, len(known), len(wrong), wrong[:1], limit="the same texts", passed=not wrong)
 
 
 def _listed(ends: int | list[int]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from ptune.codecs.chat import ChatCodec
-from ptune.errors import PtuneError, TemplateError
+from ptune.errors import PtuneError
 from ptune.export.gguf.rounding import FOUR_BITS
 from ptune.export.gguf.vocabulary import HARD
 from ptune.formats.bundle import Hop
@@ -18,31 +18,11 @@ from ptune.llama_cpp.library import Llama
 from ptune.llama_cpp.server import serving
 from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import limits
+from ptune.verify.same import OURS, Messages, renderable, same
 from ptune.verify.torch_side import Probe
 
 WAIT_S = 120.0
 FLOATS = ("F32", "F16")
-Messages = Sequence[Mapping[str, Any]]
-
-OURS: tuple[Messages, ...] = (
-    ({"role": "user", "content": "What is the capital of France?"},),
-    (
-        {"role": "system", "content": "Answer in one word."},
-        {"role": "user", "content": "Is  the sky blue?\n\n- yes\n- no"},
-    ),
-    (
-        {"role": "user", "content": "Name a river. 🙂"},
-        {"role": "assistant", "content": "The Nile:\n\n1. long\n2. old"},
-        {"role": "user", "content": "And a sea?"},
-    ),
-    (
-        {"role": "system", "content": "You are kind."},
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": "Hello."},
-        {"role": "user", "content": "Who wrote \"Hamlet\" & 'Emma'?"},
-    ),
-)
-"""Conversations with and without a system message, of one turn and several."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +90,9 @@ def same_tokens(library: Path, base: Path, codec: ChatCodec, texts: Sequence[str
     finally:
         llama.close()
     count = len(checked) + len(added)
-    note = f"other tokens of {wrong[0][:40]!r}" if wrong else ""
-    if endless:
-        note = f"{note}; " * bool(note) + f"answers do not end at {', '.join(endless)}"
-    return _same("tokenizer → llama.cpp's", count, len(wrong), note, failed=bool(endless))
+    notes = [f"other tokens of {one[:40]!r}" for one in wrong[:1]]
+    notes += [f"answers do not end at {', '.join(endless)}"] if endless else []
+    return same("tokenizer → llama.cpp's", count, len(wrong), notes, passed=not notes)
 
 
 def other_tokens(llama: Llama, codec: ChatCodec, texts: Sequence[str]) -> list[str]:
@@ -130,7 +109,7 @@ def other_tokens(llama: Llama, codec: ChatCodec, texts: Sequence[str]) -> list[s
 
 def same_prompts(files: Files, codec: ChatCodec, conversations: Sequence[Messages], threads: int) -> Hop:
     """Tokens that llama-server makes of conversations, with its own Jinja, against the codec's."""
-    known = [*_renderable(codec, [*OURS, *conversations])]
+    known = [*renderable(codec, [*OURS, *conversations])]
     wrong: list[str] = []
     longest = max(len(ids) for _, ids in known)
     with serving(files.base, files.adapter, threads=threads, context=longest + 64) as url:
@@ -143,17 +122,8 @@ def same_prompts(files: Files, codec: ChatCodec, conversations: Sequence[Message
         )
         if asked["usage"]["prompt_tokens"] != len(ids):
             wrong.append(f"{asked['usage']['prompt_tokens']} tokens asked, not {len(ids)}")
-    note = f"other tokens of a conversation that begins with: {wrong[0]}" if wrong else ""
-    return _same("chat template → llama-server's", len(known), len(wrong), note)
-
-
-def _renderable(codec: ChatCodec, conversations: Sequence[Messages]) -> Iterator[tuple[Messages, list[int]]]:
-    """Conversations that the template takes; some take no system message."""
-    for messages in conversations:
-        try:
-            yield messages, codec.encode_prompt(messages)
-        except TemplateError:
-            continue
+    notes = [f"other tokens of a conversation that begins with: {one}" for one in wrong[:1]]
+    return same("chat template → llama-server's", len(known), len(wrong), notes, passed=not wrong)
 
 
 def _server_tokens(url: str, messages: Messages) -> list[int]:
@@ -167,15 +137,3 @@ def _post(url: str, path: str, body: Mapping[str, Any]) -> Any:
     if answer.is_error:
         raise PtuneError(f"llama-server refuses {path}: {answer.text[:400]}")
     return answer.json()
-
-
-def _same(name: str, count: int, wrong: int, note: str, *, failed: bool = False) -> Hop:
-    return Hop(
-        name=name,
-        prompts=count,
-        positions=count,
-        top1=1 - wrong / count,
-        limit="the same tokens",
-        passed=not wrong and not failed,
-        note=note,
-    )

@@ -133,7 +133,7 @@ JSON = st.recursive(
 def test_any_value_is_a_weight_or_refused(value: Any, text: bool) -> None:
     if text and isinstance(value, str) and value:
         with contextlib.suppress(DataError):
-            weight = weight_of(value, "weight", text=True)
+            weight = weight_of({"weight": value}, "weight", text=True)
             assert weight == float(value)
             assert weight == 0 or 1e-6 <= weight <= 1e6
         return
@@ -142,9 +142,9 @@ def test_any_value_is_a_weight_or_refused(value: Any, text: bool) -> None:
         wanted = 1.0
     if wanted is None:
         with pytest.raises(DataError, match="weight is "):
-            weight_of(value, "weight", text=text)
+            weight_of({"weight": value}, "weight", text=text)
     else:
-        assert weight_of(value, "weight", text=text) == wanted
+        assert weight_of({"weight": value}, "weight", text=text) == wanted
 
 
 def test_a_row_of_weight_0_is_as_if_it_were_not_there(

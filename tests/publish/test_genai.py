@@ -16,7 +16,8 @@ import torch
 from peft import PeftModel
 from support import chat_run, tiny_vision
 from support.bundles import peft_folder
-from support.tiny_models import build
+from support.other_engines import NEEDS_GENAI
+from support.tiny_models import LLAMA3, build
 from transformers import AutoModelForCausalLM
 
 from ptune.cli import main
@@ -33,14 +34,7 @@ from ptune.verify import probes as probing
 from ptune.verify.genai import Genai
 from ptune.verify.proof import Proof
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("onnxruntime_genai") is None,
-    reason="onnxruntime-genai is not installed: pip install --no-deps onnxruntime-genai",
-)
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
+pytestmark = NEEDS_GENAI
 MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # family, its config, its adapter
     "gemma": ("gemma", {}, {}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 16}, {}),

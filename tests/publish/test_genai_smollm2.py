@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import torch
 from peft import PeftModel
 from support import smollm2
+from support.other_engines import NEEDS_GENAI
 from transformers import AutoModelForCausalLM
 
 from ptune.cli import main
@@ -19,10 +19,7 @@ from ptune.verify.genai import Genai
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(
-        importlib.util.find_spec("onnxruntime_genai") is None,
-        reason="onnxruntime-genai is not installed: pip install --no-deps onnxruntime-genai",
-    ),
+    NEEDS_GENAI,
 ]
 
 

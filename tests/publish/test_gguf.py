@@ -13,7 +13,8 @@ import gguf
 import pytest
 from support import chat_run, gguf_file
 from support.bundles import peft_folder
-from support.tiny_models import build, in_four_bits
+from support.other_engines import NEEDS_LLAMA_CPP
+from support.tiny_models import LLAMA3, build, in_four_bits
 
 from ptune.cli import main
 from ptune.config.recipe import Backbone
@@ -27,13 +28,7 @@ from ptune.publish.other_engine import Exported
 from ptune.verify import probes as probing
 from ptune.verify.proof import Proof
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("xllamacpp") is None, reason="llama.cpp is not installed: pip install xllamacpp"
-)
-LLAMA3 = {
-    "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 32,
-}  # fmt: skip
+pytestmark = NEEDS_LLAMA_CPP
 MODELS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # family, its config, its adapter
     "gemma": ("gemma", {}, {}),
     "gemma2": ("gemma2", {"query_pre_attn_scalar": 16}, {}),

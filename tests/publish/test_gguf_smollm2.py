@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import gguf
 import pytest
 from support import smollm2
+from support.other_engines import NEEDS_LLAMA_CPP
 
 from ptune.cli import main
 from ptune.formats.gguf_export import read_export
@@ -15,10 +15,7 @@ from ptune.formats.gguf_export import read_export
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.timeout(3600),
-    pytest.mark.skipif(
-        importlib.util.find_spec("xllamacpp") is None,
-        reason="llama.cpp is not installed: pip install xllamacpp",
-    ),
+    NEEDS_LLAMA_CPP,
 ]
 
 

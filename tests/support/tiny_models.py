@@ -31,6 +31,11 @@ from support.tiny_tokenizers import write_jsonl as write_jsonl
 
 LICENCE_CARD = "---\nlicense: apache-2.0\n---\nRandom weights, for tests.\n"
 
+LLAMA3: dict[str, Any] = {  # rope of Llama 3, for contexts beyond 32
+    "rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}  # fmt: skip
+
 # Weights with this spread give logits whose standard deviation is about 1 to 3: far from uniform, so that errors show.
 _SPREAD = 0.2
 _TOKENS: dict[str, Any] = {

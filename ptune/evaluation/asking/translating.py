@@ -9,7 +9,6 @@ from torch import nn
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Recipe
-from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.asking import writing
 from ptune.evaluation.asking.question import Asker, Question, Said, Side
 from ptune.evaluation.translation.seq2seq import models_of
@@ -18,6 +17,7 @@ from ptune.tasks.translation.facts import is_seq2seq_run
 from ptune.tasks.translation.greedy import translated
 from ptune.tasks.translation.infer import LONGER, MORE
 from ptune.tasks.translation.seq2seq_work import translation_of
+from ptune.training.adapter_off import adapter_off
 
 
 @dataclass(frozen=True)

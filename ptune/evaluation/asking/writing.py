@@ -19,12 +19,12 @@ from ptune.data.problems import Problems
 from ptune.data.read import reader_of
 from ptune.data.shapes import shapes_of
 from ptune.errors import DataError, UsageError
-from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.asking.question import Question, Said, Side
 from ptune.evaluation.evaluate import backbone_of, models_of
 from ptune.formats.run import Run
 from ptune.tasks.chat.greedy import greedy
 from ptune.tasks.translation.infer import most_tokens
+from ptune.training.adapter_off import adapter_off
 
 
 @dataclass(frozen=True)

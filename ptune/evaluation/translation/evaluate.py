@@ -6,7 +6,6 @@ from typing import Any
 
 from ptune.config.recipe import Recipe
 from ptune.config.translation import Translation
-from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.classification.onnx_side import Served, served_as
 from ptune.evaluation.evaluate import backbone_of, models_of
 from ptune.evaluation.held_out import HeldOut, held_out
@@ -24,6 +23,7 @@ from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.tasks.translation.facts import is_seq2seq_run
+from ptune.training.adapter_off import adapter_off
 from ptune.training.card import card
 
 

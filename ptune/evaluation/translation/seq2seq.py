@@ -15,7 +15,6 @@ from ptune.config.recipe import Recipe
 from ptune.data.seq2seq_examples import load_pairs
 from ptune.data.translations import as_conversation
 from ptune.errors import BackboneError
-from ptune.evaluation.adapter_off import adapter_off
 from ptune.evaluation.classification.onnx_side import served_as
 from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
@@ -32,6 +31,7 @@ from ptune.tasks.translation.greedy import translated
 from ptune.tasks.translation.infer import LONGER, MORE
 from ptune.tasks.translation.seq2seq_infer import load
 from ptune.tasks.translation.seq2seq_work import translation_of
+from ptune.training.adapter_off import adapter_off
 from ptune.training.card import card
 
 ROWS = 16  # texts in a batch

@@ -34,6 +34,10 @@ def steps_of(run: Run) -> list[dict[str, Any]]:
     return [entry for entry in read(run.metrics_path) if "reward" in entry]
 
 
+def _earned(steps: list[dict[str, Any]]) -> float:
+    return float(np.mean([step["reward"] for step in steps]))
+
+
 def pause_after_two(info: StepInfo) -> None:
     if info.step == 2:
         info.pause()
@@ -49,10 +53,7 @@ def test_every_loss_earns_more_and_every_step_is_certified(make: Make, loss: str
     )
     steps = steps_of(run)
     assert len(steps) == 24
-    assert (
-        np.mean([step["reward"] for step in steps[-4:]])
-        > np.mean([step["reward"] for step in steps[:4]]) + 0.05
-    )
+    assert _earned(steps[-4:]) > _earned(steps[:4]) + 0.05
     assert max(step["drift"] for step in steps) < 1e-4
     assert steps[0]["kl"] == pytest.approx(0, abs=1e-6)  # nothing has been learnt yet
     assert steps[-1]["kl"] > 1e-3
@@ -67,10 +68,7 @@ def test_the_best_answers_against_the_worst_earn_more(make: Make, loss: str, tmp
     )
     steps = steps_of(run)
     assert len(steps) == 24
-    assert (
-        np.mean([step["reward"] for step in steps[-4:]])
-        > np.mean([step["reward"] for step in steps[:4]]) + 0.1
-    )
+    assert _earned(steps[-4:]) > _earned(steps[:4]) + 0.1
     assert max(step["drift"] for step in steps) < 1e-4
     assert steps[0]["margin"] == steps[0]["accuracy"] == 0  # nothing has been learnt yet
     at_first = np.log(2) if loss == "online_dpo" else (1 / (2 * 0.3)) ** 2
