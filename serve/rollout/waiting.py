@@ -22,7 +22,7 @@ class Waiting:
 
     def __init__(self) -> None:
         self._answers: OrderedDict[str, Judged] = OrderedDict()
-        self._requests: OrderedDict[str, str] = OrderedDict()  # by the ids of answers that are not their requests'
+        self._requests: OrderedDict[str, str] = OrderedDict()  # by the second ids of answers
 
     def add(self, request_id: str, answer: Judged) -> None:
         self._answers[request_id] = answer
