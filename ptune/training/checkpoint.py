@@ -60,10 +60,15 @@ class State:
     nothing_learnt: tuple[NothingLearnt, ...] = ()
     scale: LossScale = field(default_factory=LossScale)  # of a model in float16
 
-    def after(self, loss: float, norm: float, scale: float | None = None) -> State:
-        """The state after one more step. scale: the factor on its loss; None: there was none."""
+    def after(
+        self, loss: float, norm: float, scale: float | None = None, *, comparable: bool = True
+    ) -> State:
+        """The state after one more step. scale: the factor on its loss; None: there was none.
+
+        comparable: whether its examples are drawn as those of other steps are, so that a higher loss says something.
+        """
         scaled = self.scale if scale is None else self.scale.after(scale)
-        norms, course = self.norms.after(norm), self.course.after(loss)
+        norms, course = self.norms.after(norm), self.course.after(loss) if comparable else self.course
         return replace(self, step=self.step + 1, norms=norms, course=course, scale=scaled)
 
     def suspected(self) -> State:

@@ -19,6 +19,7 @@ The state is a few numbers of the losses so far, so that a resumed run sees what
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ _LEARNT, _CONSTANT = 0.95, 0.98  # of the constant answer's loss: below is learn
 
 @dataclass(frozen=True)
 class Course:
-    """The training losses so far."""
+    """The training losses so far, of steps that can be compared: not those of a pass from short rows to long ones."""
 
     start: tuple[float, ...] = ()  # the first three
     last: tuple[float, ...] = ()  # the last twenty
@@ -47,8 +48,8 @@ class Course:
 
     @property
     def first(self) -> float:
-        """Mean of the first losses. There must be one."""
-        return statistics.fmean(self.start)
+        """Mean of the first losses; infinite where there is none yet."""
+        return statistics.fmean(self.start) if self.start else math.inf
 
     def after(self, loss: float) -> Course:
         """The course with one more step."""

@@ -97,9 +97,10 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             started_s = time.perf_counter()
             now = replace(job, norms=state.norms, rollbacks=len(state.rollbacks), scale=state.scale)
             loss = _explained_step(now, order.batch(state.step), state.step, steps)
-            state = state.after(loss, job.journal.latest["grad_norm"], job.journal.latest.get("loss_scale"))
-            view.see(job.journal.latest[job.measure])
-            bar.advance(note=view.loss(drawn=console.is_terminal), below=view.details(job.journal.latest))
+            latest, comparable = job.journal.latest, not order.in_order(state.step)
+            state = state.after(loss, latest["grad_norm"], latest.get("loss_scale"), comparable=comparable)
+            view.see(latest[job.measure])
+            bar.advance(note=view.loss(drawn=console.is_terminal), below=view.details(latest))
             dead = alive.trouble(state.step) if alive is not None else None
             trouble = _trouble(job, loss) or dead
             last = state.step == steps

@@ -83,6 +83,17 @@ class Order:
         places = (divmod(place, self.examples) for place in range(first, first + self.batch_size))
         return [self._permutation(None, epoch)[index] for epoch, index in places]
 
+    def in_order(self, step: int) -> bool:
+        """Whether examples of `step` come from a pass that goes from the shortest to the longest."""
+        if self._lengths is None:
+            return False
+        first = step * self.batch_size
+        if self.mixture is None:
+            return first < self.examples
+        before, after = self.mixture.turns(first), self.mixture.turns(first + self.batch_size)
+        drawn = zip(before, after, self.mixture.sizes, strict=True)
+        return any(start < end and start < size for start, end, size in drawn)
+
     def _mixed(self, mixture: Mixture, place: int) -> int:
         """Index of the example at `place` in the endless sequence."""
         before, after = mixture.turns(place), mixture.turns(place + 1)

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ptune.training.checkpoint import State
 from ptune.training.collapse import Course, Levels, Watched
 
 CURVES = {
@@ -163,3 +164,18 @@ def test_the_course_is_the_same_after_json() -> None:
         course = course.after(dice.random() / 3)
         again: Any = json.loads(json.dumps(asdict(course)))
         assert Course.from_record(again) == course
+
+
+def test_long_rows_after_short_ones_are_no_collapse() -> None:
+    """Losses of a pass that goes from easy rows to hard ones say nothing, and are no measure of later ones."""
+    state = State()
+    for loss in [*[3.0 - step / 40 for step in range(60)], *[3.0] * 20]:
+        state = state.after(loss, 1.0, comparable=False)
+    assert not Watched(80, 160, state.course, Levels(), 3.2).suspicious()
+    assert Levels().learnt(state.course.first, 3.1)  # so that its checkpoint is one to go back to
+    for _ in range(40):
+        state = state.after(3.0, 1.0)
+    assert not Watched(120, 160, state.course, Levels(), 3.1).suspicious()
+    for _ in range(20):
+        state = state.after(4.5, 1.0)
+    assert Watched(140, 160, state.course, Levels(), 3.1).suspicious()

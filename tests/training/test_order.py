@@ -113,3 +113,19 @@ def test_without_weights_the_order_is_what_it_was() -> None:
         [6, 5, 0, 1],
         [3, 4, 2, 1],
     ]
+
+
+@settings(max_examples=60)
+@given(PARTS, st.integers(1, 9), st.booleans())
+def test_the_pass_from_short_to_long_rows_is_known(
+    parts: list[tuple[int, float]], batch_size: int, mixed: bool
+) -> None:
+    """A step is in order as long as one of its examples is there for the first time in its part."""
+    sizes = [size for size, _ in parts]
+    order = Order(sum(sizes), batch_size, 0, mixture_of(parts) if mixed else None, lengths=[1] * sum(sizes))
+    seen = set[int]()
+    for step in range(60):
+        batch = order.batch(step)
+        new = [index not in seen and not seen.add(index) for index in batch]  # type: ignore[func-returns-value]
+        assert order.in_order(step) is any(new)
+    assert not Order(9, 3, 0).in_order(0)
