@@ -113,3 +113,16 @@ def test_without_weights_the_order_is_what_it_was() -> None:
         [6, 5, 0, 1],
         [3, 4, 2, 1],
     ]
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5), st.integers(0, 30))
+def test_steps_that_learn_from_the_same_examples(examples: int, size: int, each: int, step: int) -> None:
+    once, several = Order(examples, size, 3), Order(examples, size, 3, each=each)
+    assert {tuple(several.batch(step * each + again)) for again in range(each)} == {tuple(once.batch(step))}
+    train = Train(epochs=2.5, batch_size=size)
+    assert several.steps(train) == each * once.steps(train)
+    assert several.validate_every(train) == each * once.validate_every(train)
+    assert (
+        several.told(train).split("examples, ")[-1].split(", ")[-1]
+        == once.told(train).split("examples, ")[-1]
+    )
