@@ -36,7 +36,7 @@ from ptune.training.metrics_log import Journal
 from ptune.training.order import Order, mixture_of
 from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
-from ptune.training.sampler import sampler_of
+from ptune.training.sampler import reusing, sampler_of
 from ptune.training.samples import Samples, WritesText
 from ptune.training.segments import attention_kernel
 from ptune.training.trackers import start_tracker, tracker_of
@@ -97,7 +97,9 @@ def _train(
     # A model that will be sharded need not fit one GPU, so it is read into main memory.
     sharding = accelerator.distributed_type == DistributedType.FSDP
     base = work.load(torch.device("cpu") if sharding else accelerator.device)
-    order = Order(len(work.data.train), recipe.train.batch_size, recipe.train.seed)
+    order = Order(
+        len(work.data.train), recipe.train.batch_size, recipe.train.seed, each=recipe.task.steps_per_batch
+    )
     record = record_of(recipe, run, base.identity, accelerator, command)
     record = record.model_copy(update={"planned_steps": order.steps(recipe.train)})
     check_same_inputs(run, record, work.data.summary)
@@ -147,9 +149,8 @@ def _fit(
         calibrate(recipe, model, objective, work.data)
         prepared_model, optimizer = prepared(accelerator, model, recipe, base.head)
         average = None if recipe.train.ema is None else Average(trained(model), recipe.train.ema)
-        checkpoints = Checkpoints(
-            run.checkpoints_path, recipe.train.keep_checkpoints, writes=writes, average=average
-        )
+        folder, keep, reused = run.checkpoints_path, recipe.train.keep_checkpoints, reusing(objective)
+        checkpoints = Checkpoints(folder, keep, writes=writes, average=average, sampler=reused)
         state = checkpoints.resume(model, optimizer)
         check_same_step(accelerator, state.step)
         checkpoints.forget_after(state.step)
@@ -172,6 +173,7 @@ def _fit(
             method=recipe.method if isinstance(recipe.method, PeftMethod) else None,
             average=average,
             sampler=sampler_of(objective),
+            steps_per_batch=recipe.task.steps_per_batch,
             samples=samples,
         )
         attention = attention_kernel(base.model)

@@ -13,9 +13,10 @@ from ptune.config.columns import PromptColumns
 from ptune.config.own_answers import OwnAnswers
 from ptune.config.preference import Preference
 
-LossName = Literal["grpo", "dapo", "dr_grpo", "rloo", "online_dpo", "online_ipo"]
+LossName = Literal["grpo", "dapo", "dr_grpo", "rloo", "gspo", "online_dpo", "online_ipo"]
 Baseline = Literal["standardised", "mean", "others"]
-Per = Literal["answer", "token", "longest", "whole"]
+Ratio = Literal["token", "mean", "sum"]
+Per = Literal["answer", "token", "longest"]
 
 
 @dataclass(frozen=True)
@@ -26,16 +27,40 @@ class LossFacts:
     baseline: Baseline
     """What a reward is compared with: the mean of its group, and divided by the group's standard deviation or not; or the mean of
     the group's other answers."""
+    ratio: Ratio
+    """What is compared with the model that answered: the probability of each token; or that of a whole answer, by the mean or by
+    the sum of its tokens' log-probabilities."""
     per: Per
-    """What the sum over an answer's tokens is divided by: their number, that of all answers of the step, `answer_tokens`, or 1."""
+    """What a sum over an answer's tokens is divided by: their number, that of all answers of the step, or `answer_tokens`."""
+    clip: tuple[float, float]
+    """By how much a ratio may be below 1 and above it, unless the recipe says it."""
 
 
 LOSSES: Mapping[str, LossFacts] = MappingProxyType(
     {
-        "grpo": LossFacts("Shao et al. 2024, https://arxiv.org/abs/2402.03300", "standardised", "answer"),
-        "dapo": LossFacts("Yu et al. 2025, https://arxiv.org/abs/2503.14476", "standardised", "token"),
-        "dr_grpo": LossFacts("Liu et al. 2025, https://arxiv.org/abs/2503.20783", "mean", "longest"),
-        "rloo": LossFacts("Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740", "others", "whole"),
+        "grpo": LossFacts(
+            "Shao et al. 2024, https://arxiv.org/abs/2402.03300",
+            "standardised",
+            "token",
+            "answer",
+            (0.2, 0.2),
+        ),
+        "dapo": LossFacts(
+            "Yu et al. 2025, https://arxiv.org/abs/2503.14476", "standardised", "token", "token", (0.2, 0.28)
+        ),
+        "dr_grpo": LossFacts(
+            "Liu et al. 2025, https://arxiv.org/abs/2503.20783", "mean", "token", "longest", (0.2, 0.2)
+        ),
+        "rloo": LossFacts(
+            "Ahmadian et al. 2024, https://arxiv.org/abs/2402.14740", "others", "sum", "answer", (0.2, 0.2)
+        ),
+        "gspo": LossFacts(
+            "Zheng et al. 2025, https://arxiv.org/abs/2507.18071",
+            "standardised",
+            "mean",
+            "answer",
+            (3e-4, 4e-4),
+        ),
     }
 )
 """The losses of each answer, by name. Their formulas: `ptune.tasks.reinforcement.losses`."""
@@ -63,6 +88,13 @@ class Reinforcement(OwnAnswers):
     """Answers to each prompt of a step. A step has `train.batch_size` prompts."""
     cut_answers: Literal["count", "leave_out"] = "count"
     """Answers that reach `answer_tokens` without an end: counted like others, or left out of the loss (the overlong filtering of DAPO)."""
+    updates: int = Field(default=1, ge=1)
+    """Optimiser steps on each batch of answers. From the second on the loss has the clipped ratio of the model to the one that
+    answered (mu in GRPO's paper)."""
+    clip: float | None = Field(default=None, gt=0, le=1)
+    """With `updates`: how far below 1 a ratio may fall and still be learnt from; default: that of the loss's paper, 0.2, of gspo 3e-4."""
+    clip_high: float | None = Field(default=None, gt=0)
+    """With `updates`: how far above 1; default: as `clip` where that is set, else that of the paper, 0.2, of dapo 0.28, of gspo 4e-4."""
     kl: float = Field(default=0.0, ge=0)
     """Weight of the KL divergence from the model before training, per token (beta in GRPO's paper)."""
     beta: float | None = Field(default=None, gt=0)
@@ -80,6 +112,18 @@ class Reinforcement(OwnAnswers):
         """How the best and the worst answer of a group are compared; None where each answer has a loss of its own."""
         name = PAIR_LOSSES.get(self.loss)
         return None if name is None else Preference(loss=name, beta=self.beta)
+
+    @property
+    def clip_range(self) -> tuple[float, float]:
+        """Between which values a ratio is not clipped."""
+        low, high = self.facts.clip
+        if self.clip is not None:
+            low = high = self.clip
+        return 1 - low, 1 + (high if self.clip_high is None else self.clip_high)
+
+    @property
+    def steps_per_batch(self) -> int:
+        return self.updates
 
     @property
     def prompt_tokens(self) -> int:
@@ -110,4 +154,18 @@ class Reinforcement(OwnAnswers):
             raise ValueError(
                 f"beta is for {', '.join(PAIR_LOSSES)}: the divergence of {self.loss} from the model before training is kl"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_ratio_is_clipped(self) -> Reinforcement:
+        if self.loss in PAIR_LOSSES and self.updates > 1:
+            raise ValueError(
+                f"updates {self.updates} is not for {self.loss}, whose loss has no ratio to the model that answered: leave it out"
+            )
+        for name in ("clip", "clip_high"):
+            if getattr(self, name) is not None and self.updates == 1:
+                raise ValueError(
+                    f"{name} is for updates of 2 or more: in a batch's only update the model is the one that answered, and there is"
+                    " no ratio to clip: leave it out"
+                )
         return self

@@ -21,6 +21,11 @@ class TaskSpec(Spec):
     columns: Columns = Columns()
     """What the task's columns are called in your files; default: their usual names."""
 
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimiser steps that learn from the same examples, one after the other."""
+        return 1
+
     def with_columns(self, names: Mapping[str, str]) -> Self:
         """This task for files with other names. Raises: UsageError for a column that the task does not have."""
         return self.model_copy(update={"columns": self.columns.changed(names)})

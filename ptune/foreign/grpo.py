@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ptune.foreign.draft import Draft, names, number, shown
-from ptune.foreign.rules import Rule, Table, fields, left, needless, only, to
+from ptune.foreign.rules import Rule, Table, fields, left, needless, to
 
 _LOSSES = {"grpo", "dapo", "dr_grpo"}
+_CLIP = 0.2  # TRL's, below 1 and above
 _NOT_HERE = {
     "accuracy_reward": "number, or exact, compares with the answer of the row",
     "reasoning_accuracy_reward": "number, or exact, compares with the answer of the row",
@@ -29,6 +30,10 @@ def begin_rewarded(draft: Draft, prefix: str, micro: str, accumulation: str, usu
         draft.default("train.batch_size", prompts, look)
     _rewards(draft, f"{prefix}reward_funcs", f"{prefix}reward_weights")
     _lengths(draft, prefix)
+    if updates(draft, f"{prefix}num_iterations") > 1:
+        draft.usual(f"{prefix}epsilon", "task.clip", _CLIP)
+    if draft.has(f"{prefix}steps_per_generation"):
+        _fresh(draft, f"{prefix}steps_per_generation", draft.count(accumulation, 1))
 
 
 def _rewards(draft: Draft, functions: str, weights: str) -> None:
@@ -78,14 +83,17 @@ def _lengths(draft: Draft, prefix: str) -> None:
 
 def _loss(draft: Draft, name: str, value: Any) -> None:
     said = str(value).lower()
-    if said in _LOSSES:
+    level = draft.get(name.replace("loss_type", "importance_sampling_level"))
+    if said == "grpo" and str(level).lower() == "sequence":
+        draft.set(name, "task.loss", "gspo")
+    elif said in _LOSSES:
         draft.set(name, "task.loss", said)
     elif said == "bnpo":
         draft.set(
             name, "task.loss", "dapo", "dapo divides by the tokens of the whole step, bnpo by those of a pass"
         )
     else:
-        draft.leave(name, f"ptune has no {shown(value)}: task.loss is grpo, dapo, dr_grpo or rloo")
+        draft.leave(name, f"ptune has no {shown(value)}: task.loss is grpo, dapo, dr_grpo, rloo or gspo")
 
 
 def _scale(draft: Draft, name: str, value: Any) -> None:
@@ -106,8 +114,45 @@ def _plain_sampling(draft: Draft, name: str, value: Any) -> None:
         draft.leave(name, "answers are drawn as likely as the model thinks them")
 
 
-_NO_RATIO = "one update for each batch of answers here, so there is no ratio to clip"
+_NO_RATIO = "with one update for each batch of answers there is no ratio to clip"
 _ENGINE = "the engine that serves samples the answers"
+
+
+def updates(draft: Draft, name: str) -> int:
+    """How many updates the file wants for each batch of answers: 1 where it says nothing, or no whole number."""
+    value = number(draft.get(name, 1)) or 1
+    return int(value) if value == int(value) else 1
+
+
+def _of_ratio(rule: Rule) -> Rule:
+    """What the rule makes of a field that concerns the ratio, where there is one."""
+
+    def of_ratio(draft: Draft, name: str, value: Any) -> None:
+        prefix = name.rpartition(".")[0]
+        if updates(draft, f"{prefix}.num_iterations" if prefix else "num_iterations") > 1:
+            rule(draft, name, value)
+        else:
+            draft.needless(name, _NO_RATIO)
+
+    return of_ratio
+
+
+def _level(draft: Draft, name: str, value: Any) -> None:
+    loss = name.replace("importance_sampling_level", "loss_type")
+    if str(value).lower() != "sequence":
+        draft.needless(name, "each token has its ratio, as here")
+    elif str(draft.get(loss)).lower() == "grpo":
+        draft.needless(name, "stands in task.loss")
+    else:
+        draft.leave(name, "whole answers have a ratio in task.loss gspo, which otherwise is grpo")
+
+
+def _fresh(draft: Draft, name: str, accumulation: int) -> None:
+    """There a batch of answers may be cut into parts, each learnt from in a step of its own."""
+    if number(draft.get(name)) == accumulation:
+        draft.needless(name, "each step samples its answers, as here")
+    else:
+        draft.look(name, "each step samples its answers here, those of several at once there")
 
 
 def REWARDED(prefix: str) -> Table:  # noqa: N802 - a table, of names with this prefix
@@ -123,7 +168,12 @@ def REWARDED(prefix: str) -> Table:  # noqa: N802 - a table, of names with this 
             draft.set(name, "task.cut_answers", "leave_out") if value else draft.needless(name, "counted, as here")
         ),
         "chat_template_kwargs": to("task.chat_template_kwargs"),
-        "num_iterations": only(1, "one update for each batch of answers, as here", _NO_RATIO),
+        "num_iterations": to("task.updates"),
+        "epsilon": _of_ratio(to("task.clip")),
+        "epsilon_high": _of_ratio(to("task.clip_high")),
+        "importance_sampling_level": _level,
+        "delta": _of_ratio(left("the ratio of a worse answer has no upper bound here")),
+        "off_policy_mask_threshold": _of_ratio(left("answers that have become unlikely stay in the loss")),
         "reward_processing_classes": needless("a reward reads text here"),
         "reward_model_name_or_path": left("reward_model:FOLDER among task.rewards asks a reward model's bundle"),
         "sync_ref_model": left("the reference is the model before training"),
@@ -132,9 +182,9 @@ def REWARDED(prefix: str) -> Table:  # noqa: N802 - a table, of names with this 
         "top_entropy_quantile": left("all tokens of an answer count"),
         "multi_objective_aggregation": left("rewards are added up with their weights, and then compared"),
         **fields(_plain_sampling, "temperature", "top_p", "top_k", "min_p", "repetition_penalty"),
-        **fields(needless(_NO_RATIO), "epsilon", "epsilon_high", "delta", "importance_sampling_level",
-                 "vllm_importance_sampling_correction", "vllm_importance_sampling_mode", "steps_per_generation",
-                 "generation_batch_size", "off_policy_mask_threshold"),
+        **fields(needless("the engine's log-probabilities are the trainer's, which each step certifies"),
+                 "vllm_importance_sampling_correction", "vllm_importance_sampling_mode"),
+        **fields(needless("each step samples its answers"), "steps_per_generation", "generation_batch_size"),
         **fields(needless(_ENGINE), "use_vllm", "vllm_mode", "vllm_server_host", "vllm_server_port", "vllm_server_timeout",
                  "vllm_server_base_url", "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size", "vllm_max_model_length",
                  "vllm_enable_sleep_mode", "use_transformers_paged", "use_liger_loss", "log_completions", "log_unique_prompts",

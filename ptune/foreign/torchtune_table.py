@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ptune.foreign.draft import Draft, is_on, shown
+from ptune.foreign.grpo import updates
 from ptune.foreign.rules import Rule, Table, fields, left, needless, never, to
 
 _OPTIMIZERS = {
@@ -35,6 +36,13 @@ def _tracker(draft: Draft, name: str, value: Any) -> None:
 
 def _loss(draft: Draft, name: str, value: Any) -> None:
     draft.needless(name, "cross-entropy in chunks of targets, as here")
+
+
+def _clip(draft: Draft, name: str, value: Any) -> None:
+    if updates(draft, "ppo_epochs") > 1:
+        draft.set(name, "task.clip", value)
+    else:
+        draft.needless(name, "with one update for each batch of answers there is no ratio to clip")
 
 
 def _profiler(draft: Draft, name: str, value: Any) -> None:
@@ -101,7 +109,7 @@ TABLE: Table = {
     "loss.beta": to("task.beta"),
     "loss.label_smoothing": to("task.label_smoothing"),
     "loss.kl_coeff": to("task.kl"),
-    "loss.epsilon": needless("one update for each batch of answers here, so there is no ratio to clip"),
+    "loss.epsilon": _clip,
     "loss.*": needless("concerns how the loss is computed; here in chunks of targets"),
     "grpo_samples": to("task.group_size"),
     "max_generated_tokens": to("task.answer_tokens"),
@@ -146,7 +154,7 @@ TABLE: Table = {
     "ac_option": left("all layers are recomputed, or none: train.gradient_checkpointing"),
     "parallelize_plan.*": left("a model is not split over devices here"),
     **fields(needless(_ROLLOUT), "forward_batch_size", "stop_token_ids", "orchestration.*", "inference.*", "postprocessing.*"),
-    **fields(needless("one update for each batch of answers here"), "ppo_epochs"),
+    "ppo_epochs": to("task.updates"),
     **fields(needless("changes speed or what is logged, not what is learnt"), "compile", "log_every_n_steps", "log_level",
              "log_peak_memory_stats", "device", "enable_async_checkpointing", "debug_logging_enabled", "memory_efficient_fsdp_wrap",
              "save_every_n_epochs", "low_cpu_ram", "use_flex", "use_distributed_state_dict", "debug_num_samples_per_step",

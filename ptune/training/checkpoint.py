@@ -3,7 +3,8 @@
     checkpoints/step-N/weights.safetensors     trained weights, and trained running statistics
                       /optimizer.safetensors   its tensors, named INDEX.KEY
                       /average.safetensors     the weights' running average, with `train.ema`
-                      /state.json              loop state, optimiser's groups and numbers, SHA-256 of the two files
+                      /sampled.safetensors     answers that the next step learns from once more, with `task.updates`
+                      /state.json              loop state, optimiser's groups and numbers, SHA-256 of the other files
     checkpoints/latest.json                    {"step": N}, moved last
 
 Data order, dropout and learning rate are functions of seed, step and state, so nothing else needs to be saved. Tensors are
@@ -38,6 +39,7 @@ from ptune.training.collapse import Course
 from ptune.training.distributed import laid_out_as, whole
 from ptune.training.loss_scale import LossScale
 from ptune.training.optimizer_state import entries_of, numbers_of, restore
+from ptune.training.sampler import ReusingSampler
 from ptune.training.spike_protection import NormHistory
 
 FORMAT = 1
@@ -90,12 +92,21 @@ class State:
 
 
 class Checkpoints:
-    """The checkpoints of one run. writes: whether this process writes them. average: is saved and loaded with the weights."""
+    """The checkpoints of one run. writes: whether this process writes them. average: is saved and loaded with the weights, and
+    with the loop's state what `sampler` holds.
+    """
 
     def __init__(
-        self, folder: Path, keep: int, *, writes: bool = True, average: Average | None = None
+        self,
+        folder: Path,
+        keep: int,
+        *,
+        writes: bool = True,
+        average: Average | None = None,
+        sampler: ReusingSampler | None = None,
     ) -> None:
         self.folder, self.keep, self.writes, self.average = folder, keep, writes, average
+        self.sampler = sampler
 
     def save(self, state: State, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes step-N, points latest.json to it, and removes checkpoints that are neither among the newest nor the best."""
@@ -114,6 +125,8 @@ class Checkpoints:
             save_file(tensors, part / "optimizer.safetensors")
             if average is not None:
                 save_file(average, part / "average.safetensors")
+            if self.sampler is not None and (sampled := self.sampler.held(state.step)):
+                save_file(dict(sampled), part / "sampled.safetensors")
             files = {path.name: sha256_of(path) for path in sorted(part.iterdir())}
             rest = {"groups": held["param_groups"], "numbers": numbers_of(held)}
             record = {"format": FORMAT, **asdict(state), **rest, "files": files}
@@ -139,6 +152,7 @@ class Checkpoints:
                 state = State.from_record(record)
                 self.load_weights(step, model)
                 self._load_optimizer(step, record, optimizer)
+                self._take_up(step)
                 return self._with_best_at_hand(state)
             except (FormatError, SafetensorError, KeyError, TypeError) as error:
                 say(f"checkpoint step-{step} cannot be used ({error}); trying the one before it")
@@ -221,6 +235,11 @@ class Checkpoints:
     def _load_optimizer(self, step: int, record: dict[str, Any], optimizer: torch.optim.Optimizer) -> None:
         tensors = load_file(self._of(step) / "optimizer.safetensors")
         restore(optimizer, tensors, record.get("numbers", {}), record["groups"])
+
+    def _take_up(self, step: int) -> None:
+        if self.sampler is not None:
+            path = self._of(step) / "sampled.safetensors"
+            self.sampler.take_up(step, load_file(path) if path.is_file() else {})
 
     def newest(self) -> int | None:
         """The step that latest.json points to; None if the file is missing or damaged."""

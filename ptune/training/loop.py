@@ -63,6 +63,7 @@ class Job:
     method: PeftMethod | None = None  # whose adapter `model` has
     average: Average | None = None  # of the trained weights; what is validated
     sampler: Sampler | None = None  # makes each step's examples out of those
+    steps_per_batch: int = 1  # steps that learn from the same examples, one after the other
     samples: Samples | None = None  # what the model answers at each validation
     underway: Callable[[str], None] = lambda _: None  # told what is being done between two steps
 
@@ -137,7 +138,7 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
 def _order(job: Job) -> Order:
     train = job.train
     lengths = [job.objective.size(one) for one in job.examples] if train.order == "short_first" else None
-    return Order(len(job.examples), train.batch_size, train.seed, job.mixture, lengths)
+    return Order(len(job.examples), train.batch_size, train.seed, job.mixture, lengths, job.steps_per_batch)
 
 
 def _begun(job: Job, state: State, steps: int) -> State:

@@ -60,6 +60,8 @@ class Order:
     lengths: of the examples, for a curriculum (Bengio et al. 2009, https://doi.org/10.1145/1553374.1553380): the first
     permutation, of each part in a mixture, goes from the shortest to the longest, those of a length shuffled. The later ones
     are shuffled as ever.
+
+    each: how many steps learn from the same examples, one after the other.
     """
 
     def __init__(
@@ -69,15 +71,16 @@ class Order:
         seed: int,
         mixture: Mixture | None = None,
         lengths: Sequence[int] | None = None,
+        each: int = 1,
     ) -> None:
         self.examples, self.batch_size, self.seed, self.mixture = examples, batch_size, seed, mixture
-        self._lengths = lengths
+        self._lengths, self.each = lengths, each
         parts = 1 if mixture is None else len(mixture.sizes)
         self._permutation = functools.lru_cache(maxsize=2 * parts)(self._permuted)
 
     def batch(self, step: int) -> list[int]:
         """Indices of the examples of `step` (from 0), the same in every process."""
-        first = step * self.batch_size
+        first = step // self.each * self.batch_size
         if self.mixture is not None:
             return [self._mixed(self.mixture, place) for place in range(first, first + self.batch_size)]
         places = (divmod(place, self.examples) for place in range(first, first + self.batch_size))
@@ -87,7 +90,7 @@ class Order:
         """Whether examples of `step` come from a pass that goes from the shortest to the longest."""
         if self._lengths is None:
             return False
-        first = step * self.batch_size
+        first = step // self.each * self.batch_size
         if self.mixture is None:
             return first < self.examples
         before, after = self.mixture.turns(first), self.mixture.turns(first + self.batch_size)
@@ -120,13 +123,13 @@ class Order:
 
     def validate_every(self, train: Train) -> int:
         """Steps between validations: a quarter of the passes over the examples, but a twentieth of `min_steps` at least."""
-        quarter = self.examples // self.batch_size // 4
-        return train.validate_every or max(1, quarter, (train.min_steps or 0) // 20)
+        quarter = max(1, self.examples // self.batch_size // 4)
+        return train.validate_every or max(quarter * self.each, (train.min_steps or 0) // 20)
 
     def told(self, train: Train) -> str:
         """A line for the user: how many steps, how many passes over the examples that is, and what may end it earlier."""
         steps = self.steps(train)
-        passes = steps * self.batch_size / self.examples
+        passes = steps * self.batch_size / self.examples / self.each
         few = train.max_steps is None and steps > self._by_epochs(train)
         least = f" (train.min_steps {steps}: there are few rows)" if few else ""
         early = (
@@ -135,10 +138,11 @@ class Order:
             else f", or until {train.patience} validations in a row are no better"
         )
         begun = "" if self._lengths is None else ", from the shortest to the longest in the first"
-        return f"{steps} steps of {self.batch_size} examples, {passes:.3g} passes over {self.examples}{begun}{least}{early}"
+        each = "" if self.each == 1 else f", {self.each} on the same"
+        return f"{steps} steps of {self.batch_size} examples{each}, {passes:.3g} passes over {self.examples}{begun}{least}{early}"
 
     def _by_epochs(self, train: Train) -> int:
-        return math.ceil(train.epochs * self.examples / self.batch_size)
+        return self.each * math.ceil(train.epochs * self.examples / self.batch_size)
 
 
 def step_seed(seed: int, step: int, process: int) -> int:

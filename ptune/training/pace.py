@@ -82,7 +82,8 @@ def pace_in(document: dict[str, Any]) -> Pace:
 
 def length(recipe: Recipe, examples: int, *, validated: bool = True) -> Length:
     """How much training `recipe` on so many training examples is. validated: whether any are held out."""
-    order = Order(max(1, examples), recipe.train.batch_size, recipe.train.seed)
+    train, each = recipe.train, recipe.task.steps_per_batch
+    order = Order(max(1, examples), train.batch_size, train.seed, each=each)
     steps, every = order.steps(recipe.train), order.validate_every(recipe.train)
     return Length(
         steps, -(-steps // every) if validated else 0, max(1, examples), recipe.train.patience is not None

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from ptune.training.objective import Objective
 
@@ -31,6 +31,17 @@ class RewardedSampler(Sampler, Protocol):
         """The mean reward of held-out examples."""
 
 
+@runtime_checkable
+class ReusingSampler(Sampler, Protocol):
+    """A sampler whose examples may serve several steps, so that a checkpoint between two of these holds them."""
+
+    def held(self, step: int) -> Mapping[str, Tensor]:
+        """What a training goes on from after `step` steps; nothing where the next one samples anew. The same in all processes."""
+
+    def take_up(self, step: int, held: Mapping[str, Tensor]) -> None:
+        """Goes on from what was `held` after `step` steps. Raises: FormatError if that is not what they need."""
+
+
 def sampler_of(objective: Objective) -> Sampler | None:
     """The sampler of an objective that has one."""
     return cast(Sampler | None, getattr(objective, "sampler", None))
@@ -40,3 +51,9 @@ def rewarded(objective: Objective) -> RewardedSampler | None:
     """The sampler of an objective whose answers are rewarded."""
     sampler = sampler_of(objective)
     return sampler if isinstance(sampler, RewardedSampler) else None
+
+
+def reusing(objective: Objective) -> ReusingSampler | None:
+    """The sampler of an objective whose examples may serve several steps."""
+    sampler = sampler_of(objective)
+    return sampler if isinstance(sampler, ReusingSampler) else None

@@ -11,7 +11,7 @@ import torch
 _BARS = "▁▂▃▄▅▆▇█"
 _WIDTH = 16
 _SMOOTHING = 0.9
-_OF_ANSWERS = ("answer_tokens", "drift")  # of those that were sampled
+_OF_ANSWERS = {"answer_tokens": ".2g", "drift": ".2g", "ratio": ".4g", "clipped": ".2g"}  # that were sampled
 
 
 class View:
@@ -48,7 +48,7 @@ class View:
         sign = 1 if self._measure == "loss" else -1  # the loss of a reward is less the reward
         held = latest.get("validation_loss")
         parts = [] if held is None else [f"validation {sign * held:.4g}"]
-        parts += [f"{name} {latest[name]:.2g}" for name in _OF_ANSWERS if name in latest]
+        parts += [f"{name} {latest[name]:{form}}" for name, form in _OF_ANSWERS.items() if name in latest]
         parts += [f"lr {latest['lr']:.2g}", f"gradient {latest['grad_norm']:.2g}"]
         rates = [name for name in latest if name.endswith("_per_s")]
         parts += [f"{latest[name]:,.0f} {name.removesuffix('_per_s')}/s" for name in rates]

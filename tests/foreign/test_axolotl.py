@@ -145,6 +145,8 @@ trl:
   num_generations: 4
   max_completion_length: 200
   beta: 0.02
+  num_iterations: 2
+  epsilon_high: 0.28
   reward_funcs: [rewards.short, other.polite]
   reward_weights: [1.0, 0.5]
 datasets: [{path: prompts.jsonl, type: rewards.transform}]
@@ -157,6 +159,7 @@ sequence_len: 900
     assert recipe.task.rewards == ("rewards.py:short", "0.5*other.py:polite")
     assert (recipe.task.group_size, recipe.task.answer_tokens, recipe.task.max_length) == (4, 200, 900)
     assert (recipe.task.kl, recipe.train.batch_size) == (0.02, 4)  # 16 answers, 4 to a prompt
+    assert (recipe.task.updates, recipe.task.clip, recipe.task.clip_high) == (2, 0.2, 0.28)
 
 
 def test_files_that_call_columns_differently_are_said(tmp_path: Path) -> None:

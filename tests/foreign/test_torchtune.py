@@ -8,6 +8,7 @@ import pytest
 
 from ptune.config.distillation import Distillation
 from ptune.config.preference import Preference
+from ptune.config.reinforcement import Reinforcement
 from ptune.errors import UsageError
 from ptune.foreign.read_foreign import Imported, read_foreign
 from ptune.methods.full import Full
@@ -134,6 +135,16 @@ def test_distillation(tmp_path: Path) -> None:
     assert isinstance(found.recipe.task, Distillation)
     assert found.recipe.task.kd_ratio == 0.4
     assert any("ptune label" in note.said for note in found.of("look"))
+
+
+@pytest.mark.parametrize(("updates", "clip"), [(1, None), (2, 0.1)])
+def test_rewarded_answers(updates: int, clip: float | None, tmp_path: Path) -> None:
+    loss = "torchtune.dev.grpo.loss.GRPOSimpleLoss\n  epsilon: 0.1\n  kl_coeff: 0.01"
+    text = LORA.replace("torchtune.modules.loss.LinearCrossEntropyLoss", loss)
+    task = imported(f"{text}ppo_epochs: {updates}\ngrpo_samples: 4\n", tmp_path).recipe.task
+    assert isinstance(task, Reinforcement)
+    assert (task.loss, task.kl, task.group_size) == ("grpo", 0.01, 4)
+    assert (task.updates, task.clip) == (updates, clip)
 
 
 def test_a_reference_to_itself_ends(tmp_path: Path) -> None:

@@ -145,3 +145,55 @@ def test_cpos_own_loss(tmp_path: Path) -> None:
     task = imported(text, tmp_path, "train.sh").recipe.task
     assert isinstance(task, Preference)
     assert task.loss == "cpo"
+
+
+GRPO = "python examples/scripts/grpo.py --model_name_or_path a/b --dataset_name c/d --num_generations 4 --reward_funcs my.short"
+
+
+@pytest.mark.parametrize(
+    ("options", "task"),
+    [
+        ("--num_iterations 2", {"updates": 2, "loss": "dapo", "clip": 0.2, "clip_high": None}),
+        (
+            "--num_iterations 2 --epsilon 0.1 --epsilon_high 0.28",
+            {"updates": 2, "clip": 0.1, "clip_high": 0.28},
+        ),
+        (
+            "--num_iterations 1 --epsilon 0.1 --epsilon_high 0.28",
+            {"updates": 1, "clip": None, "clip_high": None},
+        ),
+        ("--epsilon 0.1", {"updates": 1, "clip": None}),
+        ("--loss_type grpo --importance_sampling_level sequence", {"loss": "gspo", "updates": 1}),
+        ("--importance_sampling_level sequence --loss_type grpo", {"loss": "gspo", "updates": 1}),
+        ("--loss_type grpo --importance_sampling_level token", {"loss": "grpo"}),
+    ],
+)
+def test_updates_from_the_same_answers_and_their_ratios(
+    options: str, task: dict[str, object], tmp_path: Path
+) -> None:
+    found = imported(f"{GRPO} {options}\n", tmp_path, "train.sh")
+    document = found.recipe.task.model_dump()
+    assert {name: document[name] for name in task} == task
+    assert not [note for note in found.of("left") if note.field in options]
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ("--importance_sampling_level sequence --loss_type dapo", "importance_sampling_level"),
+        ("--num_iterations 2 --delta 3.0", "delta"),
+        ("--num_iterations 2.5 --epsilon 0.1", "num_iterations"),
+    ],
+)
+def test_ratios_that_are_not_here_are_left(options: str, field: str, tmp_path: Path) -> None:
+    found = imported(f"{GRPO} {options}\n", tmp_path, "train.sh")
+    assert field in [note.field for note in found.of("left")]
+    assert isinstance(found.recipe.task, Reinforcement)
+    assert found.recipe.task.updates == (2 if field == "delta" else 1)
+
+
+@pytest.mark.parametrize(("each", "how"), [(4, "needless"), (8, "look")])
+def test_answers_of_several_steps_at_once_are_to_be_looked_at(each: int, how: str, tmp_path: Path) -> None:
+    options = f"--gradient_accumulation_steps 4 --steps_per_generation {each}"
+    found = imported(f"{GRPO} {options}\n", tmp_path, "train.sh")
+    assert [note.how for note in found.notes if note.field == "steps_per_generation"] == [how]

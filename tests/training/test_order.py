@@ -129,3 +129,16 @@ def test_the_pass_from_short_to_long_rows_is_known(
         new = [index not in seen and not seen.add(index) for index in batch]  # type: ignore[func-returns-value]
         assert order.in_order(step) is any(new)
     assert not Order(9, 3, 0).in_order(0)
+
+
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5), st.integers(0, 30))
+def test_steps_that_learn_from_the_same_examples(examples: int, size: int, each: int, step: int) -> None:
+    once, several = Order(examples, size, 3), Order(examples, size, 3, each=each)
+    assert {tuple(several.batch(step * each + again)) for again in range(each)} == {tuple(once.batch(step))}
+    train = Train(epochs=2.5, batch_size=size)
+    assert several.steps(train) == each * once.steps(train)
+    assert several.validate_every(train) == each * once.validate_every(train)
+    assert (
+        several.told(train).split("examples, ")[-1].split(", ")[-1]
+        == once.told(train).split("examples, ")[-1]
+    )

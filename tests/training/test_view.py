@@ -44,6 +44,9 @@ def test_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
     view = View(torch.device("cpu"))
     assert view.details(LATEST) == "lr 0.0005, gradient 0.52, 1,234 tokens/s, 1.9 GB"
     assert view.details({**LATEST, "validation_loss": 2.4}).startswith("validation 2.4, lr")
+    assert view.details({**LATEST, "ratio": 1.0312, "clipped": 0.125}).startswith(
+        "ratio 1.031, clipped 0.12, lr 0.0005"
+    )
 
 
 def test_peak_memory_is_that_of_this_process() -> None:

@@ -37,6 +37,7 @@ def report(
         troubles(record),
         chart("Reward of the sampled answers", "step", rewards(metrics)),
         *_pairs(metrics),
+        *_ratios(task, metrics),
         *_certificate(task, metrics),
         chart("Tokens of an answer", "step", [Series("mean", "first", points(metrics, "answer_tokens"))]),
         chart("Learning rate", "step", [Series("learning rate", "first", points(metrics, "lr"))]),
@@ -66,14 +67,32 @@ def _pairs(metrics: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def _ratios(task: Reinforcement, metrics: list[dict[str, Any]]) -> list[str]:
+    """How far later updates had gone from the model that answered, where there are any."""
+    ratios = points(metrics, "ratio")
+    if not ratios:
+        return []
+    what = "tokens" if task.facts.ratio == "token" else "answers"
+    clipped = each_step(points(metrics, "clipped"))
+    return [
+        chart(f"How much likelier {what} had become since they were sampled", "step", each_step(ratios)),
+        chart("Share that was clipped", "step", clipped),
+    ]
+
+
 def _certificate(task: Reinforcement, metrics: list[dict[str, Any]]) -> list[str]:
-    """The drift of every step, and its largest beside the limit."""
+    """The drift of every batch of answers, and its largest beside the limit."""
     drifts = points(metrics, "drift")
     if not drifts:
         return []
     most = max(value for _, value in drifts)
+    learnt = (
+        f"that {len(drifts)} steps learnt from"
+        if task.updates == 1
+        else f"of {len(drifts)} batches of answers, from each of which {task.updates} steps learnt,"
+    )
     told = (
-        f"Every token that {len(drifts)} steps learnt from had, in training, the log-probability with which the engine had sampled it,"
+        f"Every token {learnt} had, in training, the log-probability with which the engine had sampled it,"
         f" within {most:.1e} (limit {task.drift_limit:g}): the answers were the trained model's own."
     )
     return [

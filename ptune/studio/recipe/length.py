@@ -18,7 +18,7 @@ def label(preset: Preset, recipe: Recipe | None, rows: int | None, pace: Pace | 
         return told
     found = length(recipe, examples_of(recipe, rows))
     most = "up to" if found.at_most else "about"
-    often = found.steps * recipe.train.batch_size / found.examples
+    often = found.steps * recipe.train.batch_size / found.examples / recipe.task.steps_per_batch
     passes = f"{often:,.0f}" if often >= 10 else f"{often:.2g}"
     steps = (
         f"{most} {found.steps:,} steps, {passes} pass{'es' * (passes != '1')} over {found.examples:,} rows"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 from accelerate import Accelerator
@@ -23,3 +23,10 @@ def of_all(accelerator: Accelerator, own: Sequence[T]) -> list[T]:
         return list(own)
     numbered = [(process + at * processes, one) for at, one in enumerate(own)]
     return [one for _, one in sorted(gather_object(numbered), key=lambda pair: pair[0])]
+
+
+def known_to_all(accelerator: Accelerator, own: Mapping[int, T]) -> dict[int, T]:
+    """What all processes found, by number; no number is of two of them."""
+    if accelerator.num_processes == 1:
+        return dict(own)
+    return dict(gather_object(list(own.items())))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ptune.config.reinforcement import Reinforcement
-from ptune.tasks.reinforcement.losses import answer_losses, divergence
+from ptune.tasks.reinforcement.losses import answer_losses, divergence, is_clipped, ratios
 from ptune.tasks.reinforcement.rollout import Rollout
 from ptune.tasks.reinforcement.seen import Seen
 from ptune.training.adapter_off import without_adapter
@@ -22,6 +22,8 @@ from ptune.training.sampler import Sampler
 
 KL = ("kl",)
 """Of the tokens of a step: the mean divergence from the model before training."""
+RATIO = ("ratio", "clipped")
+"""Of the tokens of a step, or of its answers, from the second update on: the mean of `ratios`, and the share that `is_clipped`."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,35 @@ class ReinforcementObjective:
         advantages = log_p.new_tensor([one for group in batch.groups for one in group.advantages])
         counted = log_p.new_tensor([one for group in batch.groups for one in group.counted])
         sampled = log_p.new_tensor([one for answer in answers for one in answer.log_probabilities])
+        again = batch.groups[0].again
         reference = self._reference(batch) if self.task.kl else None
-        losses = answer_losses(self.task, log_p, batch.of, advantages, reference)
-        self.seen.note(log_p.detach(), sampled)
+        losses = answer_losses(self.task, log_p, batch.of, advantages, reference, sampled if again else None)
+        if again:
+            self._note_ratios(log_p.detach(), sampled, batch.of, advantages, counted.bool())
+        else:
+            self.seen.note(log_p.detach(), sampled)
+            self._keep(log_p.detach(), batch)
         if reference is not None:
             self.seen.add("kl", divergence(log_p.detach(), reference))
         loss = (losses * counted).sum()
         return Score(loss, loss.new_zeros(()), sum(map(self.targets, batch.groups)))
+
+    def _keep(self, log_p: Tensor, batch: AnswerRows[Rollout]) -> None:
+        """Keeps each answer's log-probabilities, where more updates learn from it."""
+        if self.task.updates > 1:
+            numbers = [number for group in batch.groups for number in group.numbers]
+            lengths = [len(answer.ids) for group in batch.groups for answer in group.answers]
+            self.seen.by_answer.update(zip(numbers, log_p.cpu().split(lengths), strict=True))
+
+    def _note_ratios(
+        self, log_p: Tensor, before: Tensor, of: Tensor, advantages: Tensor, counted: Tensor
+    ) -> None:
+        """Notes `RATIO` of the answers that have a loss. counted: [answers] which these are."""
+        ratio = ratios(self.task, log_p, before, of, of.bincount())
+        if self.task.facts.ratio == "token":
+            advantages, counted = advantages[of], counted[of]
+        self.seen.add("ratio", ratio[counted])
+        self.seen.add("clipped", is_clipped(self.task, ratio, advantages)[counted])
 
     def constant_loss(self, examples: Sequence[Rollout]) -> None:
         """None: there are no labels."""

@@ -25,6 +25,8 @@ class Rollout:
     rewards: tuple[float, ...]
     advantages: tuple[float, ...]  # where pairs are compared: 1 of the better answer, -1 of the worse
     counted: tuple[bool, ...]  # whether an answer has a loss
+    numbers: tuple[int, ...]  # of the answers among all of the step
+    again: bool = False  # not the first update from them: their log-probabilities are those that it found
 
     @cached_property
     def sides(self) -> list[Example]:
@@ -69,20 +71,28 @@ class Rollout:
             rewards=tuple(self.rewards[at] for at in places),
             advantages=tuple(self.advantages[at] for at in places),
             counted=tuple(self.counted[at] for at in places),
+            numbers=tuple(self.numbers[at] for at in places),
         )
 
 
 def rollout_of(
-    task: Reinforcement, prompt: tuple[int, ...], answers: Sequence[Answer], rewards: Sequence[float]
+    task: Reinforcement,
+    prompt: tuple[int, ...],
+    answers: Sequence[Answer],
+    rewards: Sequence[float],
+    *,
+    first: int = 0,
+    again: bool = False,
 ) -> Rollout:
-    """A group with the advantages of its answers."""
+    """A group with the advantages of its answers. first: number of its first answer in the step. again: see `Rollout`."""
     counted = tuple(answer.finished or task.cut_answers == "count" for answer in answers)
     worth = np.asarray(rewards, np.float64)
     if task.pairs is None:
         found = advantages(task.facts.baseline, worth)
     else:
         found = extremes(worth, np.array(counted))
-    return Rollout(prompt, tuple(answers), tuple(rewards), tuple(found.tolist()), counted)
+    numbers = tuple(range(first, first + len(answers)))
+    return Rollout(prompt, tuple(answers), tuple(rewards), tuple(found.tolist()), counted, numbers, again)
 
 
 def advantages(baseline: Baseline, rewards: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -1,4 +1,4 @@
-"""Samples the answers of a step, rewards them, and certifies that they are the trained model's own."""
+"""Samples the answers of a step, rewards them, certifies that they are the trained model's own, and keeps them for later steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ptune.config.reinforcement import Reinforcement
 from ptune.data.prompts import Prompt
@@ -18,7 +18,8 @@ from ptune.progress import say
 from ptune.rewards import Reward
 from ptune.tasks.own_answers.answer import Answer
 from ptune.tasks.own_answers.policy import Policy
-from ptune.tasks.own_answers.shares import of_all, own_share
+from ptune.tasks.own_answers.shares import known_to_all, of_all, own_share
+from ptune.tasks.reinforcement.kept import check_kept, kept, rollouts_again
 from ptune.tasks.reinforcement.rollout import Rollout, rollout_of
 from ptune.tasks.reinforcement.seen import Seen
 
@@ -27,7 +28,7 @@ _SILENT_STEPS = 3
 
 @dataclass
 class Sampler:
-    """See `ptune.training.sampler.Sampler`. Each process samples a part of a step's prompts."""
+    """See `ptune.training.sampler.ReusingSampler`. Each process samples a part of a step's prompts."""
 
     task: Reinforcement
     policy: Policy
@@ -35,36 +36,40 @@ class Sampler:
     accelerator: Accelerator
     seed: int
     seen: Seen  # what the objective sees of the answers
-    _values: dict[str, float] = field(default_factory=dict)  # of this step's answers
+    _values: dict[str, float] = field(default_factory=dict)  # of answers that this step sampled
+    _rollouts: Sequence[Rollout] = ()  # this step's
+    _kept: Mapping[str, Tensor] = field(default_factory=dict)  # the newest answers, see `kept`
     _silent: int = 0  # steps in which no answer was better than another to the same prompt
 
-    def sample(self, model: nn.Module, examples: Sequence[Prompt], step: int) -> list[Rollout]:
-        """Groups of answers to the prompts `examples`, in their order."""
-        started_s = time.perf_counter()
-        self.policy.follow(self.accelerator.unwrap_model(model))
-        own = own_share(self.accelerator, examples)
-        groups = self.policy.sampled(own, self.task.group_size, f"{self.seed}/{step}")
-        worth = rewarded(self.rewards, own, groups, self.policy)
-        made = [
-            (rollout_of(self.task, prompt.ids, answers, total), of)
-            for prompt, answers, (total, of) in zip(own, groups, worth, strict=True)
-        ]
-        made = of_all(self.accelerator, made)
+    def sample(self, model: nn.Module, examples: Sequence[Prompt], step: int) -> Sequence[Rollout]:
+        """Groups of answers to the prompts `examples`, in their order; they serve `updates` steps."""
         self.seen.clear()
-        self._values = {
-            **_figures([of for _, of in made], [rollout for rollout, _ in made]),
-            "seconds_sampling": time.perf_counter() - started_s,
-        }
-        self._tell_if_silent()
-        return [rollout for rollout, _ in made]
+        if step % self.task.updates:
+            self._values = {}
+            self._rollouts = rollouts_again(self.task, [prompt.ids for prompt in examples], self._kept)
+        else:
+            self._rollouts = self._sampled(model, examples, step)
+        return self._rollouts
 
     def report(self) -> dict[str, float]:
-        """Rewards, lengths, the step's certificate, and what the objective saw.
+        """Rewards, lengths, the step's certificate, and what the objective saw; of answers of an earlier step the latter alone.
 
-        Raises: PtuneError if its drift is beyond `drift_limit`.
+        Raises: PtuneError if the drift is beyond `drift_limit`.
         """
+        if not self._values:
+            return self.seen.means(self.accelerator)
         certified = self.seen.certified(self.accelerator, self.task.drift_limit)
+        if self.task.updates > 1:
+            self._kept = kept(self._rollouts, known_to_all(self.accelerator, self.seen.by_answer))
         return {**self._values, **certified, **self.seen.means(self.accelerator)}
+
+    def held(self, step: int) -> Mapping[str, Tensor]:
+        return self._kept if step % self.task.updates else {}
+
+    def take_up(self, step: int, held: Mapping[str, Tensor]) -> None:
+        if step % self.task.updates:
+            check_kept(held)
+        self._kept = held
 
     def reward(self, model: nn.Module, examples: Sequence[Prompt]) -> float:
         """The mean reward of the greedy answers."""
@@ -75,6 +80,25 @@ class Sampler:
         sums = torch.tensor([total, float(len(own))], dtype=torch.float64, device=self.accelerator.device)
         total, count = self.accelerator.reduce(sums).tolist()
         return total / count
+
+    def _sampled(self, model: nn.Module, examples: Sequence[Prompt], step: int) -> list[Rollout]:
+        started_s = time.perf_counter()
+        self.policy.follow(self.accelerator.unwrap_model(model))
+        own = own_share(self.accelerator, examples)
+        places = own_share(self.accelerator, range(len(examples)))
+        groups = self.policy.sampled(own, self.task.group_size, f"{self.seed}/{step}")
+        worth = rewarded(self.rewards, own, groups, self.policy)
+        made = [
+            (rollout_of(self.task, prompt.ids, answers, total, first=place * self.task.group_size), of)
+            for prompt, place, answers, (total, of) in zip(own, places, groups, worth, strict=True)
+        ]
+        made = of_all(self.accelerator, made)
+        self._values = {
+            **_figures([of for _, of in made], [rollout for rollout, _ in made]),
+            "seconds_sampling": time.perf_counter() - started_s,
+        }
+        self._tell_if_silent()
+        return [rollout for rollout, _ in made]
 
     def _tell_if_silent(self) -> None:
         self._silent = self._silent + 1 if self._values["groups_alike"] == 1 else 0

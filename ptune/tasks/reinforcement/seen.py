@@ -16,11 +16,13 @@ class Seen(Certificate):
     """In this process. figures: the names of the means."""
 
     figures: tuple[str, ...] = ()
+    by_answer: dict[int, Tensor] = field(default_factory=dict)  # by its number, its tokens' log-probabilities
     _sums: dict[str, tuple[float, int]] = field(default_factory=dict)  # and how many values each is of
 
     def clear(self) -> None:
         super().clear()
         self._sums.clear()
+        self.by_answer.clear()
 
     def add(self, figure: str, values: Tensor) -> None:
         """values: [any number] that a figure is the mean of."""

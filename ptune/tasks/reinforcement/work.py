@@ -32,7 +32,7 @@ from ptune.tasks.chat.saving import save_trained
 from ptune.tasks.own_answers.followed import check_followed
 from ptune.tasks.own_answers.policy import Policy
 from ptune.tasks.own_answers.served import sampling_engine
-from ptune.tasks.reinforcement.objective import KL, ReinforcementObjective
+from ptune.tasks.reinforcement.objective import KL, RATIO, ReinforcementObjective
 from ptune.tasks.reinforcement.pairs import FIGURES, PairObjective
 from ptune.tasks.reinforcement.sampler import Sampler
 from ptune.tasks.reinforcement.seen import Seen
@@ -69,7 +69,8 @@ class ReinforcementWork:
     @contextlib.contextmanager
     def objective(self, base: PreTrainedModel, device: torch.device) -> Iterator[ReinforcementObjective]:
         task, recipe = self.task, self.recipe
-        seen = Seen(figures=FIGURES if task.pairs else KL if task.kl else ())
+        of_answers = (KL if task.kl else ()) + (RATIO if task.updates > 1 else ())
+        seen = Seen(figures=FIGURES if task.pairs else of_answers)
         opened = sampling_engine(recipe, task, self.run, self.accelerator)
         with contextlib.closing(opened) as engine, packing(base, recipe.train.fast) as packed:
             next_token = NextTokenObjective(packed, recipe.train.micro_batch_tokens, device, plain_head(base))

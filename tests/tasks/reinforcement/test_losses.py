@@ -63,6 +63,7 @@ def wanted(task: Reinforcement, log_p: list[torch.Tensor], rollout: Rollout) -> 
         "dapo": lambda a, p: -standardised[a] * p.sum(),
         "dr_grpo": lambda a, p: -(rewards[a] - rewards.mean()) * p.sum() / LONGEST,
         "rloo": lambda a, p: -(rewards[a] - others[a]) * p.sum(),
+        "gspo": lambda a, p: -standardised[a] * p.mean(),
     }
     return [surrogates[task.loss](at, of) for at, of in enumerate(log_p)]
 
