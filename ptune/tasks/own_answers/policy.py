@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -50,16 +51,24 @@ class Policy:
         self.engine.put(POLICY, config, tensors)
 
     def sampled(
-        self, prompts: Sequence[Asked], each: int, seed: str, *, base: bool = False
+        self,
+        prompts: Sequence[Asked],
+        each: int,
+        seed: str,
+        *,
+        base: bool = False,
+        repeats: Sequence[int] | None = None,
     ) -> list[list[Answer]]:
         """`each` answers to every prompt, at temperature 1, from the whole vocabulary: as likely as the model thinks them.
 
         seed: with a prompt's number and that of an answer, decides what is drawn. base: of the model without the adapter.
+        repeats: how often each prompt was asked before, so that its answers are others; default: never.
         """
+        asked = zip(prompts, repeats or [0] * len(prompts), strict=True)
         return self._answers(
             [
-                (prompt, Sampling(seed=_seed(f"{seed}/{prompt.number}/{number}")))
-                for prompt in prompts
+                (prompt, Sampling(seed=_seed(f"{seed}/{prompt.number}/{before * each + number}")))
+                for prompt, before in asked
                 for number in range(each)
             ],
             each,
@@ -90,6 +99,16 @@ class Policy:
         )
         answers = [_answer(tokens) for tokens in found]
         return [answers[first : first + each] for first in range(0, len(answers), each)]
+
+
+def repeats_of(prompts: Sequence[Asked]) -> list[int]:
+    """How often each prompt stands before its place, by its number: a step of few prompts has some of them several times."""
+    seen = Counter[int]()
+    found = []
+    for prompt in prompts:
+        found.append(seen[prompt.number])
+        seen[prompt.number] += 1
+    return found
 
 
 def adapter_of(model: nn.Module) -> tuple[dict[str, Any], dict[str, NDArray[np.float32]]]:

@@ -17,7 +17,7 @@ from ptune.data.prompts import Prompt
 from ptune.progress import say
 from ptune.rewards import Reward
 from ptune.tasks.own_answers.answer import Answer
-from ptune.tasks.own_answers.policy import Policy
+from ptune.tasks.own_answers.policy import Policy, repeats_of
 from ptune.tasks.own_answers.shares import known_to_all, of_all, own_share
 from ptune.tasks.reinforcement.kept import check_kept, kept, rollouts_again
 from ptune.tasks.reinforcement.rollout import Rollout, rollout_of
@@ -86,7 +86,8 @@ class Sampler:
         self.policy.follow(self.accelerator.unwrap_model(model))
         own = own_share(self.accelerator, examples)
         places = own_share(self.accelerator, range(len(examples)))
-        groups = self.policy.sampled(own, self.task.group_size, f"{self.seed}/{step}")
+        repeats = own_share(self.accelerator, repeats_of(examples))
+        groups = self.policy.sampled(own, self.task.group_size, f"{self.seed}/{step}", repeats=repeats)
         worth = rewarded(self.rewards, own, groups, self.policy)
         made = [
             (rollout_of(self.task, prompt.ids, answers, total, first=place * self.task.group_size), of)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from ptune import publish
-from ptune.config.recipe import Recipe
+from ptune.config.recipe import Data, Recipe
 from ptune.config.reinforcement import LOSSES, PAIR_LOSSES
 from ptune.data.prompts import Prompt
 from ptune.engine.decoder.engine import Engine
@@ -144,6 +144,31 @@ def test_answers_are_what_the_model_thinks_likely(make: Make, kit: Path, tmp_pat
         with pytest.raises(KeyboardInterrupt):
             train(make(), tmp_path / "run")
     assert len(work) == 1
+
+
+def test_a_prompt_that_a_step_has_twice_gets_other_answers(
+    make: Make, kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of fewer prompts than a step takes. The same answers again would count twice, and say nothing."""
+    groups: dict[str, list[tuple[tuple[int, ...], ...]]] = {}
+    own = Policy.sampled
+
+    def sampled(self: Policy, prompts: Any, *arguments: Any, **named: Any) -> Any:
+        found = own(self, prompts, *arguments, **named)
+        for prompt, answers in zip(prompts, found, strict=True):
+            groups.setdefault(prompt.ids, []).append(tuple(answer.ids for answer in answers))
+        return found
+
+    monkeypatch.setattr(Policy, "sampled", sampled)
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join((kit / "train.jsonl").read_text().splitlines(keepends=True)[:4]))
+    recipe = make(max_steps=1, batch_size=8)
+    train(
+        recipe.model_copy(update={"data": Data(files=(few,), validation=(kit / "test.jsonl",))}),
+        tmp_path / "run",
+    )
+    assert [len(found) for found in groups.values()] == [2] * 4
+    assert all(first != second for first, second in groups.values())
 
 
 def test_a_run_is_evaluated_exported_and_proved_as_any_other(make: Make, tmp_path: Path) -> None:
