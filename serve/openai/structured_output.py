@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
 
 from ptune.codecs.structural_tag import Pieces, structural_tag
 from ptune.codecs.structured_output import MAX_PATTERN, StructuredOutput
@@ -120,12 +121,12 @@ def _json(schema: Any) -> StructuredOutput:
 
 
 def _parsed(value: Any) -> Any:
-    """A value that was sent as it is, or as JSON."""
+    """A value that was sent as it is, or as JSON, which is read as bodies are: half of a surrogate pair is no text."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+        return from_json(value)
+    except ValueError as error:
         raise RequestError(f"is not JSON: {error}", code="invalid_grammar") from None
 
 

@@ -203,6 +203,8 @@ def test_a_choice_is_one_of_the_texts(texts: list[str], seed: int) -> None:
         (lambda: StructuredOutput.json({"const": {"a": [2**53 + 1]}}), "more digits"),
         (lambda: StructuredOutput.json({"properties": {"a": {"enum": [1801439850948199.2]}}}), "more digits"),
         (lambda: StructuredOutput.json({"type": "integer", "minimum": 2**64}), "64 bits"),
+        (lambda: StructuredOutput.json({"const": [float("inf")]}), "const: a number must be finite"),
+        (lambda: StructuredOutput.json({"maximum": float("nan")}), "maximum: a number must be finite"),
         (lambda: StructuredOutput.json([]), "object"),
         (lambda: StructuredOutput.json(False), "object"),
         (lambda: StructuredOutput.regex("(?=a)b"), "look-around"),
