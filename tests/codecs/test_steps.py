@@ -81,10 +81,11 @@ def test_each_part_is_encoded_by_itself_and_a_step_ends_at_its_last_token(
     own = alone(codec.tokenizer, "love")
     before = around.ids.index(own[0])
     after = len(around.ids) - before - len(own)
+    around_before = list(around.ids[:before])
     if not before and "bos_token" in codec.special_tokens:
-        around_before: tuple[int, ...] = (codec.tokenizer.token_to_id(codec.special_tokens["bos_token"]),)
-    else:
-        around_before = around.ids[:before]
+        around_before = [
+            at for at in [codec.tokenizer.token_to_id(codec.special_tokens["bos_token"])] if at is not None
+        ]
     room = len(ids) if limit is None else limit - len(around_before) - after
     found = codec.encode_steps("what is love", steps, ";", limit)
     assert found.ids == (*around_before, *ids[:room], *around.ids[len(around.ids) - after :])

@@ -18,7 +18,7 @@ ANSWERS = st.lists(
 
 def test_counts_by_hand() -> None:
     gold = [[R, R], [R, W, W], [W, R], [R], [R, W]]
-    said = [[R, R], [R, W, R], [R, W], [W], [R, None]]
+    said: list[list[str | None]] = [[R, R], [R, W, R], [R, W], [W], [R, None]]
     found = measure(gold, said).metrics
     assert found["step_accuracy"] == pytest.approx(5 / 10)
     assert found["first_wrong_found"] == pytest.approx(1 / 3)  # only of the second answer
