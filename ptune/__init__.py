@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from ptune.config.distillation import Distillation as Distillation
     from ptune.config.on_policy_distillation import OnPolicyDistillation as OnPolicyDistillation
     from ptune.config.preference import Preference as Preference
+    from ptune.config.process_reward import ProcessReward as ProcessReward
     from ptune.config.recipe import Backbone as Backbone
     from ptune.config.recipe import Data as Data
     from ptune.config.recipe import Evaluate as Evaluate
@@ -126,6 +127,7 @@ _MODULES = {
     "config.distillation": "Distillation",
     "config.on_policy_distillation": "OnPolicyDistillation",
     "config.preference": "Preference",
+    "config.process_reward": "ProcessReward",
     "config.recipe": "Backbone Data Evaluate Plan Recipe Train",
     "config.recommendation": "Recommendation",
     "config.reinforcement": "Reinforcement",

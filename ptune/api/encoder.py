@@ -12,12 +12,11 @@ import numpy as np
 
 from ptune.api.awaiting import answers_of
 from ptune.api.model import EncoderOptions, OpenModel, check_options, only_adapter
-from ptune.codecs.words import split
 from ptune.engine.encoder.batch import Item
 from ptune.engine.onnx_graph import Array
 from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.encoder import infer
-from ptune.tasks.encoder.infer import Classification, Entity
+from ptune.tasks.encoder.infer import Classification, Entity, Tagged
 from ptune.tasks.recommendation import infer as recommendation
 from ptune.tasks.recommendation.index import ARRAYS
 from ptune.tasks.recommendation.infer import Recommended, RecommendQuery
@@ -53,8 +52,11 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         """
         return super().classify(inputs, self._that("classifies", adapter, _classifies))
 
-    def tag(self, texts: Sequence[str], adapter: str | None = None) -> list[list[Entity]]:
-        """The entities of each text, with their character positions. Raises: RequestError, like `classify`."""
+    def tag(self, texts: Sequence[Tagged], adapter: str | None = None) -> list[list[Entity]]:
+        """The entities of each text, with their character positions; of a pair of prompt and answer, the answer's steps, judged.
+
+        Raises: RequestError, like `classify`.
+        """
         return super().tag(texts, self._that("tags", adapter, _tags))
 
     def embed(
@@ -101,11 +103,11 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         self.require_labels(name)
         return await answers_of([self._submit(one, name) for one in inputs])
 
-    async def atag(self, texts: Sequence[str], adapter: str | None = None) -> list[list[Entity]]:
+    async def atag(self, texts: Sequence[Tagged], adapter: str | None = None) -> list[list[Entity]]:
         """`tag` for asyncio."""
         name = self._that("tags", adapter, _tags)
-        self.require_tags(name)
-        asked = [(index, text) for index, text in enumerate(texts) if split(text)]
+        record = self.require_tags(name)
+        asked = [(index, text) for index, text in enumerate(texts) if infer.spans(text, record)]
         answers = await answers_of([self._submit(text, name) for _, text in asked])
         found_entities: list[list[Entity]] = [[] for _ in texts]
         for (index, _), entities in zip(asked, answers, strict=True):

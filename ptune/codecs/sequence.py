@@ -1,7 +1,8 @@
-"""The codec of a text encoder: a text, a pair or words to tokens, the same in training and serving."""
+"""The codec of a text encoder: a text, a pair, words or steps to tokens, the same in training and serving."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,10 +39,12 @@ class Encoded:
 
 @dataclass(frozen=True, slots=True)
 class EncodedWords:
-    """Words in tokens."""
+    """Words, or a prompt and its steps, in tokens."""
 
     ids: tuple[int, ...]
-    first: tuple[int | None, ...]  # index of each word's first token; None if that was cut off
+    first: tuple[
+        int | None, ...
+    ]  # index of each word's first token, or step's last; None if that was cut off
     type_ids: tuple[int, ...]
     length: int  # tokens before it was cut
 
@@ -160,6 +163,41 @@ class SequenceCodec:
             type_ids=(0,) * len(kept),
             length=len(encoding.ids),
         )
+
+    def encode_steps(
+        self, prompt: str, steps: Sequence[str], separator: str, max_length: int | None = None
+    ) -> EncodedWords:
+        """Encodes a prompt and the steps of an answer, each with the separator after it, in at most `max_length` tokens.
+
+        Each part is encoded by itself, as TRL does it. What goes before is the tokenizer's own, else its BOS token if it has one.
+        """
+        before, after = self._around
+        ids, ends = self._part(prompt), []
+        for step in steps:
+            ids += (self._part(step) + self._part(separator)) or self._part(_STAND_IN)
+            ends.append(len(before) + len(ids) - 1)
+        limit = self.limit(max_length)
+        room = len(ids) if limit is None else max(limit - len(before) - len(after), 0)
+        kept = (*before, *ids[:room], *after)
+        return EncodedWords(
+            ids=kept,
+            first=tuple(end if end < len(before) + room else None for end in ends),
+            type_ids=(0,) * len(kept),
+            length=len(before) + len(ids) + len(after),
+        )
+
+    def _part(self, text: str) -> list[int]:
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        return [self._harmless(encoding, place) for place in range(len(encoding.ids))]
+
+    @functools.cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """The tokens before and after any text."""
+        encoding = self.tokenizer.encode("a")
+        own = _places(encoding, 0)
+        begins = self.tokenizer.token_to_id(self.special_tokens.get("bos_token", ""))
+        before = encoding.ids[: own[0]] or ([] if begins is None else [begins])
+        return before, encoding.ids[own[-1] + 1 :]
 
     def _words(self, words: Sequence[str]) -> Encoding:
         spaced = [word if at == 0 else f" {word}" for at, word in enumerate(words)]

@@ -161,6 +161,17 @@ class WordColumns(Columns):
     """A tag for each word; default: tags, else ner_tags, else labels."""
 
 
+class StepColumns(Columns):
+    """The columns of process rewards."""
+
+    prompt: str | None = None
+    """The question; default: prompt."""
+    completions: str | None = None
+    """The steps of the answer; default: completions."""
+    labels: str | None = None
+    """Whether each step is right; default: labels."""
+
+
 class ImageColumns(Columns):
     """The columns of a table of images."""
 

@@ -237,6 +237,21 @@ TASKS: tuple[Task, ...] = (
         routers=("ptune_serve.encoders.rerank:router", "ptune_serve.open_inference.infer:router"),
         tab="Rank",
     ),
+    Task(
+        spec="ptune.config.process_reward:ProcessReward",
+        name=TOKEN_CLASSIFICATION,
+        hub=TOKEN_CLASSIFICATION,
+        kind="encoder",
+        work="ptune.tasks.classification.text:prepare",
+        doctor="ptune.tasks.classification.doctor:examine",
+        evaluate="ptune.evaluation.process_reward.evaluate:evaluate_run",
+        evaluate_bundle=f"{CLASSIFICATION}.evaluate_bundle:evaluate_bundle",
+        held_out=f"{CLASSIFICATION}.held_out:of_run",
+        endpoints=("/v1/tag",),
+        example={"input": [["What is 3 + 4?", "3 + 4 = 7"]]},
+        routers=("ptune_serve.encoders.tag:router", "ptune_serve.open_inference.infer:router"),
+        tab="Entities",
+    ),
     replace(
         _CHAT, spec="ptune.config.distillation:Distillation", work="ptune.tasks.distillation.work:prepare"
     ),

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from ptune.config.chat import Chat
-from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.task_spec import TaskSpec
 from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
@@ -106,7 +105,7 @@ def _written(source: Path, path: Path, task: TaskSpec, folder: Path) -> Cleaned:
 
 def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
     """A file, and what its rows teach."""
-    if isinstance(task, TextClassification | TokenClassification):
+    if isinstance(task, TextTask):
         labelled = open_labelled(path, task)
         rows = _labelled_rows(labelled, task)
 
@@ -118,7 +117,7 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
         return labelled.file, written
     if not isinstance(task, Chat) or isinstance(task, Reinforcement):
         raise DataError(
-            f"a clean copy is for chat, preferences, translation, and texts and words with labels, not for {type(task).__name__}"
+            f"a clean copy is for chat, preferences, translation, and texts, words and steps with labels, not for {type(task).__name__}"
         )
     file = in_columns(open_file(path), task)
     shape = recognise(dict.fromkeys(_columns(file)), shapes_of(task))

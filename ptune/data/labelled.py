@@ -1,4 +1,4 @@
-"""Rows with labels: texts, pairs of texts and tagged words, from files of every format that ptune reads."""
+"""Rows with labels: texts, pairs of texts, tagged words and judged steps, from files of every format that ptune reads."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from ptune.codecs.labels import Labels
 from ptune.codecs.messages import check_text
 from ptune.config.classification import TextClassification, TokenClassification
+from ptune.config.process_reward import RIGHT, WRONG, ProcessReward
 from ptune.data.label_values import Known, Target, Written, listed, parted, written
 from ptune.data.named_columns import found, names_in, optional
 from ptune.data.problems import Problems
@@ -18,18 +19,22 @@ from ptune.data.row_weights import WEIGHT, Weights, weight_of
 from ptune.data.rows import Row
 from ptune.errors import DataError, TemplateError
 
-TextTask: TypeAlias = TextClassification | TokenClassification
+TextTask: TypeAlias = TextClassification | TokenClassification | ProcessReward
 Input: TypeAlias = str | tuple[str, str] | tuple[str, ...]
 TEXT, PAIR, LABEL = ("text", "sentence"), ("text_pair",), ("label", "labels")
 WORDS, TAGS = ("tokens",), ("tags", "ner_tags", "labels")
+PROMPT, STEPS, VERDICTS = ("prompt",), ("completions",), ("labels",)
+_RIGHT = {"true": RIGHT, "1": RIGHT, "false": WRONG, "0": WRONG}
 
 
 @dataclass(frozen=True)
 class LabelledRow:
     """One row of data with its label."""
 
-    input: Any  # a text, two texts, a tuple of words, or a `ptune.data.images.ImageRef`
-    label: Target  # index of a label; indices of several labels; a regression's number; tags of words
+    input: Any  # a text, two texts, a tuple of words, a prompt and steps, or a `ptune.data.images.ImageRef`
+    label: (
+        Target  # index of a label; indices of several labels; a regression's number; tags of words or steps
+    )
     place: str  # "file.csv, line 12"
     columns: Mapping[str, Any] = field(default_factory=dict)  # the row's other columns
     weight: float = 1.0  # how often it counts in training
@@ -123,12 +128,16 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
     return LabelledFile(file, written_rows, total, problems, unread, weights)
 
 
-def _conversion(file: DataFile, rows: Sequence[Mapping[str, Any]], task: TextTask) -> _Text | _Words:
+def _conversion(file: DataFile, rows: Sequence[Mapping[str, Any]], task: TextTask) -> _Text | _Words | _Steps:
     """The task's columns in a file. Raises: DataError if it lacks one."""
     names = task.columns.names
     if isinstance(task, TokenClassification):
         chosen = found(file, rows, {"tokens": names("tokens", WORDS), "tags": names("tags", TAGS)})
         return _Words(chosen["tokens"], chosen["tags"])
+    if isinstance(task, ProcessReward):
+        usual = {"prompt": PROMPT, "completions": STEPS, "labels": VERDICTS}
+        chosen = found(file, rows, {column: names(column, of) for column, of in usual.items()})
+        return _Steps(chosen["prompt"], chosen["completions"], chosen["labels"], task.step_separator)
     wanted = {
         "text": names("text", TEXT),
         "label": names("label", LABEL[::-1] if task.problem == "multi" else LABEL),
@@ -192,6 +201,52 @@ class _Words:
         for at, word in enumerate(words):
             _check(word, f"{self.words}[{at}]")
         return WrittenRow(tuple(words), tags, row.number, _others(row, self.used))
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """The columns of process rewards, in the shape that TRL calls stepwise supervision."""
+
+    prompt: str
+    steps: str
+    verdicts: str
+    separator: str
+    weight: str | None = None
+
+    @property
+    def used(self) -> set[str | None]:
+        return {self.prompt, self.steps, self.verdicts}
+
+    def row(self, row: Row) -> WrittenRow:
+        """Converts a row. Raises: DataError if it cannot be used."""
+        prompt = _said(row, self.prompt)
+        for column in (self.steps, self.verdicts):
+            if row.value.get(column) is None:
+                raise DataError(f"has no {column}")
+        steps = listed(row.value[self.steps], self.steps)
+        verdicts = listed(row.value[self.verdicts], self.verdicts)
+        if not steps:
+            raise DataError(f"{self.steps} is empty")
+        if len(steps) != len(verdicts):
+            raise DataError(
+                f"has {len(steps)} {self.steps} and {len(verdicts)} {self.verdicts}: each step needs one"
+            )
+        for at, step in enumerate(steps):
+            if self.separator in _check(step, f"{self.steps}[{at}]"):
+                raise DataError(
+                    f"{self.steps}[{at}] holds the step separator {self.separator!r}, at which an answer is split into steps:"
+                    " split the step, or choose another --task.step-separator"
+                )
+        labels = tuple(self._verdict(one, at) for at, one in enumerate(verdicts))
+        return WrittenRow((prompt, *steps), labels, row.number, _others(row, self.used))
+
+    def _verdict(self, value: Any, at: int) -> str:
+        label = _RIGHT.get(str(value).strip().lower())
+        if label is None:
+            raise DataError(
+                f"{self.verdicts}[{at}] is {value!r}: it must be true, for a right step, or false"
+            )
+        return label
 
 
 def _said(row: Row, column: str) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Data
 from ptune.data.label_splits import SPLITS, LabelSplits, Placed
 from ptune.data.label_values import Target
@@ -26,8 +27,8 @@ class SequenceExample:
 
     ids: tuple[int, ...]
     type_ids: tuple[int, ...]
-    target: Target  # as `LabelledRow.label`; for words, the tags of those not cut off
-    words: tuple[int, ...] = ()  # for words: index of each one's first token
+    target: Target  # as `LabelledRow.label`; for words and steps, the tags of those not cut off
+    words: tuple[int, ...] = ()  # for words: index of each one's first token; for steps: of its last
     weight: float = 1.0  # how often it counts in the loss while it trains
 
     def __len__(self) -> int:
@@ -40,7 +41,7 @@ class SequenceSplit(RowLengths):
 
     examples: list[SequenceExample] = field(default_factory=list)
     rows: list[Placed] = field(default_factory=list)  # the row of each example
-    lost_words: int = 0  # tagged words that were cut off
+    lost_words: int = 0  # tagged words, or steps, that were cut off
 
     def described(self, labels: Labels) -> dict[str, Any]:
         """The split for data.json; `sha256` is over tokens and targets, and the weights that are not 1."""
@@ -102,7 +103,7 @@ def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCode
     with Progress("tokenising", sum(map(len, splits.rows.values())), unit="rows") as progress:
         for name, split in made.items():
             for placed in splits.rows[name]:
-                _add(split, placed, splits.labels, task, codec, weighted=name == "train")
+                _add(split, placed, splits.labels, task, codec, training=name == "train")
                 progress.advance()
     refuse_overlong(made, task.on_overlong, limit, "are longer than")
     summary: dict[str, Any] = {
@@ -126,15 +127,23 @@ def encoded(splits: LabelSplits, data: Data, task: TextTask, codec: SequenceCode
 
 
 def example_of(
-    row: LabelledRow, labels: Labels, codec: SequenceCodec, max_length: int
+    row: LabelledRow,
+    labels: Labels,
+    codec: SequenceCodec,
+    max_length: int,
+    step_separator: str | None = None,
 ) -> tuple[SequenceExample, int]:
-    """Encodes a row; returns its example, and the number of tokens before cutting."""
+    """Encodes a row; returns its example, and the number of tokens before cutting. step_separator: None where no steps are judged."""
     if labels.problem != "tags":
         text, pair = row.input if isinstance(row.input, tuple) else (row.input, None)
         encoding = codec.encode(text, pair, max_length)
         return SequenceExample(encoding.ids, encoding.type_ids, row.label), encoding.length
     assert isinstance(row.label, tuple)
-    words = codec.encode_words(row.input, max_length)
+    if step_separator is None:
+        words = codec.encode_words(row.input, max_length)
+    else:
+        prompt, *steps = row.input
+        words = codec.encode_steps(prompt, steps, step_separator, max_length)
     kept = [(place, tag) for place, tag in zip(words.first, row.label, strict=True) if place is not None]
     places, tags = tuple(place for place, _ in kept), tuple(tag for _, tag in kept)
     return SequenceExample(words.ids, words.type_ids, tags, places), words.length
@@ -147,19 +156,32 @@ def _add(
     task: TextTask,
     codec: SequenceCodec,
     *,
-    weighted: bool,
+    training: bool,
 ) -> None:
-    example, length = example_of(placed.row, labels, codec, task.max_length)
-    example = replace(example, weight=placed.row.weight) if weighted else example
+    steps = task if isinstance(task, ProcessReward) else None
+    separator = None if steps is None else steps.step_separator
+    example, length = example_of(placed.row, labels, codec, task.max_length, separator)
+    example = replace(example, weight=placed.row.weight) if training else example
     too_long = length > len(example)
     split.count(length, placed.row.place, too_long=too_long)
     if labels.problem == "tags":
-        split.lost_words += len(placed.row.input) - len(example.words)
+        assert isinstance(placed.row.label, tuple)
+        lost = len(placed.row.label) - len(example.words)
+        split.lost_words += lost
+        if training and steps is not None and steps.train_on_last_step_only:
+            example = _last_step(example, cut=lost > 0)
     if (too_long and task.on_overlong == "drop") or (labels.problem == "tags" and not example.words):
         split.left_out += 1
         return
     split.examples.append(example)
     split.rows.append(placed)
+
+
+def _last_step(example: SequenceExample, *, cut: bool) -> SequenceExample:
+    """The example with its last step as the only one that is judged; with none where that was cut off."""
+    assert isinstance(example.target, tuple)
+    kept = slice(0, 0) if cut else slice(-1, None)
+    return replace(example, target=example.target[kept], words=example.words[kept])
 
 
 def _parts(splits: LabelSplits, train: SequenceSplit) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""Examines labelled texts and words."""
+"""Examines labelled texts, words and steps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from typing import Any
 
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
+from ptune.config.classification import TokenClassification
+from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Data
 from ptune.data.label_splits import LabelSplits, Placed, read_splits
 from ptune.data.labelled import TextTask
 from ptune.data.sequences import SequenceData, encoded
-from ptune.doctor import encoding, labels, refused
+from ptune.doctor import encoding, labels, refused, steps
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.labels import Entry
@@ -33,6 +35,11 @@ class LabelledSets:
     def labels(self) -> Labels | None:
         return self.splits.labels
 
+    @property
+    def labelled(self) -> str:
+        names = {TokenClassification: "word", ProcessReward: "step"}
+        return names.get(type(self.task), "training example")
+
     def entries(self, split: str) -> list[Entry]:
         """The rows of a split."""
         return [
@@ -40,7 +47,7 @@ class LabelledSets:
         ]
 
     def counts(self, split: str) -> Mapping[str, int]:
-        """Label -> examples, or words."""
+        """Label -> examples, words or steps."""
         return {} if self.data is None else self.data.summary[split]["labels"]
 
 
@@ -51,7 +58,7 @@ def over_long(sets: LabelledSets) -> Iterator[Finding]:
             what = (
                 f"{split.left_out:,} left out" if sets.task.on_overlong == "drop" else "the ends are cut off"
             )
-            lost = f", {split.lost_words:,} words with them" if split.lost_words else ""
+            lost = f", {split.lost_words:,} {sets.labelled}s with them" if split.lost_words else ""
             assert sets.data is not None
             yield Finding(
                 "over-long",
@@ -67,7 +74,7 @@ SET_RULES = (
     *labels.RULES,
     Rule("over-long", "error", over_long),
 )
-RULES = (*encoding.RULES, *refused.RULES, *SET_RULES)
+RULES = (*encoding.RULES, *refused.RULES, *SET_RULES, *steps.RULES)
 """Every kind of defect that is looked for in labelled data."""
 
 
@@ -109,7 +116,8 @@ def examine_labelled(data: Data, task: TextTask, codec: SequenceCodec, seed: int
 
 def of_sets(sets: LabelledSets) -> list[Finding]:
     """Findings on the rows as a whole, errors first."""
-    return in_order([finding for rule in SET_RULES for finding in rule.check(sets)], RULES)
+    rules = (*SET_RULES, *steps.RULES) if isinstance(sets.task, ProcessReward) else SET_RULES
+    return in_order([finding for rule in rules for finding in rule.check(sets)], RULES)
 
 
 def judged(splits: LabelSplits, data: SequenceData, task: TextTask, command: str) -> list[dict[str, Any]]:

@@ -35,6 +35,7 @@ class ImageSets:
     splits: ImageSplits
     preprocessing: Preprocessing
     unit = "images"
+    labelled = "training example"
 
     @property
     def labels(self) -> Labels | None:

@@ -34,6 +34,10 @@ class Entries(Protocol):
         """The labels; None if there was no row to take them from."""
 
     @property
+    def labelled(self) -> str:
+        """What has a label: "word", "step", "training example"."""
+
+    @property
     def unit(self) -> str:
         """The unit of the data: "rows" or "images"."""
 
@@ -41,7 +45,7 @@ class Entries(Protocol):
         """The rows of a split, in order."""
 
     def counts(self, split: str) -> Mapping[str, int]:
-        """Label -> rows, or words."""
+        """Label -> rows, words or steps."""
 
 
 def one_class(sets: Entries) -> Iterator[Finding]:
@@ -52,7 +56,7 @@ def one_class(sets: Entries) -> Iterator[Finding]:
     seen = [name for name, count in sets.counts("train").items() if count]
     if len(labels) < 2 or len(seen) == 1:
         only = (seen or list(labels.names))[0]
-        what = "tag of every word" if labels.problem == "tags" else "label of every training example"
+        what = f"{'tag' if sets.labelled == 'word' else 'label'} of every {sets.labelled}"
         yield Finding(
             "one-class",
             "error",

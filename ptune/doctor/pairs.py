@@ -31,6 +31,7 @@ class PairSets:
     splits: PairSplits
     data: PairData | None
     unit = "rows"
+    labelled = "training example"
 
     @property
     def labels(self) -> Labels | None:

@@ -69,9 +69,8 @@ def _lengths(sets: LabelledSets) -> Iterator[Text]:
 
 
 def _labels(sets: LabelledSets) -> Iterator[Text]:
-    labels = sets.splits.labels
-    what = (
-        "words with each tag" if labels is not None and labels.problem == "tags" else "rows with each label"
+    what = {"word": "words with each tag", "step": "steps with each label"}.get(
+        sets.labelled, "rows with each label"
     )
     yield from label_bars(sets, what)
 

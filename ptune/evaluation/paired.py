@@ -19,12 +19,14 @@ from ptune.evaluation.classification.bootstrap import (
     resampled,
     share,
 )
+from ptune.evaluation.process_reward import measures as steps
 
 METRICS = {
     "single": ("accuracy", "f1_macro"),
     "multi": ("f1_micro",),
     "regression": ("mae",),
     "tags": ("f1",),
+    "steps": ("step_accuracy", "first_wrong_f1"),
     "ranking": ("mrr", "recall@10"),
     "translation": ("chrf",),
 }
@@ -102,6 +104,8 @@ def _statistic(problem: str, labels: Sequence[str], side: Sequence[Mapping[str, 
         return of_texts(predicted, gold)
     if problem == "tags":
         return tags.of_counts(gold, predicted)
+    if problem == "steps":
+        return steps.of_counts(gold, predicted)
     if problem == "regression":
         error = np.abs(np.array(gold, float) - np.array(predicted, float))
         return lambda counts: {"mae": mean(counts, error)}

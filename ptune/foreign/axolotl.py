@@ -21,7 +21,7 @@ _TASKS = {
     "simpo": ("Preference", "simpo"), "kto": ("UnpairedPreference", "kto"), "grpo": ("Reinforcement", "grpo"),
 }  # fmt: skip
 _OTHER_TRAININGS = {
-    "process_reward_model": "rewards of steps are not trained; RewardModel judges whole answers",
+    "process_reward_model": "rewards of steps are not read; task ProcessReward learns them, but must be written by hand",
     "diffusion": "models of discrete diffusion are not trained",
 }
 

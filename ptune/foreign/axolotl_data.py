@@ -146,8 +146,8 @@ def _others(entry: dict[str, Any]) -> list[str]:
         "message_field_training": "a message with \"train\": false is not learnt; the key has no other name",
         "message_field_training_detail": "parts of a message cannot be left out of what is learnt",
         "drop_system_message": "a system message in a row stays",
-        "step_separator": "rewards of steps are not trained",
-        "train_on_last_step_only": "rewards of steps are not trained",
+        "step_separator": "rewards of steps are not read: task ProcessReward has it, but must be written by hand",
+        "train_on_last_step_only": "rewards of steps are not read: task ProcessReward has it, but must be written by hand",
         "field_thinking": "reasoning is read from reasoning_content or thinking",
         "chat_template": "the template is one for all data: task.template",
     }  # fmt: skip

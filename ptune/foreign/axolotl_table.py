@@ -208,7 +208,7 @@ TABLE: Table = {
     "relora": left("ReLoRA is not here; a higher method.r, or method Full, is what comes near"),
     "gptq": needless(_STORED),
     "model_quantization_config": looked_at(_STORED),
-    "process_reward_model": left("rewards of steps are not trained; RewardModel judges whole answers"),
+    "process_reward_model": left("rewards of steps are not read; task ProcessReward learns them, but must be written by hand"),
     "num_labels": left("TextClassification has as many labels as its files hold"),
     "curriculum_sampling": left("the order follows train.seed"),
     "min_sample_len": needless("an example without a target is left out and counted"),

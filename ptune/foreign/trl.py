@@ -39,7 +39,7 @@ INSTEAD: Mapping[str, str] = {
     **dict.fromkeys(("gold", "distillation", "minillm", "sdft", "sdpo", "ssd"), _LABELLED),
     "gkd": _ON_POLICY,
     "bco": "kto_lora learns from the same data",
-    "prm": "reward_lora judges whole answers",
+    "prm": "task ProcessReward has its fields, but must be written by hand",
     "mpo_vlm": "a loss of several is not here: dpo_lora with task.sft_weight",
 }
 """Trainers without a counterpart, and what comes near."""

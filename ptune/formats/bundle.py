@@ -145,11 +145,10 @@ class AdapterRecord(_Record):
     defaults: RequestDefaults = NO_DEFAULTS  # what a request asks for unless it says otherwise
     labels: tuple[str, ...] = ()  # classifiers: the outputs of the head, in order
     problem: Literal["", "single", "multi", "regression", "tags", "vector"] = ""
+    step_separator: str | None = None  # process reward models: what follows each step
     max_length: int | None = None  # classifiers: longest text, in tokens; longer ones were cut in training
     preprocessing: dict[str, Any] | None = None  # image classifiers: see ptune.codecs.image
-    embedding: dict[str, Any] | None = (
-        None  # embedders: `width`, `pooling`, `normalize` and Matryoshka's `dimensions`
-    )
+    embedding: dict[str, Any] | None = None  # embedders: `width`, `pooling`, `normalize`, `dimensions`
     parity: Literal["measured", "unmeasured"] = "unmeasured"
     hops: tuple[Hop, ...] = ()
     translation: dict[str, Any] | None = None  # translators: columns and languages of the recipe

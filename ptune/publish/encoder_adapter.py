@@ -117,6 +117,7 @@ def install_encoder(bundle: Bundle, adapter: Path | None, name: str, reference: 
         base=facts.base if adapter is None or (adapter / NAME).is_file() else None,
         labels=facts.labels,
         problem=facts.problem,
+        step_separator=facts.step_separator,
         max_length=facts.max_length,
         preprocessing=facts.preprocessing,
         embedding=facts.embedding,

@@ -42,7 +42,9 @@ def _encoded(run: FinishedRun, rows: Sequence[LabelledRow], loaded: EncoderRefer
     facts = loaded.facts
     adapter = AdapterRecord(
         name="probes",
-        **facts.model_dump(include={"task", "problem", "labels", "max_length", "preprocessing"}),
+        **facts.model_dump(
+            include={"task", "problem", "labels", "step_separator", "max_length", "preprocessing"}
+        ),
     )
     codec = None if loaded.size is not None else SequenceCodec.open(run.files.codec_path)
     inputs = [row.input.open() if codec is None else row.input for row in rows]

@@ -29,4 +29,5 @@ SHIPPED: Mapping[str, Shipped] = {
     "repetition": _row("repetition", "[:N]"),
     "code": _row("code", "[:COLUMN]"),
     "reward_model": _row("reward_model", ":BUNDLE"),
+    "process_reward": _row("process_reward", ":BUNDLE[:min|product|mean]"),
 }

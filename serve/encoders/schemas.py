@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 from ptune.errors import RequestError
 
 from ..fields.known_fields import ANYWHERE, Harmless, Request
-from ..fields.message import Text
+from ..fields.message import no_nul
 from ..http.errors import UNSUPPORTED
 
 MAX_INPUTS = 128
@@ -80,6 +80,15 @@ def _one(value: Any) -> Input:
     raise ValueError("must be a string, a pair of strings, or a part of type image_url")
 
 
+def _said(value: Any) -> str | tuple[str, str]:
+    """Checks one input of a tagger: a text, or a prompt and an answer."""
+    parts = value if isinstance(value, list) and len(value) == 2 else [value]
+    if not all(isinstance(part, str) for part in parts):
+        raise ValueError("must be a string, or a pair of strings: a prompt and an answer")
+    first, *second = map(no_nul, parts)
+    return (first, second[0]) if second else first
+
+
 def _text(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not hold a NUL character")
@@ -142,6 +151,10 @@ class ClassifyRequest(EncoderRequest):
 
 
 class TagRequest(EncoderRequest):
-    """POST /v1/tag"""
+    """POST /v1/tag: texts, or pairs of a prompt and an answer for an adapter that judges steps."""
 
-    input: Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS), BeforeValidator(listed)]
+    input: Annotated[
+        list[Annotated[Any, AfterValidator(_said)]],  # of `ptune.tasks.encoder.infer.Tagged`
+        Field(min_length=1, max_length=MAX_INPUTS),
+        BeforeValidator(listed),
+    ]

@@ -1,4 +1,4 @@
-"""POST /v1/tag: texts -> the entities in them, with their positions."""
+"""POST /v1/tag: texts -> the entities in them, with their positions; prompts and answers -> the answers' steps, judged."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 
-from ptune.codecs.words import split
+from ptune.tasks.encoder.infer import Tagged, spans, tokens
 
 from ..adapters.access import resolve_encoder_adapter
 from ..http.body import body_of
@@ -29,20 +29,19 @@ router = APIRouter()
 async def tag(
     body: Annotated[TagRequest, Depends(body_of(TagRequest))], service: EncoderServiceDep, http: HttpRequest
 ) -> Response:
-    """Finds entities. `begin` and `end` count Unicode code points: `text[begin:end]` is the entity."""
+    """Finds entities, or judges the steps of answers. `begin` and `end` count Unicode code points: `text[begin:end]` is the entity."""
     record = resolve_encoder_adapter(http, service, body, "/v1/tag")
     submits = [submit_words(service, text, record) for text in body.input]
     return await respond_with_list(http, service, record.name, body.model, submits, described)
 
 
-def submit_words(service: EncoderService, text: str, record: AdapterRecord) -> Submit[list[Entity]]:
+def submit_words(service: EncoderService, text: Tagged, record: AdapterRecord) -> Submit[list[Entity]]:
     """Submits a text, when it is called."""
 
     def submit(left_s: float | None) -> SubmittedInput[list[Entity]]:
-        words = [text[begin:end] for begin, end in split(text)]
-        if not words:
+        if not spans(text, record):
             return SubmittedInput(_no_entities())  # white space only
-        encoded = service.model.codec.encode_words(words, max_length=record.max_length)
+        encoded = tokens(text, record, service.model.codec)
         future = service.model.submit(text, record.name, left_s)
         return SubmittedInput(future, len(encoded.ids), encoded.truncated)
 

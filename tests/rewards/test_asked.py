@@ -55,7 +55,7 @@ def test_every_row_of_the_table_is_there(name: str, tmp_path: Path) -> None:
     (tmp_path / "schema.json").write_text("{}")
     (tmp_path / "manifest.json").write_text("{}")
     arguments = {"regex": "x", "json_schema": str(tmp_path / "schema.json"), "length": "3", "overlong": "3"}
-    arguments["reward_model"] = str(tmp_path)
+    arguments["reward_model"] = arguments["process_reward"] = str(tmp_path)
     argument = arguments.get(name)
     (found,) = rewards_of([name if argument is None else f"{name}:{argument}"])
     assert (found.name, found.weight) == (name, 1.0)

@@ -88,3 +88,14 @@ def test_the_wrong_endpoint_is_told_which_is_right(http):
 
 def test_only_json_is_read(http):
     assert http.post("/v1/tag", content=b"x", headers={"content-type": "text/plain"}).status_code == 415
+
+
+def test_a_pair_is_for_models_that_judge_steps(http):
+    response = tag(http, ["Ada", ["What is 3 + 4?", "3 + 4 = 7"]])
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert (error["param"], error["message"]) == (
+        "input[1]",
+        "input[1]: 'names' tags words: send a text, not a pair",
+    )
+    assert tag(http, [["one", "two", "three"]]).status_code == 400

@@ -1,4 +1,4 @@
-"""Evaluates an adapter of a bundle on given rows, without torch."""
+"""Evaluates an adapter of a bundle on given rows, without torch; one that judges steps as process rewards are."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from ptune.evaluation.classification.held_out import of_bundle
 from ptune.evaluation.classification.onnx_side import Served, the_adapter
 from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL
 from ptune.evaluation.options import EvaluationOptions
+from ptune.evaluation.process_reward import evaluate as process_reward
 from ptune.evaluation.require import refuse_unknown
 from ptune.formats.bundle import Bundle
 
@@ -21,6 +22,8 @@ def evaluate_bundle(folder: Path, out: Path, asked: EvaluationOptions) -> dict[s
     """
     bundle = Bundle.open(folder)
     record = the_adapter(bundle, asked.adapter)
+    if record.step_separator is not None:
+        return process_reward.evaluate_bundle(folder, out, asked)
     held = of_bundle(record, asked.data, asked.columns)
     refuse_unknown(asked.require, FIGURES[held.labels.problem], OF_A_LABEL)
     served = Served(folder, record.name)

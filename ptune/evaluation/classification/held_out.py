@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from ptune.codecs.labels import Labels
-from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
+from ptune.config.classification import ImageClassification, TextClassification
 from ptune.config.columns import USUAL
+from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Recipe
 from ptune.config.task_spec import TaskSpec
 from ptune.config.tasks import tasks_of
 from ptune.data.held_out import Held, Split
-from ptune.data.labelled import LabelledRow
+from ptune.data.labelled import LabelledRow, TextTask
 from ptune.errors import DataError
 from ptune.formats.bundle import AdapterRecord
 from ptune.formats.run import Run
@@ -54,6 +55,8 @@ def of_bundle(record: AdapterRecord, data: Sequence[Path], columns: Mapping[str,
         assert record.problem != "tags"
         assert record.problem != "vector"
         task = TextClassification(problem=record.problem)
+    if record.step_separator is not None:
+        task = ProcessReward(step_separator=record.step_separator)
     rows, files = _given(task.with_columns(columns), data, labels)
     return Held(record.task, labels, "given", rows, files)
 
@@ -69,7 +72,7 @@ def _splits(recipe: Recipe) -> tuple[dict[str, Sequence[LabelledRow]], list[dict
         return dict(found), images.summary["files"]
     from ptune.data.label_splits import read_splits
 
-    assert isinstance(task, TextClassification | TokenClassification)
+    assert isinstance(task, TextTask)
     read = read_splits(recipe.data, task, seed)
     read.check()
     files = [{"split": split, **file.described()} for split, file in read.files]
@@ -100,6 +103,6 @@ def _given(
     from ptune.data.labelled import read_labelled
     from ptune.data.read import open_file
 
-    assert isinstance(task, TextClassification | TokenClassification)
+    assert isinstance(task, TextTask)
     rows = read_labelled(data, task, labels)
     return rows, [{"path": str(path), "sha256": open_file(path).sha256} for path in data]

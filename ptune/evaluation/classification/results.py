@@ -34,6 +34,7 @@ HEADLINE = {
     "tags": ("f1", "precision", "recall", "token_accuracy"),
     "ranking": ("recall@10", "mrr", "ndcg@10", "recall@1"),
     "pairs": ("accuracy", "margin", "accuracy_where_longer", "accuracy_where_shorter"),
+    "steps": ("step_accuracy", "first_wrong_f1", "first_wrong_found", "right_kept"),
     "translation": ("chrf", "bleu", "chrf_gain"),
 }
 """Problem -> the figures shown first; the first of them is what slices are measured by."""
@@ -79,6 +80,10 @@ TITLES = {
     "bleu": "BLEU",
     "accuracy_where_longer": "accuracy where the better answer is longer",
     "accuracy_where_shorter": "accuracy where it is shorter",
+    "step_accuracy": "accuracy of steps",
+    "first_wrong_f1": "F1 of the next two",
+    "first_wrong_found": "first wrong step found",
+    "right_kept": "right answers judged right throughout",
     "chrf_gain": "chrF above the best baseline",
 }
 

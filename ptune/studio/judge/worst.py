@@ -97,6 +97,11 @@ def _tagged(line: Line, texts: Mapping[str, str]) -> tuple[Content, ...]:
     return _text(line, texts), *found, str(int(_mistagged(line)))
 
 
+def _stepped(line: Line, _: Mapping[str, str]) -> tuple[Content, ...]:
+    said = [", ".join(verdict or "–" for verdict in line[side]) for side in ("gold", "predicted")]
+    return Cell(_cut(line["prompt"]), str(line["place"])), *said, str(int(_mistagged(line)))
+
+
 def _ranked(line: Line, _: Mapping[str, str]) -> tuple[Content, ...]:
     asked = Cell(_cut(line["query"]), str(line["place"]))
     return (
@@ -132,6 +137,7 @@ _TOLD: Mapping[str, tuple[Any, str, Sequence[str], Sequence[int], Any]] = {
     "multi": (_mistaken, _WRONG, ("row", "labels", *_LABELS[2:]), (0, 1, 2), _labelled),
     "regression": (_off, "The numbers that are furthest off", ("row", "number", "the model says", "off by"), (0,), _number),
     "tags": (_mistagged, _WRONG, ("row", "tags", "the model says", "wrong words"), (0, 1, 2), _tagged),
+    "steps": (_mistagged, "Worst errors: in {wrong} of {rows} rows a step is judged wrongly", ("row", "steps", "the model says", "wrong verdicts"), (0, 1, 2), _stepped),
     "ranking": (
         _missed, "Worst errors: of {wrong} of {rows} queries what was found first is wrong",
         ("query", "right", "found first", "reciprocal rank"), (0, 1, 2), _ranked,

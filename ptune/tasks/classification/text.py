@@ -1,4 +1,4 @@
-"""A run that classifies texts or tags words: reads, examines and encodes rows; the head is trained with the body."""
+"""A run that classifies texts, tags words or judges steps: reads, examines and encodes rows; the head is trained with the body."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from ptune.backbone.classifier import load_sequence_codec
 from ptune.codecs.labels import Labels
-from ptune.config.classification import TextClassification, TokenClassification
+from ptune.config.classification import TextClassification
+from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Recipe
 from ptune.data.label_splits import read_splits
 from ptune.data.labelled import TextTask
@@ -29,7 +30,7 @@ from ptune.training.distributed import decided_by_one
 
 @dataclass
 class TextWork(SequenceWork):
-    """The work of a run on texts or words."""
+    """The work of a run on texts, words or steps."""
 
     @property
     def task(self) -> TextTask:
@@ -42,6 +43,10 @@ class TextWork(SequenceWork):
     @property
     def kind(self) -> Literal["text", "tokens"]:
         return kind_of(self.task)
+
+    @property
+    def step_separator(self) -> str | None:
+        return self.task.step_separator if isinstance(self.task, ProcessReward) else None
 
     @property
     def max_length(self) -> int | None:
@@ -75,19 +80,19 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
 
 
 def text_task(recipe: Recipe) -> TextTask:
-    """The task of a recipe that is known to be about texts or words."""
-    assert isinstance(recipe.task, TextClassification | TokenClassification)
+    """The task of a recipe that is known to be about texts, words or steps."""
+    assert isinstance(recipe.task, TextTask)
     return recipe.task
 
 
 def kind_of(task: TextTask) -> Literal["text", "tokens"]:
     """What is labelled: a text or a token."""
-    return "tokens" if isinstance(task, TokenClassification) else "text"
+    return "text" if isinstance(task, TextClassification) else "tokens"
 
 
 def task_name(task: TextTask) -> str:
     """The task as model hubs and bundles call it."""
-    return TOKEN_CLASSIFICATION if isinstance(task, TokenClassification) else TEXT_CLASSIFICATION
+    return TEXT_CLASSIFICATION if isinstance(task, TextClassification) else TOKEN_CLASSIFICATION
 
 
 def check_options(task: TextTask, labels: Labels) -> None:

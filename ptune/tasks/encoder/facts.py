@@ -29,6 +29,7 @@ class Facts(BaseModel):
     problem: Problem
     head: tuple[str, ...] = ()  # modules that belong to the task, not to the body
     max_length: int | None = None
+    step_separator: str | None = None  # of a process reward model: what follows each step
     preprocessing: dict[str, Any] | None = None  # of images
     embedding: dict[str, Any] | None = None  # of vectors: `width`, `pooling`, `normalize`, `dimensions`
 

@@ -1,4 +1,4 @@
-"""Texts and images -> the encoder's engine -> labels, tags. Torch-free; the server uses the same functions."""
+"""Texts and images -> the encoder's engine -> labels, tags, judged steps. Torch-free; the server uses the same functions."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 
+from ptune.codecs import steps, words
 from ptune.codecs.labels import Labels
-from ptune.codecs.sequence import SequenceCodec
-from ptune.codecs.words import split
+from ptune.codecs.sequence import EncodedWords, SequenceCodec
 from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.engine.onnx_graph import Array
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 Answer = TypeVar("Answer")
+Tagged: TypeAlias = str | tuple[str, str]
+"""A text whose words are tagged; or an answer whose steps are judged, with its prompt or without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,13 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """A span of a text: characters begin <= i < end."""
+    """A span of a text, or a step of an answer: characters begin <= i < end."""
 
-    label: str  # without the B- or I- of its tags
+    label: str  # without the B- or I- of its tags; of a step right or wrong
     begin: int
     end: int
     text: str
-    score: float  # mean probability of its words' tags
+    score: float  # probability of the label; of several words the mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +54,13 @@ class Encoded:
 
     inputs: dict[str, Array]  # of an `Item`
     first: tuple[int, ...] | None = (
-        None  # of words: which token each of those begins with that were not cut off
+        None  # of words: which token each of those begins with that were not cut off; of steps, ends with
     )
     length: int = 0  # tokens before it was cut
 
 
 def encode(one: Any, record: AdapterRecord, codec: SequenceCodec | None) -> Encoded:
-    """Encodes a text, a pair, words (for a tagger), or an image (bytes or a PIL image) for an adapter.
+    """Encodes a text, a pair, words (for a tagger), a prompt and an answer or its steps, or an image (bytes or a PIL image) for an adapter.
 
     Raises: RequestError if the input is of the wrong kind; DataError for an image that cannot be read.
     """
@@ -66,18 +68,48 @@ def encode(one: Any, record: AdapterRecord, codec: SequenceCodec | None) -> Enco
         return Encoded({"pixel_values": _pixels(one, record)})
     assert codec is not None
     if record.problem == "tags":
-        if isinstance(one, str):
-            one = [one[begin:end] for begin, end in split(one)]
-        words = codec.encode_words(_texts(one), max_length=record.max_length)
-        first = tuple(token for token in words.first if token is not None)
-        return Encoded(_arrays(words.ids, words.type_ids), first, words.length)
+        found = tokens(one, record, codec)
+        first = tuple(token for token in found.first if token is not None)
+        return Encoded(_arrays(found.ids, found.type_ids), first, found.length)
     if isinstance(one, str):
         one = (one,)
     text, *pair = _texts(one)
     if len(pair) > 1:
         raise RequestError(f"{len(one)} texts where one, or a pair, is expected", param="input")
-    found = codec.encode(text, pair[0] if pair else None, max_length=record.max_length)
-    return Encoded(_arrays(found.ids, found.type_ids), length=found.length)
+    encoded = codec.encode(text, pair[0] if pair else None, max_length=record.max_length)
+    return Encoded(_arrays(encoded.ids, encoded.type_ids), length=encoded.length)
+
+
+def tokens(one: Any, record: AdapterRecord, codec: SequenceCodec) -> EncodedWords:
+    """The words of a text, or the steps of an answer after its prompt, in tokens. Raises: RequestError, as `encode`."""
+    return _words(one, record, codec) if record.step_separator is None else _steps(one, record, codec)
+
+
+def _words(one: Any, record: AdapterRecord, codec: SequenceCodec) -> EncodedWords:
+    if isinstance(one, str):
+        one = [one[begin:end] for begin, end in words.split(one)]
+    return codec.encode_words(_texts(one), max_length=record.max_length)
+
+
+def _steps(one: Any, record: AdapterRecord, codec: SequenceCodec) -> EncodedWords:
+    assert record.step_separator is not None
+    prompt, *parts = ("", one) if isinstance(one, str) else _texts(one)
+    found = [part[begin:end] for part in parts for begin, end in steps.split(part, record.step_separator)]
+    if not found:
+        raise RequestError("there is no step to judge", param="input")
+    return codec.encode_steps(prompt, found, record.step_separator, record.max_length)
+
+
+def spans(text: Tagged, record: AdapterRecord) -> list[tuple[int, int]]:
+    """The spans of what a tagger says something about: of a text's words, or of an answer's steps.
+
+    Raises: RequestError if words are to be tagged and there are two texts.
+    """
+    if record.step_separator is not None:
+        return steps.split(text if isinstance(text, str) else text[-1], record.step_separator)
+    if not isinstance(text, str):
+        raise RequestError(f"{record.name!r} tags words: send a text, not a pair", param="input")
+    return words.split(text)
 
 
 def _texts(one: Any) -> Sequence[str]:
@@ -126,11 +158,14 @@ class EncoderModel:
         record = self.require_labels(adapter)
         return [classification(one, record) for one in self.logits(inputs, adapter)]
 
-    def tag(self, texts: Sequence[str], adapter: str) -> list[list[Entity]]:
-        """Finds the entities in texts. Raises: RequestError for an unknown adapter, or one that does not tag."""
+    def tag(self, texts: Sequence[Tagged], adapter: str) -> list[list[Entity]]:
+        """Finds the entities in texts. Of a process reward model these are the steps of answers, each in a pair with its prompt.
+
+        Raises: RequestError for an unknown adapter, or one that does not tag.
+        """
         record = self.require_tags(adapter)
         found_entities: list[list[Entity]] = [[] for _ in texts]
-        nonempty = [(index, text) for index, text in enumerate(texts) if split(text)]
+        nonempty = [(index, text) for index, text in enumerate(texts) if spans(text, record)]
         for (index, text), one in zip(
             nonempty, self.logits([text for _, text in nonempty], adapter), strict=True
         ):
@@ -159,7 +194,8 @@ class EncoderModel:
     def logits(self, inputs: Sequence[Any], adapter: str) -> list[Array]:
         """Logits [labels] of each input; for a tagger [words, labels], without words that were cut off.
 
-        A tagger takes texts or tuples of words. Raises: RequestError, DataError, like `classify`.
+        A tagger takes texts or tuples of words; a process reward model answers, with their prompts or without, or tuples of a
+        prompt and steps, and steps are its words. Raises: RequestError, DataError, like `classify`.
         """
         record = self.engine.record(adapter)
         encoded = [encode(one, record, self._codec) for one in inputs]
@@ -209,13 +245,16 @@ def classification(logits: Array, record: AdapterRecord) -> Classification:
     return Classification(next(iter(named)), named, tuple(map(float, logits)))
 
 
-def entities(text: str, logits: Array, record: AdapterRecord) -> list[Entity]:
-    """The entities of a text, from logits [words, labels].
+def entities(text: Tagged, logits: Array, record: AdapterRecord) -> list[Entity]:
+    """The entities of a text, from logits [words, labels], or an answer's steps.
 
     An entity is a run of words of one type; B- begins a new one, and so does I- after another type, as in seqeval and
     conlleval. Words that were cut off belong to no entity.
     """
     scores = _labels(record).scores(logits)
+    if record.step_separator is not None:
+        return _judged(text if isinstance(text, str) else text[-1], scores, record)
+    assert isinstance(text, str)
     best = scores.argmax(-1)
     spans: list[Entity] = []
     open_words: list[tuple[int, int, float]] = []  # begin, end, probability of each word of the open entity
@@ -228,7 +267,7 @@ def entities(text: str, logits: Array, record: AdapterRecord) -> list[Entity]:
             spans.append(Entity(open_type, begin, end, text[begin:end], score))
             open_words.clear()
 
-    for (begin, end), label, row in zip(split(text), best, scores, strict=False):
+    for (begin, end), label, row in zip(words.split(text), best, scores, strict=False):
         mark, _, kind = record.labels[label].partition("-")
         if mark == "O" or mark == "B" or kind != open_type:
             close()
@@ -237,6 +276,14 @@ def entities(text: str, logits: Array, record: AdapterRecord) -> list[Entity]:
             open_words.append((begin, end, float(row[label])))
     close()
     return spans
+
+
+def _judged(answer: str, scores: Array, record: AdapterRecord) -> list[Entity]:
+    """The steps of an answer with the likelier label of each, from scores [steps, labels]; those that were cut off are missing."""
+    return [
+        Entity(record.labels[row.argmax()], begin, end, answer[begin:end], float(row.max()))
+        for (begin, end), row in zip(spans(answer, record), scores, strict=False)
+    ]
 
 
 def _labels(record: AdapterRecord) -> Labels:

@@ -26,7 +26,7 @@ Logits: TypeAlias = NDArray[np.float32]
 Tell: TypeAlias = Callable[[int], object]
 """Callback: receives the number of further rows done, e.g. `Progress.advance`."""
 Predictor: TypeAlias = Callable[[Sequence[LabelledRow], Tell], list[Logits]]
-"""Rows -> the logits of each: [labels], or [words, labels] without words that were cut off."""
+"""Rows -> the logits of each: [labels], or [words, labels] without words that were cut off; of steps likewise."""
 _BATCH_TOKENS = 4096
 
 
@@ -70,7 +70,8 @@ class TextPredictor:
     @torch.no_grad()
     def __call__(self, rows: Sequence[LabelledRow], tell: Tell) -> list[Logits]:
         limit = self.facts.max_length or self.codec.limit(None) or 512
-        examples = [example_of(row, self.facts.named, self.codec, limit)[0] for row in rows]
+        facts, codec = self.facts, self.codec
+        examples = [example_of(row, facts.named, codec, limit, facts.step_separator)[0] for row in rows]
         by_index: dict[int, Logits] = {}
         for indices in padded_rows([len(example) for example in examples], self.batch_tokens):
             (batch,) = self._objective.batches([examples[index] for index in indices])

@@ -47,6 +47,11 @@ class SequenceWork:
         return "text"
 
     @property
+    def step_separator(self) -> str | None:
+        """What follows each step, where steps are judged."""
+        return None
+
+    @property
     def max_length(self) -> int | None:
         """Longest sequence in tokens, from the recipe."""
         raise NotImplementedError
@@ -83,6 +88,7 @@ class SequenceWork:
                 labels=labels.names,
                 problem=labels.problem,
                 head=self.head,
+                step_separator=self.step_separator,
                 max_length=self.codec.limit(self.max_length),
             )
             tokenizer = plain_tokenizer(self.codec, self.max_length)
