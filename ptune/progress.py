@@ -19,6 +19,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as RichProgress
 
 LINE_EVERY_S = 10.0  # shortest time between two plain lines
+SLOW_S = 2.0  # a unit that takes longer is told of while it is done
 REPLACED_EVERY_S = 0.25  # shortest time between two updates of a notebook's line
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -58,19 +59,19 @@ class Progress:
         *,
         unit: str = "steps",
         done: int = 0,
-        delay_s: float = 2.0,
+        delay_s: float = SLOW_S,
         enabled: bool = True,
     ) -> None:
         self.label, self.total, self.unit, self.done = label, total, unit, done
         self._done_before, self._delay_s, self._enabled = done, delay_s, enabled
-        self._note = self._below = ""
-        self._started_s = self._last_line_s = time.monotonic()
+        self._note = self._below = self._part = ""
+        self._started_s = self._last_line_s = self._advanced_s = time.monotonic()
         self._bar: RichProgress | None = None
         self._notebook_line: Any = None  # IPython's display handle
         self._shown = -1  # `done` in the last plain line
 
     def __enter__(self) -> Progress:
-        self._started_s = self._last_line_s = time.monotonic()
+        self._started_s = self._last_line_s = self._advanced_s = time.monotonic()
         return self
 
     def __exit__(
@@ -89,11 +90,19 @@ class Progress:
         `below` continues the note; a terminal shows it on a line of its own.
         """
         self.done += count
+        self._part, self._advanced_s = "", time.monotonic()
         if note is not None:
             self._note = note
         if below is not None:
             self._below = below
         if self._enabled and time.monotonic() - self._started_s >= self._delay_s:
+            self._show()
+
+    def underway(self, part: str) -> None:
+        """What of the next unit is being done, such as "pass 2 of 8". It is shown while a unit takes long."""
+        self._part = part
+        slow_s = SLOW_S if console.is_terminal or console.is_jupyter else LINE_EVERY_S
+        if self._enabled and time.monotonic() - max(self._advanced_s, self._last_line_s) >= slow_s:
             self._show()
 
     def go_back(self, done: int) -> None:
@@ -105,7 +114,7 @@ class Progress:
         """The line without its label: '24/120 steps, 0.62 steps/s, 2 min 35 s left, loss 3.81'."""
         elapsed_s = time.monotonic() - self._started_s
         rate = (self.done - self._done_before) / elapsed_s if elapsed_s > 0 else 0.0
-        parts = [f"{self.done}/{self.total} {self.unit}"]
+        parts = [f"{self.done}/{self.total} {self.unit}" + (f" ({self._part})" if self._part else "")]
         if rate > 0:
             parts.append(f"{rate:.3g} {self.unit}/s")
             left = self.total - self.done

@@ -39,6 +39,36 @@ def test_plain_lines_come_at_most_every_ten_seconds(
     ]
 
 
+def test_a_unit_that_takes_long_is_told_of_while_it_is_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress("training", 2, delay_s=0.0) as bar:
+        for _ in range(2):
+            for number in range(1, 5):
+                bar.underway(f"pass {number} of 4")
+                clock.now_s += 6
+            bar.advance()
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 0/2 steps (pass 3 of 4)",
+        "training: 1/2 steps, 0.0417 steps/s, 24 s left",
+        "training: 1/2 steps (pass 3 of 4), 0.0278 steps/s, 36 s left",
+        "training: 2/2 steps, 0.0417 steps/s, took 48 s",
+    ]
+
+
+def test_of_quick_units_nothing_more_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock(monkeypatch)
+    with Progress("training", 40, delay_s=0.0) as bar:
+        for _ in range(40):
+            bar.underway("pass 1 of 1")
+            clock.now_s += 0.5
+            bar.advance()
+    assert [line for line in capsys.readouterr().err.splitlines() if "pass" in line] == []
+
+
 def test_what_is_over_at_once_shows_nothing(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -24,7 +24,7 @@ from ptune.studio.jobs.queue import Job, Jobs
 from ptune.studio.judge import confusion, thumbnails
 from ptune.studio.judge.tab import Judge
 from ptune.studio.looks import CSS as OWN_CSS
-from ptune.studio.recipe.tab import Recipe
+from ptune.studio.recipe.tab import IN_TURN, Recipe
 from ptune.studio.run.tab import Runs
 from ptune.studio.serve.tab import Serve
 from ptune.studio.ship.downloads import routes
@@ -126,7 +126,7 @@ def build(workspace: Workspace) -> gr.Blocks:
             data, recipe, runs = Data(studio), Recipe(studio), Runs(studio)
             judge, ship = Judge(studio), Ship(studio)
             Serve(studio)
-        leads(studio, data.chosen, data.ready, recipe)
+        leads(studio, data.chosen, data.ready, recipe, IN_TURN)
         leads(studio, recipe.training, recipe.ready, runs)
         takes(studio, runs.judge.click, runs.chosen, judge)
         takes(studio, runs.ship.click, runs.chosen, ship)
@@ -142,13 +142,13 @@ def build(workspace: Workspace) -> gr.Blocks:
     return page
 
 
-def leads(studio: Studio, event: Any, ready: gr.State, tab: Any) -> None:
-    """After the event, if it went well, the page goes to a tab, which looks at what there is now."""
+def leads(studio: Studio, event: Any, ready: gr.State, tab: Any, looking: dict[str, Any] = QUIET) -> None:
+    """After the event, if it went well, the page goes to a tab, which looks at what there is now. looking: options of that."""
 
     def go(went: bool) -> Any:
         return gr.update(selected=tab.tab.id) if went else gr.skip()
 
-    event.then(go, ready, studio.tabs, **QUIET).then(tab.look, tab.looks_at, tab.looked, **QUIET)
+    event.then(go, ready, studio.tabs, **QUIET).then(tab.look, tab.looks_at, tab.looked, **looking)
 
 
 def takes(studio: Studio, event: Any, chosen: gr.Dropdown, tab: Any) -> None:

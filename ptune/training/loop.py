@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -64,6 +64,7 @@ class Job:
     average: Average | None = None  # of the trained weights; what is validated
     sampler: Sampler | None = None  # makes each step's examples out of those
     samples: Samples | None = None  # what the model answers at each validation
+    underway: Callable[[str], None] = lambda _: None  # told what is being done between two steps
 
     @property
     def measure(self) -> str:
@@ -78,18 +79,17 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
 
     Raises: PtuneError if training goes wrong: see `ptune.training.diagnosis` and `ptune.training.rollback`.
     """
-    train = job.train
-    lengths = [job.objective.size(one) for one in job.examples] if train.order == "short_first" else None
-    order = Order(len(job.examples), train.batch_size, train.seed, job.mixture, lengths)
+    train, order = job.train, _order(job)
     steps = order.steps(train)
     validate_every = order.validate_every(train)
     save_every = train.save_every or validate_every
-    view = View(job.accelerator.device, job.measure)
+    view, main = View(job.accelerator.device, job.measure), job.accelerator.is_main_process
+    if main:
+        say(f"plan: {order.told(train)}")
+    bar = Progress("training", steps, done=state.step, delay_s=0.0, enabled=main)
+    job = replace(job, underway=bar.underway)
     alive, levels = _alive(job, order, state, steps), levels_of(job)
     state = _begun(job, state, steps)
-    if job.accelerator.is_main_process:
-        say(f"plan: {order.told(train)}")
-    bar = Progress("training", steps, done=state.step, delay_s=0.0, enabled=job.accelerator.is_main_process)
     with StopSignal() as stop, bar:
         while state.step < steps:
             if train.patience is not None and state.worse >= train.patience:
@@ -131,6 +131,12 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
             if interrupted or (enough and not last):
                 return state, "interrupted" if interrupted else "stopped early"
     return at_the_end(job, state, levels), "finished"
+
+
+def _order(job: Job) -> Order:
+    train = job.train
+    lengths = [job.objective.size(one) for one in job.examples] if train.order == "short_first" else None
+    return Order(len(job.examples), train.batch_size, train.seed, job.mixture, lengths)
 
 
 def _begun(job: Job, state: State, steps: int) -> State:
@@ -220,7 +226,8 @@ def _accumulate(job: Job, micro_batches: Sequence[Any], wanted: float, scale: fl
     accelerator = job.accelerator
     total = torch.zeros((), dtype=torch.float64, device=accelerator.device)
     job.model.train()
-    for micro_batch in micro_batches:
+    for number, micro_batch in enumerate(micro_batches, start=1):
+        job.underway(f"pass {number} of {len(micro_batches)}")
         last = micro_batch is micro_batches[-1]
         with contextlib.nullcontext() if last else accelerator.no_sync(job.model):
             score = job.objective.score(job.model, micro_batch)
@@ -275,7 +282,8 @@ def held_out(job: Job, examples: Sequence[Any]) -> tuple[float, float]:
     if (sampler := rewarded(job.objective)) is not None:
         return -sampler.reward(job.model, examples), math.nan
     sums = torch.zeros(3, dtype=torch.float64, device=job.accelerator.device)  # loss, correct, targets
-    for batch in job.objective.batches(examples, share(job.accelerator)):
+    for number, batch in enumerate(job.objective.batches(examples, share(job.accelerator)), start=1):
+        job.underway(f"validation, pass {number}")
         score = job.objective.score(job.model, batch)
         sums += torch.stack([score.loss.double(), score.correct.double(), sums.new_tensor(score.targets)])
     loss, correct, count = job.accelerator.reduce(sums).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -153,3 +154,20 @@ def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, cache: Path,
     spec = Backbone(model=str(tiny_models.build(tmp_path / "model", "llama")), quantize="nf4")
     assert load(spec).identity.hash
     assert "nothing is kept in" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_peak_of_quantising_is_forgotten(tmp_path: Path) -> None:
+    """A run shows its peak beside the planned one, which is of its steps."""
+
+    def peak_bytes() -> int:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) * 1024
+
+    tiny_models.model("llama_tied").bfloat16().save_pretrained(tmp_path / "model")
+    tiny_models.tokenizer().save_pretrained(tmp_path / "model")
+    held = torch.ones(100_000_000)  # 400 MB, as mapped files would be
+    del held
+    before = peak_bytes()
+    load(Backbone(model=str(tmp_path / "model"), quantize="nf4"))
+    assert before - peak_bytes() > 300e6

@@ -73,3 +73,16 @@ def test_what_listens_to_a_state_is_told_of_its_change(tmp_path: Path) -> None:
     assert len(heard) >= 2
     untold = [fn.name for fn in page.fns.values() if not fn.queue and {one._id for one in fn.outputs} & heard]
     assert untold == []
+
+
+def test_what_changes_the_draft_of_a_recipe_comes_in_turn(tmp_path: Path) -> None:
+    """Two changes at once, each of the draft before them, would lose one of them."""
+    from ptune.studio.app import build
+    from ptune.studio.workspace import Workspace
+
+    page = build(Workspace(tmp_path))
+    [diff] = [one for one in page.blocks.values() if getattr(one, "elem_id", None) == "diff"]
+    changing = [fn for fn in page.fns.values() if diff in fn.outputs]
+    # loading, the tab, the way from Data, another recipe, name, preset, model and method
+    assert len(changing) >= 8
+    assert {(fn.concurrency_id, fn.concurrency_limit, fn.queue) for fn in changing} == {("draft", 1, True)}

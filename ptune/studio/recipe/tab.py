@@ -35,6 +35,9 @@ from ptune_serve.ui.labels import problem, waiting
 HERE = "this machine"
 _NO_DATA = "There is no data yet: choose files on the tab Data."
 MOST_FOUND = 24  # options that a search shows
+IN_TURN: dict[str, Any] = {**QUIET, "concurrency_limit": 1, "concurrency_id": "draft"}
+"""Options of what changes the draft, or acts on it at once: one comes after another. Side by side the later of two would begin
+with a draft that the earlier has not changed yet, and what was chosen first would be lost."""
 
 
 class Recipe:
@@ -125,37 +128,38 @@ class Recipe:
         self._outcome = [self._write_line, self._train_line, self._plan_line, self._plan, self._lasts]
 
     def _connect(self, studio: Studio) -> None:
-        studio.page.load(self.look, None, self.looked, **QUIET)
-        self.tab.select(self._again, self._draft, self.looked, **QUIET)
-        self._begin.input(self._begins, self._begin, self.looked, **QUIET)
+        studio.page.load(self.look, None, self.looked, **IN_TURN)
+        self.tab.select(self._again, self._draft, self.looked, **IN_TURN)
+        self._begin.input(self._begins, self._begin, self.looked, **IN_TURN)
         changing = [self._draft, self._form, self._head, self._diff, *self._outcome]
         for component, field in (
             (self._preset, "preset"), (self._model, "model"), (self._method, "method")
         ):  # fmt: skip
             component.input(
-                partial(self._chosen, field), [self._draft, self._form, component], changing, **QUIET
-            )
+                partial(self._chosen, field), [self._draft, self._form, component], changing,
+                trigger_mode="always_last", **IN_TURN,
+            )  # fmt: skip
         self._name.change(  # gradio's input knows nothing of what is pasted
             partial(self._chosen, "name"),
             [self._draft, self._form, self._name],
             changing,
             trigger_mode="always_last",
-            **QUIET,
+            **IN_TURN,
         )
         self._part.input(lambda: ("", _next()), None, [self._search, self._form], **QUIET)
         written = [self._write_line, self._train_line]
-        self._write.click(self._written, self._draft, written, **QUIET)
+        self._write.click(self._written, self._draft, written, **IN_TURN)
         asking: dict[str, Any] = {"show_progress": "minimal", "api_visibility": "private"}
         self._predict.click(
-            self._say, [self._draft, self._card], [self._plan_line, self._plan], **QUIET
+            self._say, [self._draft, self._card], [self._plan_line, self._plan], **IN_TURN
         ).then(self._planned, [self._draft, self._card], self._plan, **asking)
-        self._timing.click(self._say_time, self._draft, [self._plan_line, self._lasts], **QUIET).then(
+        self._timing.click(self._say_time, self._draft, [self._plan_line, self._lasts], **IN_TURN).then(
             self._timed, self._draft, [self._lasts, self._preset], **asking
         )
         self._check.click(lambda: waiting("Reading its config …"), None, self._can, **QUIET).then(
             self._checked, self._draft, self._can, **asking
         )
-        self.training = self._train.click(self._trains, self._draft, [self.ready, *written], **QUIET)
+        self.training = self._train.click(self._trains, self._draft, [self.ready, *written], **IN_TURN)
 
     def look(self) -> list[Any]:
         """The draft for the data that is chosen now."""
@@ -262,7 +266,7 @@ class Recipe:
         event = component.change if option.kind == "text" else component.input
         event(
             partial(self._set, option.name, option.value), [self._draft, component],
-            [self._draft, below, self._head, self._diff, *self._outcome], trigger_mode="always_last", **QUIET,
+            [self._draft, below, self._head, self._diff, *self._outcome], trigger_mode="always_last", **IN_TURN,
         )  # fmt: skip
 
     def _set(self, name: str, preset: str, draft: Draft, value: Any) -> list[Any]:
