@@ -117,13 +117,16 @@ def token(number: int) -> str:
 def _with_exact_numbers(value: Any, key: str = "") -> Any:
     """Makes every number of a schema exact in floating point, in which llguidance computes.
 
-    Integer bounds move inwards to the nearest exact number. Raises: RequestError for a constant that is not exact.
+    Integer bounds move inwards to the nearest exact number. Raises: RequestError for a constant that is not exact, and for
+    what is no number: Python reads 1e400 as infinity.
     """
     if isinstance(value, Mapping):
         within = key if key in ("const", "enum") else None
         return {name: _with_exact_numbers(inner, within or name) for name, inner in value.items()}
     if isinstance(value, list):
         return [_with_exact_numbers(inner, key) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RequestError(f"{key[:40]}: a number must be finite (is {value})", code="invalid_grammar")
     if key in ("const", "enum", "multipleOf") and not _is_exact(value):
         shown = f"{key}: {str(value)[:40]} has more digits than can be kept exactly"
         raise RequestError(shown, code="invalid_grammar")

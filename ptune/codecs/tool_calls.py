@@ -6,11 +6,12 @@ Known are the three usual ones: `<tool_call>{"name", "arguments"}</tool_call>` (
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from pydantic_core import from_json
 
 from ptune.codecs import structured_output as lark
 from ptune.codecs.structured_output import StructuredOutput
@@ -176,7 +177,7 @@ def arguments_of(text: str) -> str:
     """A call's arguments as JSON text, from the model's output; some models write JSON within a string."""
     if text.startswith('"'):
         try:
-            return str(json.loads(text))
+            return str(from_json(text))  # half of a surrogate pair could not be sent
         except ValueError:
             return text
     return text

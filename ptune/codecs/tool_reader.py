@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from enum import Enum, auto
+
+from pydantic_core import from_json
 
 from ptune.codecs.tool_calls import PYTHON_TAG, ToolFormat, arguments_of
 
@@ -300,7 +301,7 @@ class _Call:
         if self._key != "name":
             return True
         try:
-            name = json.loads(self._value)
+            name = from_json(self._value)
         except ValueError:
             return False
         if not isinstance(name, str) or not name or self.name:

@@ -124,8 +124,10 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
     shape = recognise(dict.fromkeys(_columns(file)), shapes_of(task))
 
     def taught(row: Row) -> Any:
-        shape.weight_of(row.value, text=file.text_only)
-        return asdict(_taught(shape.converted(row.value)))
+        counts = (
+            shape.weight_of(row.value, text=file.text_only) > 0
+        )  # a row that does not stands for no other
+        return counts, asdict(_taught(shape.converted(row.value)))
 
     return file, taught
 

@@ -8,12 +8,19 @@ from ptune.planning.files import Described
 
 
 def loading_bytes(
-    held: int, weights: int, largest: int, dtype: torch.dtype, described: Described, away: int = 0
+    held: int,
+    weights: int,
+    largest: int,
+    dtype: torch.dtype,
+    described: Described,
+    away: int = 0,
+    *,
+    quantised: bool,
 ) -> int:
     """Peak of the bytes that loading adds.
 
     held: of the loaded weights, quantisation state included; weights: their number; largest: the number in the largest that is changed.
-    dtype: of weights that are not quantised.
+    dtype: of weights that are not quantised. quantised: whether others are.
 
     Each weight is quantised as it is read, the largest beside a copy in float32. safetensors files are mapped: their pages do
     not count where nothing refers to them, since the system takes them back. Weights in the file's own type stay views of it,
@@ -22,7 +29,7 @@ def loading_bytes(
     in bfloat16. away: of `held`, what a streamed model has in its file. A layer goes there as it is quantised, or as a copy of a
     mapped one; weights that transformers converts go there when all are read.
     """
-    if held != weights * dtype.itemsize:
+    if quantised:
         return held - away + 2 * 4 * largest
     if described.kind == "gguf":
         converted = 0 if dtype == torch.float32 else held

@@ -191,12 +191,20 @@ def ledger_of(
         saving = 2 * own[Part.WEIGHTS] + _COMPARED  # reads back a second model beside the first
     count = model.of_model(lambda one: sum(one.sizes))
     largest = model.few.largest_quantised or max(model.few.sizes)
-    loading = loading_bytes(base, count, largest, model.few.dtype, described, file.away)
+    loading = loading_bytes(
+        base,
+        count,
+        largest,
+        model.few.dtype,
+        described,
+        file.away,
+        quantised=recipe.backbone.quantize != "none",
+    )
     here = device == "cpu"
     if (
         isinstance(recipe.method, Lora) and recipe.method.init == "loftq"
     ):  # the weights as they were, beside them
-        unquantised = loading_bytes(4 * count, count, largest, torch.float32, described)
+        unquantised = loading_bytes(4 * count, count, largest, torch.float32, described, quantised=False)
         loading = max(loading, (base if here else 0) + unquantised)
     return Ledger(
         device=device,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import regex as patterns
+
+from ptune.rewards.regex import LIMIT_S
 from ptune.rewards.reward import Function, RewardError, text_of
 
 NO_JSON, OTHER_JSON, VALID = 0.0, 0.5, 1.0
@@ -63,13 +66,65 @@ def _validator(text: str, named: str) -> Any:
 
     try:
         schema = json.loads(text)
+        if not isinstance(schema, dict | bool):
+            raise ValueError(f"{named} is no JSON schema: it is neither an object nor true or false")
+        if isinstance(schema, dict) and not isinstance(schema.get("$schema", ""), str):
+            raise ValueError(
+                f"{named} is no JSON schema: $schema is {schema['$schema']!r}, and has to be text"
+            )
         kind = jsonschema.validators.validator_for(schema, default=jsonschema.Draft202012Validator)
         kind.check_schema(schema)
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         raise ValueError(f"{named} is not JSON: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{named} is nested too deeply to be read") from None
     except jsonschema.SchemaError as error:
         raise ValueError(f"{named} is no JSON schema: {error.message} at {error.json_path}") from None
-    return kind(schema, registry=referencing.Registry())  # nothing is fetched
+    timed = jsonschema.validators.extend(
+        kind,
+        {"pattern": _pattern, "patternProperties": _pattern_properties, "additionalProperties": _additional},
+    )
+    if isinstance(schema, dict):
+        schema.pop("$schema", None)  # or a reference to the whole would be judged without the time
+    return timed(schema, registry=referencing.Registry())  # nothing is fetched
+
+
+def _pattern(validator: Any, pattern: str, value: Any, schema: Any) -> Iterator[Any]:
+    """jsonschema's own, and so are the two below, but for the time that a pattern may take."""
+    import jsonschema
+
+    if validator.is_type(value, "string") and not _found(pattern, value):
+        yield jsonschema.ValidationError(f"{value!r} does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, of: dict[str, Any], value: Any, schema: Any) -> Iterator[Any]:
+    for pattern, own in of.items() if validator.is_type(value, "object") else ():
+        for name, inside in value.items():
+            if _found(pattern, name):
+                yield from validator.descend(inside, own, path=name, schema_path=pattern)
+
+
+def _additional(validator: Any, own: Any, value: Any, schema: Any) -> Iterator[Any]:
+    import jsonschema
+
+    known, of = schema.get("properties", {}), schema.get("patternProperties", {})
+    for name, inside in value.items() if validator.is_type(value, "object") else ():
+        if name in known or any(_found(pattern, name) for pattern in of):
+            continue
+        if validator.is_type(own, "object"):
+            yield from validator.descend(inside, own, path=name)
+        elif not own:
+            yield jsonschema.ValidationError(f"{name!r} is not allowed")
+
+
+def _found(pattern: str, text: str) -> bool:
+    try:
+        return patterns.search(pattern, text, timeout=LIMIT_S) is not None
+    except TimeoutError:
+        raise RewardError(
+            f"the schema's pattern {pattern!r} took more than {LIMIT_S:g} s on a text of {len(text)} characters: write it without"
+            " repetition inside repetition"
+        ) from None
 
 
 def _needed() -> None:
@@ -90,7 +145,7 @@ def _score(text: str, validator: Any, file: str) -> float:
         return NO_JSON
     try:
         return VALID if validator.is_valid(value) else OTHER_JSON
-    except RecursionError:
+    except (RecursionError, OverflowError):  # also of 1e400 beside multipleOf 0.1, which has no float
         return OTHER_JSON
     except referencing.exceptions.Unresolvable as error:
         raise RewardError(f"{file} refers to {error.ref!r}, which is not in it") from None

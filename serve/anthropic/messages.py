@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
+from pydantic_core import from_json
 
 from ..adapters.access import resolve_adapter
 from ..http.body import body_of
@@ -146,9 +147,13 @@ def _filled(block: Block) -> dict[str, Any]:
 
 
 def called_with(arguments: str) -> dict[str, Any]:
-    """A call's arguments; empty if the answer was cut before they were complete."""
+    """A call's arguments; empty if the answer was cut before they were complete, or they cannot be sent as JSON.
+
+    Python's parser takes more than JSON has: NaN, half of a surrogate pair, and infinity for 1e400.
+    """
     try:
-        value = json.loads(arguments)
+        value = from_json(arguments)
+        json.dumps(value, allow_nan=False)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}

@@ -45,9 +45,9 @@ def route_of(body: bytes) -> Route:
     try:
         fields = json.loads(body)
         model = fields["model"]
+        text = _beginning(fields)
     except (ValueError, RecursionError, KeyError, TypeError):
         return Route()
-    text = _beginning(fields)
     cuts = [length for length in BEGINNINGS if length < len(text)]
     return Route(tuple(_hashes([str(model), *(text[:length] for length in cuts), *([text] if text else [])])))
 

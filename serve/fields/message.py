@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,15 @@ def no_nul(text: str) -> str:
     if "\0" in text:
         raise ValueError("must not hold a NUL character")
     return text
+
+
+def finite(value: Any) -> Any:
+    """Returns a value of JSON. Raises: ValueError for infinity, which Python reads for 1e400, and which no answer may hold."""
+    try:
+        json.dumps(value, allow_nan=False)
+    except ValueError:
+        raise ValueError("every number must be finite") from None
+    return value
 
 
 def _content(content: Any) -> Any:

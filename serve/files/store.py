@@ -85,7 +85,9 @@ class FileStore:
     def add(self, key: str, filename: str, content: BinaryIO, kept_s: float = KEPT_S) -> StoredFile:
         """Stores what a key uploads for a batch. Raises: RequestError (429, 507)."""
         self._expire()
-        if sum(file.key == key for file in self._files.values()) >= MAX_FILES:
+        with self._changing:
+            kept = sum(file.key == key for file in self._files.values())
+        if kept >= MAX_FILES:
             message = f"this key has {MAX_FILES} files; delete those that you no longer need"
             raise RequestError(message, code="too_many_files", status=429)
         file_id, path = new_id(), self.content

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json
 
 from ptune.codecs.structural_tag import Pieces, structural_tag
 from ptune.codecs.structured_output import MAX_PATTERN, StructuredOutput
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from ptune.engine.decoder.grammar import Grammar
 
     from ..service import ChatService
+
+_waiting = ThreadPoolExecutor(max_workers=32, thread_name_prefix="ptune-form")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +45,15 @@ def after_reasoning(requested: RequestedOutput | None, reading: Reading | None) 
 async def compile_grammar(
     service: ChatService, requested: RequestedOutput | None, adapter: str
 ) -> Grammar | None:
-    """Compiles the grammar on another thread. Raises: RequestError that names the field if it cannot be compiled."""
+    """Compiles the grammar on a thread of its own kind: where many wait, prompts are encoded all the same.
+
+    Raises: RequestError that names the field if it cannot be compiled.
+    """
     if requested is None:
         return None
     with naming_field(requested.param):
-        return await asyncio.to_thread(service.model.grammar, requested.output, adapter)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(_waiting, service.model.grammar, requested.output, adapter)
 
 
 def requested_output(body: Generate, codec: ChatCodec) -> RequestedOutput | None:
@@ -120,12 +128,12 @@ def _json(schema: Any) -> StructuredOutput:
 
 
 def _parsed(value: Any) -> Any:
-    """A value that was sent as it is, or as JSON."""
+    """A value that was sent as it is, or as JSON, which is read as bodies are: half of a surrogate pair is no text."""
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
-    except (ValueError, RecursionError) as error:
+        return from_json(value)
+    except ValueError as error:
         raise RequestError(f"is not JSON: {error}", code="invalid_grammar") from None
 
 

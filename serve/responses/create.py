@@ -13,7 +13,7 @@ from ptune.errors import RequestError
 
 from ..adapters.access import resolve_adapter
 from ..http.body import body_of
-from ..http.context import key_of
+from ..http.context import context_of, key_of
 from ..http.dependencies import ChatServiceDep
 from ..openai.chat import chat_reply
 from ..openai.chat_translation import renaming
@@ -49,7 +49,9 @@ async def responses(
         )
         kept = Kept(store, key, [*before, *body.input]) if body.store else None
         # Not the request's id: a client could choose that, and so learn or replace another's response.
-        reply = ResponseReply(answer, body, f"resp_{uuid.uuid4().hex}", int(time.time()), kept)
+        answer_id = uuid.uuid4().hex
+        service.waiting.call_also(context_of(http).request_id, answer_id)
+        reply = ResponseReply(answer, body, f"resp_{answer_id}", int(time.time()), kept)
         store.begin(key, reply.response_id, reply)
         framing = Framing(written=named_event, error=reply.failed)
         return await respond(http, answer.call, reply, stream=body.stream, framing=framing)

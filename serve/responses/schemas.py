@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
 from ptune.errors import RequestError
 
 from ..fields import sampling as sampled
 from ..fields.known_fields import Harmless, Request
-from ..fields.message import MAX_TOOLS, Text
+from ..fields.message import MAX_TOOLS, Text, finite
 from ..http.errors import UNSUPPORTED
 from .items import Items, Part
 
@@ -64,7 +64,7 @@ class FunctionTool(Part):
     type: Literal["function"]
     name: Text
     description: Text | None = None
-    parameters: dict[str, Any] | None = None
+    parameters: Annotated[dict[str, Any], AfterValidator(finite)] | None = None  # the response repeats it
     strict: bool | None = None
 
     @model_validator(mode="before")

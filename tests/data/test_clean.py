@@ -212,3 +212,10 @@ def test_a_converted_file_is_called_by_its_own_name(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         write_clean(path, TextClassification(), tmp_path)
     assert str(raised.value).startswith(f"{path}: has no column")
+
+
+def test_a_row_of_weight_0_stands_for_no_other(tmp_path: Path) -> None:
+    rows = [json.dumps({"prompt": "q", "completion": "a", "weight": weight}) for weight in (0, 1, 0, 2)]
+    done = write_clean(_write(tmp_path / "weighted.jsonl", rows), Chat(), tmp_path)
+    assert (done.kept, done.unusable, done.copies) == (2, 0, 2)
+    assert [line["weight"] for line in _lines(done.copy)] == [0, 1]

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from support import tiny_models
+from support import gguf_file, tiny_models
 from support.tiny_models import FAMILIES
 from torch import nn
 
 from ptune.backbone.load import load
 from ptune.backbone.quantize import Nf4Linear
 from ptune.config.optimizers import OPTIMIZERS
-from ptune.config.recipe import Recipe, Train
+from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.planning import heap_replay, predict
@@ -55,6 +55,24 @@ def test_standing_parts_are_exact(make: Make, name: str) -> None:
     optimizer.step()
     state = [v for entry in optimizer.state.values() for v in entry.values() if isinstance(v, torch.Tensor)]
     assert ledger.optimiser == stored_bytes(state)
+
+
+def test_loading_weights_as_they_are_takes_them_alone(make: Make, tmp_path: Path) -> None:
+    """Those of a safetensors file are views of it; those of a GGUF file are unpacked beside it, the largest with a copy."""
+    recipe = make()
+    loaded = load(recipe.backbone, device="cpu").model
+    weights = [weight.numel() for weight in loaded.parameters()]
+    gguf_file.write(tmp_path / "model.gguf", model=loaded)
+    unpacked = recipe.model_copy(
+        update={"backbone": Backbone(model=str(tmp_path / "model.gguf"), dtype="float32")}
+    )
+    mapped, beside = (predict(one, LENGTHS, device="cpu").loading for one in (recipe, unpacked))
+    plain = predict(recipe, LENGTHS, device="cuda")
+    assert plain.main_memory == mapped
+    assert mapped - plain.loading == 56 * 2**20  # code and objects, in main memory alone
+    assert plain.loading == stored_bytes([*loaded.parameters(), *loaded.buffers()])
+    file_bytes = (tmp_path / "model.gguf").stat().st_size
+    assert beside - 56 * 2**20 == file_bytes + 4 * sum(weights) + 8 * max(weights)
 
 
 @pytest.mark.parametrize("rows", [1, 2])

@@ -162,12 +162,64 @@ def test_values_score_as_jsonschema_judges_them(tmp_path_factory: pytest.TempPat
             "schema.json is no JSON schema: 'objekt' is not valid under any of the given schemas",
         ),
         ("[]", "schema.json is no JSON schema"),
+        ("5", "schema.json is no JSON schema"),
+        ("null", "schema.json is no JSON schema"),
+        ('{"$schema": 5}', r"\$schema is 5, and has to be text"),
+        ("[" * 100_000, "nested too deeply"),
     ],
 )
 def test_schemas_that_are_none(schema: Path, content: str, words: str) -> None:
     schema.write_text(content)
     with pytest.raises(RecipeError, match=words):
         rewards_of([f"json_schema:{schema}"])
+
+
+@pytest.mark.parametrize("answer", ["1e400", "1" * 400])
+def test_a_number_beyond_floats_ends_no_training(schema: Path, answer: str) -> None:
+    schema.write_text('{"multipleOf": 0.01}')
+    assert scores(f"json_schema:{schema}", [answer, "0.02"]) == [0.5, 1.0]
+
+
+_FOR_EVER = r"^(\w|\w\w)+$"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"items": {"pattern": _FOR_EVER}},
+        {"items": {"propertyNames": {"pattern": _FOR_EVER}}},
+        {"items": {"patternProperties": {_FOR_EVER: {"type": "null"}}}},
+        {"items": {"patternProperties": {_FOR_EVER: {}}, "additionalProperties": False}},
+        {
+            "$schema": "http://json-schema.org/draft-07/schema#",
+            "allOf": [{"pattern": _FOR_EVER}, {"items": {"$ref": "#"}}],
+        },
+    ],
+)
+def test_a_schema_with_a_pattern_that_would_take_for_ever_is_stopped(schema: Path, content: Any) -> None:
+    schema.write_text(json.dumps(content))
+    long = "a" * 40 + "!"
+    with pytest.raises(RewardError, match="took more than 1 s on a text of 41 characters: write it without"):
+        scores(f"json_schema:{schema}", [json.dumps([{long: 1}]), json.dumps([long])])
+
+
+PATTERNS = {
+    "properties": {"b": {"pattern": "^x+$"}},
+    "patternProperties": {"^a": {"type": "integer"}, "c$": {"minimum": 2}},
+    "additionalProperties": {"type": "string", "pattern": "y"},
+}
+
+
+@given(st.dictionaries(st.sampled_from(["a", "b", "c", "ac", "d", ""]), st.integers(0, 4) | st.sampled_from(["x", "xy", "y", ""])),
+       st.booleans())  # fmt: skip
+def test_patterns_are_judged_as_jsonschema_judges_them(
+    tmp_path_factory: pytest.TempPathFactory, value: Any, closed: bool
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "patterns.json"
+    content = {**PATTERNS, "additionalProperties": False} if closed else PATTERNS
+    file.write_text(json.dumps(content))
+    valid = jsonschema.Draft202012Validator(content).is_valid(value)
+    assert scores(f"json_schema:{file}", [json.dumps(value)]) == [1.0 if valid else 0.5]
 
 
 def test_a_row_may_have_its_own_schema() -> None:

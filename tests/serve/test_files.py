@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -200,6 +202,31 @@ def test_files_have_a_bound(server: Filing) -> None:
     assert "of the 100000 that files may take here (--files-bytes)" in error.message
     server.client.files.delete(next(iter(server.client.files.list())).id)
     server.uploaded(most)
+
+
+def test_files_are_counted_while_others_arrive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FileStore, "_expire", lambda store: None)  # it goes through them, too
+    with FilesOptions(tmp_path / "kept").opened() as store:
+        store.add("a", "first.jsonl", io.BytesIO(b"1"))
+        later: list[threading.Thread] = []
+
+        class Arriving(dict[str, Any]):
+            """Another upload ends while these are gone through."""
+
+            def values(self) -> Any:
+                for file in super().values():
+                    yield file
+                    if not later:
+                        later.append(
+                            threading.Thread(target=store.add, args=("b", "b.jsonl", io.BytesIO(b"2")))
+                        )
+                        later[0].start()
+                        later[0].join(0.2)
+
+        store._files = Arriving(store._files)
+        store.add("a", "second.jsonl", io.BytesIO(b"3"))
+        later[0].join()
+        assert (len(store.of_key("a")), len(store.of_key("b"))) == (2, 1)
 
 
 def test_a_key_has_half_of_the_room_and_sees_its_own_files(tmp_path: Path) -> None:

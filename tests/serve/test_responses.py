@@ -61,6 +61,17 @@ def test_a_response(client: openai.OpenAI, served: Any) -> None:
     Response.model_validate(raw.json(), strict=True)
 
 
+def test_a_tool_with_a_number_that_no_answer_can_repeat_is_refused(served: Any) -> None:
+    tool = '{"type": "function", "name": "now", "parameters": {"default": 1e400}}'
+    response = served.http.post(
+        "/v1/responses",
+        content=f'{{"model": "pirate", "input": "a", "tools": [{tool}]}}',
+        headers={"content-type": "application/json"},
+    )
+    assert response.status_code == 400, response.text
+    assert "tools[0].parameters: every number must be finite" in response.json()["error"]["message"]
+
+
 def test_a_stream(client: openai.OpenAI) -> None:
     events = list(client.responses.create(model="devil", input="ahoy ☠", stream=True))
     assert [event.sequence_number for event in events] == list(range(len(events)))

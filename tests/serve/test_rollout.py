@@ -103,6 +103,23 @@ def test_an_answer_counts_whatever_its_alias_was_called(http: Any, there: Living
 
 
 @pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}),
+        ("/v1/messages", {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}),
+        ("/v1/responses", {"input": "a", "max_output_tokens": 1}),
+    ],
+)
+def test_a_score_is_of_the_answers_own_id_in_every_api(http: Any, path: str, asked: dict[str, Any]) -> None:
+    begin(http)
+    answer = http.post(path, json={"model": "prod", **asked})
+    assert answer.status_code == 200, answer.text
+    ids = (answer.json()["id"], answer.json()["id"], answer.headers["x-request-id"])
+    told = [http.post("/v1/feedback", json={"id": one, "score": 1}).json()["counted"] for one in ids]
+    assert told == [True, False, False]
+
+
+@pytest.mark.parametrize(
     ("body", "told"),
     [
         ({"id": "a"}, "score"),

@@ -131,6 +131,29 @@ def test_a_grammar_that_cannot_be_read(served: Any, source: str, message: str) -
     assert (error["param"], error["code"]) == ("structured_outputs.grammar", "invalid_grammar")
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ('"guided_json": {"multipleOf": 1e400}', "guided_json: multipleOf: a number must be finite"),
+        ('"guided_json": "{\\"const\\": NaN}"', "guided_json: const: a number must be finite"),
+        (
+            '"structured_outputs": {"structural_tag":'
+            ' "{\\"format\\": {\\"type\\": \\"const_string\\", \\"value\\": \\"\\\\ud800\\"}}"}',
+            "structured_outputs.structural_tag: is not JSON",
+        ),
+    ],
+)
+def test_json_that_is_none_elsewhere_is_refused(served: Any, fields: str, message: str) -> None:
+    """Python's parser takes half of a surrogate pair, and infinity for a number that is too large."""
+    response = served.http.post(
+        "/v1/completions",
+        content=f'{{"model": "base", "prompt": "x", {fields}}}',
+        headers={"content-type": "application/json"},
+    )
+    assert response.status_code == 400, response.text
+    assert message in response.json()["error"]["message"]
+
+
 def test_nothing_asked_for_is_no_form(served: Any) -> None:
     way: dict[str, Any]
     for way in ({"response_format": {"type": "text"}}, {"structured_outputs": {}}, {"guided_json": None}):

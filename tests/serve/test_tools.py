@@ -82,6 +82,26 @@ def test_a_call_alone_has_no_content(served: Any) -> None:
     assert message["content"] is None
 
 
+@pytest.mark.parametrize("written", ['{"a": 1e400}', '{"a": NaN}', '{"a": "\\ud800"}', '"{\\ud800}"'])
+def test_arguments_that_are_no_json_break_no_answer(served: Any, written: str) -> None:
+    """A model may write anything. What is sent is JSON, in every API, streamed or not."""
+    served.engine.script = f'<tool_call>\n{{"name": "now", "arguments": {written}}}\n</tool_call>'
+    schema: dict[str, Any] = {"type": "object"}
+    asked = {"model": "pirate", "messages": [{"role": "user", "content": "a"}]}
+    for path, fields in (
+        ("/v1/chat/completions", {"tools": [NOW]}),
+        ("/v1/messages", {"tools": [{"name": "now", "input_schema": schema}], "max_tokens": 99}),
+        ("/api/chat", {"tools": [NOW], "stream": False}),
+        ("/api/chat", {"tools": [NOW], "stream": True}),
+    ):
+        response = served.http.post(path, json=asked | fields)
+        assert response.status_code == 200, (path, response.text)
+        assert '"now"' in response.text
+        for line in response.text.splitlines():
+            told = json.loads(line, parse_constant=pytest.fail)
+            assert json.dumps(told, ensure_ascii=False).encode()
+
+
 def test_text_stays_text(served: Any) -> None:
     served.engine.script = "It is <tool_call>"
     choice = answer(served.chat("How warm?", tools=TOOLS))

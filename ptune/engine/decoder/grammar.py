@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as TooLate
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 Bools = npt.NDArray[np.bool_]
 
 MAX_BYTES = 1 << 18
-COMPILE_LIMIT_S = 10
+COMPILE_LIMIT_S = 10  # of compiling, once it has begun
+TURN_LIMIT_S = 30  # of waiting for it: one grammar is compiled at a time
 KEPT = 128  # compiled grammars
 
 _masks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ptune-mask")
@@ -86,6 +87,13 @@ class Walk:
         return f"the grammar became too complex on the way: {said}"
 
 
+class _Compiling(NamedTuple):
+    """A grammar that is compiled, or will be."""
+
+    begun: threading.Event
+    grammar: Future[Grammar]
+
+
 class Grammars:
     """Compiles grammars for one vocabulary, and keeps the latest.
 
@@ -103,14 +111,14 @@ class Grammars:
         self._tokens = tokens
         self._special = sorted(special)
         self._encode = encode
-        self._compiled: OrderedDict[tuple[str, frozenset[int]], Future[Grammar]] = OrderedDict()
+        self._compiled: OrderedDict[tuple[str, frozenset[int]], _Compiling] = OrderedDict()
         self._tokenizers: dict[frozenset[int], LLTokenizer] = {}
         self._lock = threading.Lock()
 
     def compile(self, source: str, ends: frozenset[int]) -> Grammar:
         """A grammar whose answers one of the tokens `ends` ends. Waits; any thread but the engine's may call it.
 
-        Raises: RequestError where it is too large, not valid, or takes too long.
+        Raises: RequestError where it is too large, not valid, or takes too long; with status 503 where others take too long.
         """
         if not ends:
             raise _refusal("this model has no token that ends an answer, so none can be given a form")
@@ -120,17 +128,25 @@ class Grammars:
         with self._lock:
             compiling = self._compiled.get(key)
             if compiling is None:
-                compiling = self._compiled[key] = _compilers.submit(self._compile, source, ends)
+                begun = threading.Event()
+                done = _compilers.submit(self._compile, source, ends, begun)
+                compiling = self._compiled[key] = _Compiling(begun, done)
                 while len(self._compiled) > KEPT:
                     self._compiled.popitem(last=False)
             self._compiled.move_to_end(key)
+        if not compiling.begun.wait(TURN_LIMIT_S):
+            raise RequestError(
+                "the grammars of other requests are being compiled: try again", code="overloaded", status=503
+            )
         try:
-            return compiling.result(COMPILE_LIMIT_S)
+            return compiling.grammar.result(COMPILE_LIMIT_S)
         except TooLate:
             raise _refusal(f"the grammar was not compiled within {COMPILE_LIMIT_S} s") from None
 
-    def _compile(self, source: str, ends: frozenset[int]) -> Grammar:
+    def _compile(self, source: str, ends: frozenset[int], begun: threading.Event) -> Grammar:
         from llguidance import LLMatcher
+
+        begun.set()
 
         if ends not in self._tokenizers:
             self._tokenizers[ends] = self._tokenizer(sorted(ends))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -17,13 +19,10 @@ from tokenizers import Tokenizer, decoders, models
 
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput
+from ptune.engine.decoder import grammar
 from ptune.engine.decoder.grammar import KEPT, MAX_BYTES, Grammars, Walk
 from ptune.engine.sampling import Sampling, choose
 from ptune.errors import PtuneError, RequestError
-
-if TYPE_CHECKING:
-    pass
-
 
 VOCAB = tiny_tokenizers.VOCAB
 END = frozenset({2})
@@ -203,6 +202,8 @@ def test_a_choice_is_one_of_the_texts(texts: list[str], seed: int) -> None:
         (lambda: StructuredOutput.json({"const": {"a": [2**53 + 1]}}), "more digits"),
         (lambda: StructuredOutput.json({"properties": {"a": {"enum": [1801439850948199.2]}}}), "more digits"),
         (lambda: StructuredOutput.json({"type": "integer", "minimum": 2**64}), "64 bits"),
+        (lambda: StructuredOutput.json({"const": [float("inf")]}), "const: a number must be finite"),
+        (lambda: StructuredOutput.json({"maximum": float("nan")}), "maximum: a number must be finite"),
         (lambda: StructuredOutput.json([]), "object"),
         (lambda: StructuredOutput.json(False), "object"),
         (lambda: StructuredOutput.regex("(?=a)b"), "look-around"),
@@ -216,6 +217,37 @@ def test_what_cannot_be_kept_to_is_refused_with_a_reason(form: Any, reason: str)
         GRAMMARS.compile(form().source(), END)
     assert refused.value.status == 400
     assert "\n" not in str(refused.value)
+
+
+@pytest.fixture
+def busy() -> Iterator[threading.Event]:
+    """The thread that compiles is at another's grammar until this is set."""
+    ended = threading.Event()
+    grammar._compilers.submit(ended.wait, 30)
+    yield ended
+    ended.set()
+
+
+def test_the_time_that_others_take_does_not_count(
+    busy: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar, "COMPILE_LIMIT_S", 2.0)
+    own = StructuredOutput.choice(["the time of others"]).source()
+    threading.Timer(2.5, busy.set).start()
+    assert GRAMMARS.compile(own, END).walk().allowed().any()
+
+
+def test_where_others_take_too_long_one_is_told_to_come_again(
+    busy: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grammar, "TURN_LIMIT_S", 0.05)
+    own = StructuredOutput.choice(["to come again"]).source()
+    with pytest.raises(RequestError, match="try again") as refused:
+        GRAMMARS.compile(own, END)
+    assert refused.value.status == 503
+    busy.set()
+    monkeypatch.setattr(grammar, "TURN_LIMIT_S", 30)
+    assert GRAMMARS.compile(own, END).walk().allowed().any()
 
 
 def test_bounds_that_do_not_bind_may_be_of_any_size() -> None:

@@ -40,7 +40,10 @@ def test_other_bodies_have_a_beginning_too(fields: dict[str, Any]) -> None:
     assert levels[0] == route_of(b'{"model": "m"}').levels[0]
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"7", b'{"messages": []}', b"[" * 100_000, b"\xff"])
+DEEP = b'{"model": "m", "prompt": ' + b"[" * 600 + b"]" * 600 + b"}"
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"7", b'{"messages": []}', b"[" * 100_000, DEEP, b"\xff"])
 def test_what_is_no_request_to_a_model_goes_anywhere(raw: bytes) -> None:
     assert route_of(raw) == Route()
 
