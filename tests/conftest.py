@@ -104,6 +104,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
             shorter.use()
 
 
+def pytest_unconfigure() -> None:
+    """Triton, which comes with CUDA builds of torch, tells behind pytest's last line of what is not collected."""
+    if "triton._C.libtriton" in sys.modules:
+        gc.unfreeze()
+
+
 @pytest.hookimpl(optionalhook=True)  # pytest-xdist's
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling | None:
     """With --dist loadfile, files that make the same models stay in one process, too."""

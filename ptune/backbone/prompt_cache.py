@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
-
 import torch
 from transformers import DynamicCache
 
+from ptune.backbone.cache_names import cache_argument
 from ptune.parity import Array
 
 
@@ -16,10 +15,9 @@ def prompt_cache(model: torch.nn.Module, embeddings: Array) -> list[tuple[Array,
     cache = (
         DynamicCache()
     )  # without a config it forgets nothing, behind whatever window the layers look through
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
     first = next(model.parameters())
     prompt = torch.from_numpy(embeddings)[None].to(first.device, first.dtype)
-    model(inputs_embeds=prompt, use_cache=True, **{name: cache})
+    model(inputs_embeds=prompt, use_cache=True, **{cache_argument(model): cache})
     return [(_plain(layer.keys), _plain(layer.values)) for layer in cache.layers]
 
 

@@ -64,9 +64,7 @@ LOUD = ("bitsandbytes",)
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code: 0 done, 1 failed, 2 used wrongly, 130 interrupted."""
     if arguments is None:
-        atexit.register(
-            gc.freeze
-        )  # an ending process need not look for garbage in all that it imported: .5 s
+        atexit.register(end_without_collecting)
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help", "help"):
         print(usage())
@@ -81,6 +79,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"ptune: no command {name!r}{nearest(name, COMMANDS)}", file=sys.stderr)
         return 2
     return guarded(name, rest)
+
+
+def end_without_collecting() -> None:
+    """An ending process need not look for garbage in all that it imported: half a second."""
+    if (
+        "triton._C.libtriton" not in sys.modules
+    ):  # it prints a page of what was not collected, as the last lines
+        gc.freeze()
 
 
 def guarded(name: str, arguments: list[str]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import random
 from collections.abc import Sequence
 from typing import Literal
@@ -11,6 +10,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 
+from ptune.backbone.cache_names import cache_argument, cache_in
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.data.conversations import Askable, Completion, Conversation
 from ptune.evaluation.figures import Figures, summed
@@ -65,9 +65,8 @@ def in_context(
     model.eval()
     shared = _shared(examples)
     ids = torch.tensor([examples[0].ids[:shared]], device=device)
-    cache = model(input_ids=ids, use_cache=True, logits_to_keep=1).past_key_values if shared else None
-    # Newer transformers renamed the argument; a model's own code may still use the old name.
-    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    cache = cache_in(model(input_ids=ids, use_cache=True, logits_to_keep=1)) if shared else None
+    name = cache_argument(model)
     loss, correct, targets = 0.0, 0, 0
     with Progress(label, len(examples), unit="examples") as progress:
         for example in examples:

@@ -127,6 +127,14 @@ def _check_invocation(recipe: Recipe) -> None:
         )
 
 
+def checkpoint_layers(backbone: PreTrainedModel) -> None:
+    """Has the layers compute their activations again for the gradient."""
+    # transformers renamed the method; version 6 is to have the new name alone
+    name = "activation" if hasattr(backbone, "activation_checkpointing_enable") else "gradient"
+    enable = getattr(backbone, f"{name}_checkpointing_enable")
+    enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
+
+
 def applied(
     recipe: Recipe, backbone: PreTrainedModel, new_tokens: Sequence[int] = (), head: Sequence[str] = ()
 ) -> nn.Module:
@@ -138,7 +146,7 @@ def applied(
     if recipe.train.dropout is not None:
         set_dropout(backbone, recipe.train.dropout)
     if recipe.train.gradient_checkpointing:
-        backbone.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": checkpoint_contexts})
+        checkpoint_layers(backbone)
     if recipe.train.activation_offloading:
         offload_inputs(backbone)
     torch.manual_seed(recipe.train.seed)  # initialises the adapter

@@ -11,6 +11,7 @@ import torch
 from support.tiny_images import picture
 from support.tiny_tiles import qwen2_5_vl, qwen2_vl, with_pillow
 
+from ptune.backbone.cache_names import cache_argument, cache_in
 from ptune.backbone.image_rows import Table, rows_of, see
 from ptune.backbone.load import Loaded, load
 from ptune.codecs.album import Album
@@ -124,9 +125,10 @@ def test_a_beginning_in_the_cache_is_gone_on_from_more_than_once(seeing: tuple[L
     rests = [ids[cut:], ids[cut : cut + 4], ids[cut:]]
     with torch.no_grad():
         whole = model(input_ids=torch.tensor([ids])).logits[0, cut:]
-        cache = model(input_ids=torch.tensor([ids[:cut]]), use_cache=True).past_key_values
+        cache = cache_in(model(input_ids=torch.tensor([ids[:cut]]), use_cache=True))
         for rest in rests:
             kept = copy.deepcopy(cache)
-            found = model(input_ids=torch.tensor([rest]), use_cache=True, past_key_values=kept).logits[0]
+            given = {cache_argument(model): kept}
+            found = model(input_ids=torch.tensor([rest]), use_cache=True, **given).logits[0]
             wanted = whole[: len(rest)]
             assert float((found - wanted).abs().max()) < 1e-4 * float(wanted.abs().max())

@@ -21,6 +21,7 @@ from ptune.backbone.streaming import layers_of, stream, streamable
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.errors import BackboneError, PtuneError
 from ptune.methods.full import Full
+from ptune.training.preparation import checkpoint_layers
 
 CPU = torch.device("cpu")
 IDS = torch.arange(3, 19)[None]
@@ -85,7 +86,7 @@ def test_a_step_turns_round_at_both_ends(folder: Path) -> None:
     """The last layers of the forward pass are the first of the backward pass, and the other way round."""
     model = loaded(folder, "nf4", streamed=True)
     model.get_input_embeddings().weight.requires_grad_(True)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_layers(model)
     model.train()
     order = reads_of(model)
     for first in (0, 1):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 import subprocess
@@ -167,3 +168,40 @@ def test_a_reader_that_closes_early_gets_no_traceback() -> None:
     assert "BrokenPipe" not in said
     assert "Traceback" not in said
     assert process.returncode == 141
+
+
+AN_END_WITH_GARBAGE = """
+import gc, os, sys, types
+from ptune.cli import main
+
+class Node:
+    def __del__(self):
+        os.write(1, b"collected")
+
+gc.disable()  # until the process ends
+node = Node()
+node.itself = node
+del node
+sys.modules.update(dict.fromkeys(sys.argv[2:], types.ModuleType("stub")))
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(("loaded", "collected"), [([], False), (["triton._C.libtriton"], True)])
+def test_an_ending_process_collects_only_for_a_library_that_tells_of_what_is_left(
+    loaded: list[str], collected: bool
+) -> None:
+    command = [sys.executable, "-c", AN_END_WITH_GARBAGE, "--version", *loaded]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stderr == ""
+    assert ("collected" in done.stdout) == collected
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="comes with CUDA builds of torch")
+def test_a_command_that_loaded_triton_ends_with_its_own_last_line() -> None:
+    code = "import sys, triton._C.libtriton; from ptune.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "env", "--no-gpu"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0
+    assert done.stderr == ""

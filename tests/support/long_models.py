@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import transformers
 
+from ptune.backbone.cache_names import cache_argument
 from ptune.backbone.load import load
 from ptune.config.recipe import Backbone
 from ptune.export.weights import ModelWeights
@@ -119,6 +120,9 @@ class Plain:
         positions = torch.arange(start, start + len(tokens))[None]
         with torch.no_grad():
             out = self.model(
-                torch.tensor([[*tokens]]), past_key_values=cache, position_ids=positions, use_cache=True
+                torch.tensor([[*tokens]]),
+                position_ids=positions,
+                use_cache=True,
+                **{cache_argument(self.model): cache},
             )
         return out.logits[0].numpy()

@@ -13,6 +13,7 @@ from torch import nn
 
 from ptune.backbone.quantize import quantize
 from ptune.training.lora_product import LoraProduct, with_lora_products
+from ptune.training.preparation import checkpoint_layers
 
 IDS = torch.arange(5, 45).view(2, 20)
 KINDS = ("none", "nf4", "int8")
@@ -97,7 +98,7 @@ def test_gradients_of_one_layer_in_bfloat16_are_within_a_hundredth() -> None:
 def test_checkpointing_changes_no_bit() -> None:
     model = with_lora_products(adapted())
     plain = numbers(model)
-    model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+    checkpoint_layers(model.get_base_model())
     model.enable_input_require_grads()
     again = numbers(model)
     assert all(torch.equal(plain[name], again[name]) for name in plain)

@@ -22,7 +22,8 @@ from ptune.training import segments
 from ptune.training.head import plain_head
 from ptune.training.next_token import NextTokenObjective
 from ptune.training.packing import Batch
-from ptune.training.segments import attention_kernel, checkpoint_contexts, packing
+from ptune.training.preparation import checkpoint_layers
+from ptune.training.segments import attention_kernel, packing
 
 LENGTHS = (23, 9, 17, 2)  # the tiny models' sliding windows are 8
 PACKED = (*tiny_models.FAMILIES, *tiny_models.ATTENTIONS)
@@ -104,9 +105,7 @@ def test_checkpointing_changes_no_gradient(family: str) -> None:
     with packing(backbone):
         for checkpointing in (False, True):
             if checkpointing:
-                backbone.gradient_checkpointing_enable(
-                    {"use_reentrant": False, "context_fn": checkpoint_contexts}
-                )
+                checkpoint_layers(backbone)
             batch = row(True, examples())
             objective(True, plain_head(backbone)).score(
                 model, batch
@@ -280,7 +279,7 @@ def test_no_example_moves_the_loss_of_another(family: str, lengths: list[int], d
         assert torch.equal(kept, found) == (index != moved)
 
 
-@pytest.mark.parametrize("agree", itertools.product([True, False], repeat=2))
+@pytest.mark.parametrize("agree", list(itertools.product([True, False], repeat=2)))
 def test_two_models_go_through_the_kernel_if_both_agree_with_it(
     agree: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
