@@ -47,9 +47,9 @@ def test_answers_are_sampled_certified_and_told_once_and_ratios_from_then_on(
     asked: list[list[int]] = []
     sampled = Policy.sampled
 
-    def noted(self: Policy, prompts: Any, each: int, seed: str, **base: bool) -> Any:
+    def noted(self: Policy, prompts: Any, each: int, seed: str, **named: Any) -> Any:
         asked.append([prompt.number for prompt in prompts])
-        return sampled(self, prompts, each, seed, **base)
+        return sampled(self, prompts, each, seed, **named)
 
     monkeypatch.setattr(Policy, "sampled", noted)
     run = train(
