@@ -312,6 +312,8 @@ def options() -> tuple[Setting, bool]:
         model = str(write_random(source_file(MODEL), SHAPES[chosen.shape], file))
     profiles = f"fp32,{chosen.profile},int4"
     bundle = chosen.bundle or exported(model, chosen.work / "bundle", profiles, chosen.threads)
+    if chosen.shape:
+        write_ungated(Bundle.open(bundle), ("int8", "int4"))
     only = frozenset(chosen.only)
     if "int4" not in Bundle.open(bundle).manifest.graphs:
         only = frozenset(name for name in only if "int4" not in name)
@@ -333,6 +335,24 @@ def exported(model: str, bundle: Path, profiles: str, threads: int) -> Path:
     if not (bundle / "manifest.json").is_file():  # without a profile that drifts it is there, and says so
         raise SystemExit(f"{model} was not exported")
     return bundle
+
+
+def write_ungated(bundle: Bundle, profiles: Sequence[str]) -> None:
+    """Writes the profiles that a bundle lacks. Random weights make all tokens about equally likely, so that theirs miss the gate."""
+    from ptune.export.graph_variants import write_lighter
+    from ptune.export.int4 import write_int4
+    from ptune.export.int8 import write_int8
+    from ptune.publish.steps import enter_graph
+
+    for profile in profiles:
+        if profile not in bundle.manifest.graphs:
+            source, path = (bundle.folder / "graphs" / one / "model.onnx" for one in ("fp32", profile))
+            if profile == "int4":
+                write_int4(source, path)
+            else:
+                write_int8(source, path)
+            write_lighter(path, bundle.decoder)
+            enter_graph(bundle, profile)
 
 
 if __name__ == "__main__":

@@ -46,12 +46,16 @@ def _steps(row: Sequence[float]) -> list[float]:
     return [after - before for before, after in itertools.pairwise(row)]
 
 
-def open_engine(bundle: Path, profile: str, threads: int) -> Any:
+def open_engine(folder: Path, profile: str, threads: int) -> Any:
     from ptune.engine.decoder.engine import Engine
+    from ptune.formats.bundle import Bundle
 
+    bundle = Bundle.open(folder)
+    gated = bundle.golden_file(profile).is_file()  # of random weights no profile is
     return Engine.open(
-        bundle, profile=profile, threads=threads, kv_bytes=KV_BYTES, max_rows=ROWS, num_speculative_tokens=0
-    )
+        bundle, profile=profile, threads=threads, kv_bytes=KV_BYTES, max_rows=ROWS, num_speculative_tokens=0,
+        replay_golden=gated,
+    )  # fmt: skip
 
 
 def engine(bundle: Path, profile: str, threads: int) -> Work:
