@@ -27,6 +27,7 @@ METRICS = {
     "regression": ("mae",),
     "tags": ("f1",),
     "steps": ("step_accuracy", "first_wrong_f1"),
+    "pairs": ("accuracy", "margin"),
     "ranking": ("mrr", "recall@10"),
     "translation": ("chrf",),
 }
@@ -63,7 +64,7 @@ def differences(
         value = float(_minus(ours(whole), theirs(whole))[metric][0])
         low, high = np.percentile(apart[metric], [2.5, 97.5])
         if metric == "accuracy":
-            p, test = mcnemar(_right(one), _right(other)), "McNemar, exact"
+            p, test = mcnemar(_right(problem, one), _right(problem, other)), "McNemar, exact"
         else:
             p, test = _two_sided(apart[metric]), "paired bootstrap"
         tested.append(Difference(metric, value, (float(low), float(high)), p, test))
@@ -88,8 +89,15 @@ def _two_sided(apart: Values) -> float:
     return float(min(1.0, 2 * max(least, min((apart <= 0).mean(), (apart >= 0).mean()))))
 
 
-def _right(side: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+def _right(problem: str, side: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:
+    if problem == "pairs":
+        return _margins(side) > 0
     return np.array([line["gold"] == line["predicted"] for line in side])
+
+
+def _margins(side: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    """By how much the better answer of each pair has the higher reward."""
+    return np.array([line["rewards"][0] - line["rewards"][1] for line in side], np.float64)
 
 
 def _statistic(problem: str, labels: Sequence[str], side: Sequence[Mapping[str, Any]]) -> Statistic:
@@ -97,6 +105,9 @@ def _statistic(problem: str, labels: Sequence[str], side: Sequence[Mapping[str, 
     if problem == "ranking":
         figures = {name: np.array([line["figures"][name] for line in side]) for name in METRICS[problem]}
         return lambda counts: {name: mean(counts, values) for name, values in figures.items()}
+    if problem == "pairs":
+        by = _margins(side)
+        return lambda counts: {"accuracy": mean(counts, by > 0), "margin": mean(counts, by)}
     gold, predicted = [line["gold"] for line in side], [line["predicted"] for line in side]
     if problem == "translation":
         from ptune.evaluation.translation.scores import statistic as of_texts

@@ -93,6 +93,18 @@ def test_other_problems_are_tested_by_the_paired_bootstrap(
     assert (found.value < 0) == (problem == "regression")
 
 
+def test_reward_models_are_compared_pair_by_pair() -> None:
+    """Two thirds of the pairs are in order with one, a third with the other: 20 that the first alone has right, none the second."""
+    one = [{"rewards": [2.0, 1.0]}, {"rewards": [2.0, 1.5]}, {"rewards": [0.0, 1.0]}] * 20
+    other = [{"rewards": [2.0, 1.0]}, {"rewards": [0.0, 0.5]}, {"rewards": [0.0, 1.0]}] * 20
+    accuracy, margin = differences("pairs", (), one, other)
+    assert (accuracy.metric, margin.metric) == ("accuracy", "margin")
+    assert accuracy.value == pytest.approx(1 / 3, abs=1e-6)
+    assert accuracy.p == pytest.approx(2 * 0.5**20)
+    assert margin.value == pytest.approx((0.5 + 0.5) / 3, abs=1e-6)
+    assert margin.interval[0] > 0
+
+
 def test_one_table_of_figures_and_cost(
     runs: tuple[Run, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

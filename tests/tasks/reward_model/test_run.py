@@ -14,6 +14,7 @@ from peft import PeftModel
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from ptune import publish
+from ptune.cli import main
 from ptune.errors import DataError, RecipeError
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import parsed
@@ -128,6 +129,16 @@ def test_figures_are_those_of_peft_and_transformers(run: Run, kit: Path) -> None
     assert "accuracy where the better answer is longer" in run.report_path.read_text()
     line = json.loads((run.folder / "predictions.jsonl").read_text().splitlines()[0])
     assert line["rewards"] == pytest.approx(found[0], abs=1e-4)
+
+
+def test_two_runs_are_compared(
+    run: Run, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = train(make(max_steps=1), tmp_path / "short")
+    for one in (run, short):
+        evaluate_run(one, EvaluationOptions())
+    assert main(["compare", str(run.folder), str(short.folder)]) == 0
+    assert "short against judge: accuracy" in capsys.readouterr().out
 
 
 def test_a_bundle_ranks_answers_as_torch_does(run: Run, bundle: Path, kit: Path, tmp_path: Path) -> None:
