@@ -12,8 +12,8 @@ from typing import Any
 
 CHITCHAT = Path(__file__).parent / "data" / "chat.jsonl"
 SEEDS = (0, 1)
-FACTORS = (1.0, 3.0)
-VALIDATION = 24  # rows that choose a rate
+FACTORS = (1 / 3, 1.0, 3.0)
+VALIDATION = 60  # rows that choose a rate
 
 Losses = list[tuple[float, int]]
 """Of each row: the sum of its losses, and its targets."""
@@ -32,7 +32,7 @@ class Set:
 
 @dataclass(frozen=True)
 class Choice:
-    """A method as it is trained. lr: the lower one of its rates, by set."""
+    """A method as it is trained. lr: the middle one of its rates, by set."""
 
     method: Mapping[str, Any]
     lr: Mapping[str, float]
@@ -40,7 +40,7 @@ class Choice:
 
 
 SETS = {
-    "chat": Set("chat_lora", 16, 4, 48, {"on_overlong": "truncate"}),
+    "chat": Set("chat_lora", 24, 4, 64, {"on_overlong": "truncate"}),
     "sentiment": Set("sentiment_lora", 40, 16, 64),
 }
 

@@ -23,8 +23,10 @@ from ptune.cli import main
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.chat import Chat
 from ptune.config.classification import ImageClassification
+from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.config.recommendation import Recommendation
+from ptune.config.task_spec import TaskSpec
 from ptune.config.tasks import TASKS, task_of
 from ptune.config.translation import Translation
 from ptune.errors import UsageError
@@ -221,10 +223,14 @@ def test_an_encoder_decoder_says_what_transformers_generates(tmp_path: Path) -> 
     assert ask("tuned", question).text == tokenizer.decode(expected, skip_special_tokens=True)
 
 
-def test_a_recommender_is_refused_in_one_sentence() -> None:
-    with pytest.raises(UsageError, match=r"Recommendation model is not asked from its run.*/v1/recommend"):
-        needs(Recommendation())
-    assert [task.recipe_name for task in TASKS if not task.ask] == ["Recommendation"]
+@pytest.mark.parametrize(
+    ("task", "endpoint"), [(Recommendation(), "/v1/recommend"), (ProcessReward(), "/v1/tag")]
+)
+def test_what_is_not_asked_is_refused_in_one_sentence(task: TaskSpec, endpoint: str) -> None:
+    name = type(task).__name__
+    with pytest.raises(UsageError, match=rf"{name} model is not asked from its run.*{endpoint}"):
+        needs(task)
+    assert [one.recipe_name for one in TASKS if not one.ask] == ["Recommendation", "ProcessReward"]
 
 
 def test_an_empty_answer_is_an_answer() -> None:
