@@ -1,9 +1,9 @@
-"""What the most used methods reach, need and forget: python -m benchmarks.choosing      (1 hour on one core)
+"""What the most used methods reach, need and forget: python -m benchmarks.choosing      (2 hours on one core)
 
 Two data sets that ptune ships, each with the recipe that it is of: definitions in the words of Ambrose Bierce (SmolLM2-135M, chat)
 and the sentiment of tweets (MiniLM, a classifier). Every method trains on the same rows in the same order, so on equal tokens, and
-is measured on test rows that chose nothing. Each has two rates, that of its paper or of PEFT's examples and three times as much,
-since the trainings are short; the loss on rows split off the training file chooses one, with the first seed. The other seeds train
+is measured on test rows that chose nothing. Each has three rates, that of its paper or of PEFT's examples, a third of it and
+three times as much, since the trainings are short; the loss on rows split off the training file chooses one, with the first seed. The other seeds train
 with that rate.
 
 Figures are means over the seeds, with 95 % intervals (bootstrap over test rows), and differences to Lora are paired row by row.
