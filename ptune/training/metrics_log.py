@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
-
-from accelerate import Accelerator
+from typing import TYPE_CHECKING, Any
 
 from ptune.formats.run import read_lines as read
 from ptune.formats.whole_write import disk_errors, write_text
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 __all__ = ["Journal", "read"]
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -58,3 +61,8 @@ def test_figures_are_those_of_a_plain_count(answers: list[list[tuple[str, str | 
 
 def test_the_first_wrong_step() -> None:
     assert [first_wrong(row) for row in ([R, W, W], [R, None], [None, W])] == [1, None, 1]
+
+
+def test_a_bundle_is_judged_without_torch() -> None:
+    script = "import sys, ptune.evaluation.process_reward.evaluate; raise SystemExit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
