@@ -1,6 +1,6 @@
 """How close `ptune plan` comes: predicted before any step, measured by training, on a fixed grid of 96 settings.
 
-    python -m benchmarks.plan [--only llama] [--work FOLDER]      -> benchmarks/results/plan.json
+    python -m benchmarks.plan [--only llama] [--work FOLDER]      -> benchmarks/results/plan.json, of one or all models
 
 3 models of different shape with random weights x rank 8, 64 x examples of 128, 384 tokens x 1, 3 examples a step x
 checkpointing off, on x fp32, nf4. Every setting is trained by `ptune.fine_tune.train` in a process of its own: load,
@@ -266,7 +266,7 @@ def report(chosen: Sequence[Setting], predicted: dict[str, int], options: argpar
         )
     errors = [abs(row["error"]) for row in rows]
     result = {
-        "command": "python -m benchmarks.plan",
+        "command": f"python -m benchmarks.plan{options.only and f' --only {options.only}'}",
         "median_error": statistics.median(errors),
         "worst_error": max(errors),
         "settings": rows,
@@ -276,7 +276,7 @@ def report(chosen: Sequence[Setting], predicted: dict[str, int], options: argpar
     print(
         f"{len(rows)} settings: median error {result['median_error']:.1%}, worst {result['worst_error']:.1%}"
     )
-    if len(chosen) == len(GRID):
+    if len(chosen) == len([one for one in GRID if one.model in {setting.model for setting in chosen}]):
         write("plan", result, PACKAGES)
 
 
