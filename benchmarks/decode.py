@@ -339,20 +339,11 @@ def exported(model: str, bundle: Path, profiles: str, threads: int) -> Path:
 
 def write_ungated(bundle: Bundle, profiles: Sequence[str]) -> None:
     """Writes the profiles that a bundle lacks. Random weights make all tokens about equally likely, so that theirs miss the gate."""
-    from ptune.export.graph_variants import write_lighter
-    from ptune.export.int4 import write_int4
-    from ptune.export.int8 import write_int8
-    from ptune.publish.steps import enter_graph
+    from ptune.publish.decoder import write_profile
 
     for profile in profiles:
         if profile not in bundle.manifest.graphs:
-            source, path = (bundle.folder / "graphs" / one / "model.onnx" for one in ("fp32", profile))
-            if profile == "int4":
-                write_int4(source, path)
-            else:
-                write_int8(source, path)
-            write_lighter(path, bundle.decoder)
-            enter_graph(bundle, profile)
+            write_profile(bundle, profile)
 
 
 if __name__ == "__main__":

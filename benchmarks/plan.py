@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from benchmarks.goals import host
-from benchmarks.sides import write
+from benchmarks.sides import peak_bytes, write
 
 PACKAGES = ("ptune", "torch", "transformers", "peft", "bitsandbytes", "safetensors")
 THREADS = 1
@@ -196,9 +196,9 @@ def measure(work: Path, chosen: Sequence[Setting]) -> None:
     recipe = recipe_of(setting, work)
     write_examples(recipe, setting)
     with tempfile.TemporaryDirectory(dir=work) as folder, Looking() as own:
-        baseline = high_water_bytes()
+        baseline = peak_bytes()
         train(recipe, Path(folder) / "run")
-        peak = high_water_bytes()
+        peak = peak_bytes()
     kept = {
         "baseline": baseline,
         "peak": peak,
@@ -248,12 +248,6 @@ def own_bytes() -> int:
     """What this process has written itself (RssAnon)."""
     status = Path("/proc/self/status").read_text()
     return int(status.split("RssAnon:")[1].split()[0]) * 1024
-
-
-def high_water_bytes() -> int:
-    """VmHWM of this process."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) * 1024
 
 
 def report(chosen: Sequence[Setting], predicted: dict[str, int], options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import plan
+from benchmarks.sides import peak_bytes
 
 CAP_BYTES = 24 * 2**30
 STEPS, TIMED = 12, 8  # the last ones are timed
@@ -67,7 +68,7 @@ def run(work: Path, batch: int, length: int, checkpointing: bool, *, tiny: bool)
         "planned_bytes": predicted.peak_bytes,
         "allocated_bytes": allocated,
         "reserved_bytes": torch.cuda.max_memory_reserved() if on_gpu else None,
-        "main_memory_bytes": plan.high_water_bytes(),
+        "main_memory_bytes": peak_bytes(),
         "plan_error": None if allocated is None else predicted.peak_bytes / allocated - 1,
         "tokens_per_s": statistics.median(speeds[-TIMED:]),
         "attention": record.attention,

@@ -297,18 +297,7 @@ class Decoder(Publishable):
 
     def write_profile(self, bundle: Bundle, profile: str, threads: int) -> None:
         """As `Publishable.write_profile`."""
-        report_progress(f"writing the {profile} graph")
-        source, path = (bundle.folder / "graphs" / one / "model.onnx" for one in (FP32, profile))
-        kept, least_tokens = None, 1
-        if profile == INT4:
-            kept = write_int4(source, path).kept
-        elif profile == NF4:
-            write_nf4(source, path)
-            least_tokens = LEAST_TOKENS
-        else:
-            write_int8(source, path)
-        write_lighter(path, bundle.decoder)
-        enter_graph(bundle, profile, kept=kept, least_tokens=least_tokens)
+        write_profile(bundle, profile)
 
     def prove_profile(
         self,
@@ -368,3 +357,19 @@ def _with_images(
         return probes, None
     texts = probing.of_examples([], loaded.codec)
     return seen_images.numbered(probes, texts, images, loaded.codec)
+
+
+def write_profile(bundle: Bundle, profile: str) -> None:
+    """Writes the graph of a profile out of the float32 one, and enters it into the bundle."""
+    report_progress(f"writing the {profile} graph")
+    source, path = (bundle.folder / "graphs" / one / "model.onnx" for one in (FP32, profile))
+    kept, least_tokens = None, 1
+    if profile == INT4:
+        kept = write_int4(source, path).kept
+    elif profile == NF4:
+        write_nf4(source, path)
+        least_tokens = LEAST_TOKENS
+    else:
+        write_int8(source, path)
+    write_lighter(path, bundle.decoder)
+    enter_graph(bundle, profile, kept=kept, least_tokens=least_tokens)

@@ -17,16 +17,15 @@ from ptune.evaluation.classification.baselines import baselines
 from ptune.evaluation.classification.gallery import gallery
 from ptune.evaluation.classification.outcome import Outcome, Predictor
 from ptune.evaluation.classification.report import report
-from ptune.evaluation.classification.results import HEADLINE, Measured
+from ptune.evaluation.classification.results import Measured
 from ptune.evaluation.classification.slices import slices
 from ptune.evaluation.classification.tags import confusion
-from ptune.evaluation.no_better import judged
+from ptune.evaluation.contents import Basis, contents
 from ptune.evaluation.require import Requirement
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import write_json, write_json_lines, write_text
 from ptune.progress import Progress
 
-FORMAT = 1
 PREDICTIONS = "predictions.jsonl"
 
 
@@ -53,28 +52,24 @@ def figures(
     """Returns the contents of evaluation.json. The first side's figures are the run's own."""
     measured = {name: outcome.measure(seed) for name, outcome in sides.items()}
     (first, *_), (own, *others) = measured.values(), sides.values()
-    agreed = {"agreement": agreement(own, others[0])} if others else {}
-    return judged(
-        {
-            "format": FORMAT,
-            "task": held.task,
-            "problem": held.labels.problem,
-            "split": held.split,
-            "examples": len(held.rows),
-            "labels": list(held.labels.names),
-            "counts": {"cut_off_words": own.cut_off} if held.labels.problem == "tags" else {},
-            "files": held.files,
-            "rows_sha256": held.fingerprint,
-            "headline": [name for name in HEADLINE[held.labels.problem] if name in first.metrics],
-            **first.figures(),
-            "classes": first.classes,
-            "details": {**first.details, **_type_confusion(own)},
-            "sides": {name: side.figures() for name, side in measured.items()},
-            **agreed,
-            "baselines": baselines(held.labels, held.train, held.rows, seed),
-            "slices": [one.described() for one in slices(own, seed)],
-            "requirements": [one.checked(named(first)) for one in require],
-        }
+    basis = Basis(
+        held.task,
+        held.labels.problem,
+        held.split,
+        len(held.rows),
+        held.files,
+        held.fingerprint,
+        held.labels.names,
+        {"cut_off_words": own.cut_off} if held.labels.problem == "tags" else {},
+    )
+    return contents(
+        basis,
+        measured,
+        baselines(held.labels, held.train, held.rows, seed),
+        [one.checked(named(first)) for one in require],
+        agreement(own, others[0]) if others else None,
+        details={**first.details, **_type_confusion(own)},
+        slices=[one.described() for one in slices(own, seed)],
     )
 
 

@@ -15,14 +15,14 @@ from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Recipe
 from ptune.data.held_out import Held
 from ptune.data.labelled import LabelledRow
-from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
+from ptune.evaluation.classification.evaluation import PREDICTIONS, Pages
 from ptune.evaluation.classification.held_out import of_bundle, of_run
 from ptune.evaluation.classification.onnx_side import Served, served_as, the_adapter
 from ptune.evaluation.classification.outcome import Predictor, indices
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.classification.results import HEADLINE, Measured
+from ptune.evaluation.contents import Basis, contents
 from ptune.evaluation.kept_step import chosen_by
-from ptune.evaluation.no_better import judged
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.process_reward.measures import measure
 from ptune.evaluation.process_reward.worst import gallery
@@ -105,35 +105,26 @@ def figures(
     gold = _gold(held.rows)
     measured = {name: measure(gold, side.said, seed) for name, side in sides.items()}
     first, own = next(iter(measured.values())), next(iter(sides.values()))
-    agreed = {}
+    agreement = None
     if {"torch", "ONNX"} <= set(sides):
         pairs = zip(sides["torch"].right, sides["ONNX"].right, strict=True)
-        agreed = {"agreement": {"max_abs_p": max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)}}
-    return judged(
-        {
-            "format": FORMAT,
-            "task": held.task,
-            "problem": "steps",
-            "split": held.split,
-            "examples": len(held.rows),
-            "labels": list(held.labels.names),
-            "counts": {
-                "steps": sum(map(len, gold)),
-                "cut_off_steps": sum(verdict is None for row in own.said for verdict in row),
-            },
-            "files": held.files,
-            "rows_sha256": held.fingerprint,
-            "headline": [name for name in FIGURES if name in first.metrics],
-            **first.figures(),
-            "classes": {},
-            "details": {},
-            "sides": {name: side.figures() for name, side in measured.items()},
-            **agreed,
-            "baselines": {name: side.figures() for name, side in _commonest(held, gold, seed).items()},
-            "slices": [],
-            "requirements": [one.checked(first.metrics) for one in require],
-        }
+        agreement = {"max_abs_p": max(float(np.abs(a - b).max(initial=0)) for a, b in pairs)}
+    counts = {
+        "steps": sum(map(len, gold)),
+        "cut_off_steps": sum(verdict is None for row in own.said for verdict in row),
+    }
+    basis = Basis(
+        held.task,
+        "steps",
+        held.split,
+        len(held.rows),
+        held.files,
+        held.fingerprint,
+        held.labels.names,
+        counts,
     )
+    baselines = {name: side.figures() for name, side in _commonest(held, gold, seed).items()}
+    return contents(basis, measured, baselines, [one.checked(first.metrics) for one in require], agreement)
 
 
 def write(folder: Path, evaluation: dict[str, Any], held: Held, own: Judgement, pages: Pages) -> None:

@@ -11,11 +11,11 @@ import numpy as np
 from ptune.config.columns import PairColumns
 from ptune.config.recipe import Recipe
 from ptune.config.retrieval import Embedding
-from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
+from ptune.evaluation.classification.evaluation import PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
+from ptune.evaluation.contents import Basis, contents
 from ptune.evaluation.kept_step import chosen_by
-from ptune.evaluation.no_better import judged
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.evaluation.retrieval import rankers as sides
@@ -28,8 +28,6 @@ from ptune.formats.run import Run
 from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING
 from ptune.formats.whole_write import read_json, write_json, write_json_lines, write_text
 from ptune.training.card import card
-
-HEADLINE = FIGURES[:4]
 
 
 def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:
@@ -116,36 +114,18 @@ def figures(
     """Returns the contents of evaluation.json. The first side's figures are the run's own."""
     measured = {name: measure(scores, queries.relevant, seed) for name, scores in own.items()}
     first = next(iter(measured.values()))
-    agreed = {}
+    agreement = None
     if {"torch", "ONNX"} <= set(own):
         finite = np.isfinite(own["torch"])
-        off = float(np.abs(own["torch"][finite] - own["ONNX"][finite]).max())
-        agreed = {"agreement": {"max_abs_p": off}}
-    return judged(
-        {
-            "format": FORMAT,
-            "task": task,
-            "problem": "ranking",
-            "split": queries.split,
-            "examples": len(queries.queries),
-            "passages": len(queries.passages),
-            "candidates": sides.CANDIDATES if task == TEXT_RANKING else None,
-            "labels": [],
-            "counts": {},
-            "files": queries.files,
-            "rows_sha256": queries.fingerprint,
-            "headline": list(HEADLINE),
-            **first.figures(),
-            "classes": {},
-            "details": {},
-            "sides": {name: side.figures() for name, side in measured.items()},
-            **agreed,
-            "baselines": {
-                name: measure(scores, queries.relevant, seed).figures() for name, scores in baselines.items()
-            },
-            "slices": [],
-            "requirements": [one.checked(first.metrics) for one in require],
-        }
+        agreement = {"max_abs_p": float(np.abs(own["torch"][finite] - own["ONNX"][finite]).max())}
+    return contents(
+        Basis(task, "ranking", queries.split, len(queries.queries), queries.files, queries.fingerprint),
+        measured,
+        {name: measure(scores, queries.relevant, seed).figures() for name, scores in baselines.items()},
+        [one.checked(first.metrics) for one in require],
+        agreement,
+        passages=len(queries.passages),
+        candidates=sides.CANDIDATES if task == TEXT_RANKING else None,
     )
 
 

@@ -16,12 +16,12 @@ from ptune.config.recipe import Recipe
 from ptune.data.rewards import RewardPair
 from ptune.evaluation import binomial
 from ptune.evaluation.classification.bootstrap import Counts, Values, intervals, mean
-from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
+from ptune.evaluation.classification.evaluation import PREDICTIONS, Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
 from ptune.evaluation.classification.report import report
 from ptune.evaluation.classification.results import HEADLINE, Measured
+from ptune.evaluation.contents import Basis, contents
 from ptune.evaluation.kept_step import chosen_by
-from ptune.evaluation.no_better import judged
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.evaluation.retrieval.rankers import served_outputs, torch_pairs
@@ -118,31 +118,17 @@ def figures(
     by_length = {
         name: _accuracy(which) for name, which in (("the longer one", longer), ("the shorter one", shorter))
     }
-    agreed = {}
+    agreement = None
     if {"torch", "ONNX"} <= set(sides):
-        agreed = {"agreement": {"max_abs_p": _apart(sides["torch"], sides["ONNX"])}}
+        agreement = {"max_abs_p": _apart(sides["torch"], sides["ONNX"])}
     texts = [[row.anchor, *row.answers] for row in held.rows]
-    return judged(
-        {
-            "format": FORMAT,
-            "task": TEXT_RANKING,
-            "problem": "pairs",
-            "split": held.split,
-            "examples": len(held.rows),
-            "labels": [],
-            "counts": {},
-            "files": held.files,
-            "rows_sha256": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
-            "headline": [name for name in FIGURES if name in first.metrics],
-            **first.figures(),
-            "classes": {},
-            "details": {},
-            "sides": {name: side.figures() for name, side in measured.items()},
-            **agreed,
-            "baselines": {name: side.figures() for name, side in by_length.items()},
-            "slices": [],
-            "requirements": [one.checked(first.metrics) for one in require],
-        }
+    fingerprint = hashlib.sha256(json.dumps(texts).encode()).hexdigest()
+    return contents(
+        Basis(TEXT_RANKING, "pairs", held.split, len(held.rows), held.files, fingerprint),
+        measured,
+        {name: side.figures() for name, side in by_length.items()},
+        [one.checked(first.metrics) for one in require],
+        agreement,
     )
 
 

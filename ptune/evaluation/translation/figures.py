@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ptune.evaluation.classification.evaluation import FORMAT, PREDICTIONS, Pages
+from ptune.evaluation.classification.evaluation import PREDICTIONS, Pages
 from ptune.evaluation.classification.report import report
-from ptune.evaluation.classification.results import HEADLINE, Measured
-from ptune.evaluation.no_better import judged
+from ptune.evaluation.classification.results import Measured
+from ptune.evaluation.contents import Basis, contents
 from ptune.evaluation.require import Requirement
 from ptune.evaluation.style import text
 from ptune.evaluation.translation.pairs import Pairs
@@ -43,30 +43,17 @@ def figures(
             measured[name].intervals["chrf_gain"] = interval
     first = measured[next(iter(own))]
     both = list(zip(*own.values(), strict=True)) if len(own) > 1 else []
-    agreed = {"agreement": {"texts": sum(len(set(row)) == 1 for row in both) / len(both)}} if both else {}
-    return judged(
-        {
-            "format": FORMAT,
-            "task": TRANSLATION,
-            "problem": TRANSLATION,
-            "split": pairs.split,
-            "examples": len(pairs.rows),
-            "labels": [],
-            "counts": {"too_long": pairs.left_out},
-            "files": pairs.files,
-            "rows_sha256": pairs.fingerprint,
-            "headline": list(HEADLINE[TRANSLATION]),
-            **first.figures(),
-            "gain_against": against,
-            "signatures": signatures,
-            "classes": {},
-            "details": {},
-            "sides": {name: measured[name].figures() for name in own},
-            **agreed,
-            "baselines": {name: measured[name].figures() for name in baselines},
-            "slices": [],
-            "requirements": [one.checked(first.metrics) for one in require],
-        }
+    counts = {"too_long": pairs.left_out}
+    return contents(
+        Basis(
+            TRANSLATION, TRANSLATION, pairs.split, len(pairs.rows), pairs.files, pairs.fingerprint, (), counts
+        ),
+        {name: measured[name] for name in own},
+        {name: measured[name].figures() for name in baselines},
+        [one.checked(first.metrics) for one in require],
+        {"texts": sum(len(set(row)) == 1 for row in both) / len(both)} if both else None,
+        gain_against=against,
+        signatures=signatures,
     )
 
 
