@@ -123,9 +123,7 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
     shape = recognise(dict.fromkeys(_columns(file)), shapes_of(task))
 
     def taught(row: Row) -> Any:
-        counts = (
-            shape.weight_of(row.value, text=file.text_only) > 0
-        )  # a row that does not stands for no other
+        counts = shape.weight_of(row.value, text=file.text_only) > 0  # one that does not stands for no other
         return counts, asdict(_taught(shape.converted(row.value)))
 
     return file, taught

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
-from ptune.config.process_reward import ProcessReward
+from ptune.config.process_reward import RIGHT, WRONG, ProcessReward
 from ptune.data.problems import FEW
 from ptune.doctor.finding import Finding, Rule
 from ptune.doctor.labels import Entries, Entry
 
-_WRONG, _RIGHT = (ProcessReward.labels.index(name) for name in ("wrong", "right"))
+_WRONG, _RIGHT = map(ProcessReward.labels.index, (WRONG, RIGHT))
 FEWEST_WRONG = 20
 
 

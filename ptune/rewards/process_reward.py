@@ -39,7 +39,7 @@ def process_reward(argument: str | None) -> Function:
         asked = [
             (text_of(prompt), text_of(answer)) for prompt, answer in zip(prompts, completions, strict=True)
         ]
-        stepped = [one for one in asked if split(one[1], record.step_separator)]
+        stepped = [one for one in dict.fromkeys(asked) if split(one[1], record.step_separator)]
         labels = Labels(record.labels, record.problem)
         logits = model.logits(stepped, record.name)
         right = {one: labels.scores(found)[:, 1].tolist() for one, found in zip(stepped, logits, strict=True)}
