@@ -25,6 +25,8 @@ FEW_RUNNING = 8
 """A replica that answers fewer requests is never too busy for what it has warm."""
 MOST_OVER_MEAN = 1.5
 """Times the mean: beyond it a replica is too busy ("consistent hashing with bounded loads", Mirrokni et al., 2018)."""
+DEEPEST = 8
+"""Lists and objects that a text may stand in; a message's parts are 4 deep, and what is deeper is no text of a prompt."""
 
 Replica = TypeVar("Replica")
 _MASK = (1 << 64) - 1
@@ -63,13 +65,15 @@ def _beginning(fields: Mapping[str, Any]) -> str:
     return "\n".join(filter(None, parts))[: 4 * BEGINNINGS[-1]]
 
 
-def _text(value: Any) -> str:
+def _text(value: Any, depth: int = DEEPEST) -> str:
     """The text in a message, or in a list of its parts; of tokens, their numbers."""
+    if value is None or not depth:
+        return ""
     if isinstance(value, list):
-        return " ".join(_text(part) for part in value[:1000])
+        return " ".join(_text(part, depth - 1) for part in value[:1000])
     if isinstance(value, dict):
-        return _text(value.get("content", value.get("text")))
-    return "" if value is None else str(value)
+        return _text(value.get("content", value.get("text")), depth - 1)
+    return str(value)
 
 
 def _hashes(texts: Iterable[str]) -> Iterator[int]:
