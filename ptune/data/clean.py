@@ -21,6 +21,7 @@ from ptune.data.label_splits import problem_asked
 from ptune.data.label_values import Known, labels_of
 from ptune.data.labelled import LabelledFile, TextTask, open_labelled
 from ptune.data.read import DataFile, open_file, resolve
+from ptune.data.row_weights import weight_of
 from ptune.data.rows import Row
 from ptune.data.shapes import shapes_of
 from ptune.data.translations import in_columns
@@ -110,9 +111,11 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
         rows = _labelled_rows(labelled, task)
 
         def written(row: Row) -> Any:
-            if row.number not in rows:
-                raise DataError("it cannot be used")
-            return rows[row.number]
+            if row.number in rows:
+                return rows[row.number]
+            if weight_of(row.value, labelled.weights.column, text=labelled.file.text_only) == 0:
+                return row.value  # left out of training as its writer wanted; it stays
+            raise DataError("it cannot be used")
 
         return labelled.file, written
     if not isinstance(task, Chat) or isinstance(task, Reinforcement):
