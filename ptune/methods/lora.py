@@ -11,6 +11,7 @@ from ptune.errors import RecipeError
 from ptune.methods.lora_blocks import begin_in_blocks, repeat_in_blocks
 from ptune.methods.lora_from_data import FROM_DATA, Runs, begin_corda, begin_eva, begin_lora_ga
 from ptune.methods.lora_init import MIRRORED, begin_mirrored
+from ptune.methods.name_patterns import in_any_order, unreadable
 from ptune.methods.peft_method import PeftMethod
 from ptune.methods.targets import linear_layers
 from ptune.methods.token_rows import check_rows, rows_of
@@ -35,7 +36,7 @@ class Lora(PeftMethod):
     rslora: bool = False
     """Rank-stabilised scaling (Kalajdzievski 2023, https://arxiv.org/abs/2312.03732)."""
     rank_pattern: dict[str, int] = Field(default={})
-    """Other ranks of some layers: a name's ending or a regular expression for it -> rank."""
+    """Other ranks of some layers: a name's ending or a regular expression for it -> rank; of several that match a layer, the first counts."""
     alpha_pattern: dict[str, float] = Field(default={})
     """Other values of `alpha`, likewise."""
     init: Literal["default", "gaussian", "pissa", "olora", "eva", "corda", "lora_ga", "loftq"] = "default"
@@ -101,6 +102,16 @@ class Lora(PeftMethod):
             raise ValueError("invocation: the number of a token is 0 or more")
         if any(rank < 1 for rank in self.rank_pattern.values()):
             raise ValueError("rank_pattern: a rank is 1 or more")
+        return self
+
+    @model_validator(mode="after")
+    def _patterns_can_be_read(self) -> Lora:
+        for field, patterns in (("rank_pattern", self.rank_pattern), ("alpha_pattern", self.alpha_pattern)):
+            if (wrong := unreadable(patterns)) is not None:
+                raise ValueError(f"{field}: {wrong}")
+        for name, alpha in self.alpha_pattern.items():
+            if alpha <= 0:
+                raise ValueError(f"alpha_pattern: {name!r} is {alpha:g}, an alpha is a number above 0")
         return self
 
     @property
@@ -191,6 +202,11 @@ class Lora(PeftMethod):
         place = self.place(model, head)
         if self.ends:
             place["target_modules"] = _with_ends(model, place["target_modules"], self.ends, new_tokens)
+        names = [name for name, _ in (*model.named_modules(), *model.named_parameters())]
+        own_ranks, own_alphas = (
+            in_any_order(self.rank_pattern, names),
+            in_any_order(self.alpha_pattern, names),
+        )
         # Those that begin as parts of the weights have as many rows again, which take the parts away.
         ranks, scales = (2, 2**0.5 if self.rslora else 2) if self.init in MIRRORED else (1, 1)
         return LoraConfig(
@@ -198,8 +214,8 @@ class Lora(PeftMethod):
             lora_alpha=self.alpha * scales,
             lora_dropout=self.dropout,
             use_rslora=self.rslora,
-            rank_pattern={name: rank * ranks for name, rank in self.rank_pattern.items()},
-            alpha_pattern={name: alpha * scales for name, alpha in self.alpha_pattern.items()},
+            rank_pattern={name: rank * ranks for name, rank in own_ranks.items()},
+            alpha_pattern={name: alpha * scales for name, alpha in own_alphas.items()},
             init_lora_weights="gaussian" if self.init == "gaussian" else True,
             use_dora=self.dora,
             lora_bias=self.lora_bias,
