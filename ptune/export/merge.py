@@ -69,6 +69,7 @@ def merged_of_any(model: PeftModel, dtype: torch.dtype = torch.float32) -> tuple
 
     The base needs plain weights: see `with_plain_weights`.
     """
+    _untie(model, model.active_adapter, apart=True)
     before = {name: one.clone() for name, one in _base_weights(model)} if dtype != torch.float32 else {}
     plain = merged_by_peft(model)
     if dtype == torch.float32:
@@ -186,14 +187,20 @@ def _with_weight(layer: nn.Module, weight: torch.Tensor) -> nn.Module:
     return plain
 
 
-def _untie(model: PeftModel, adapter: str) -> None:
-    """Has a merged head and embedding saved apart where one of them alone is adapted, or both are by different updates."""
+def _untie(model: PeftModel, adapter: str, *, apart: bool = False) -> None:
+    """Has a merged head and embedding saved apart where one of them alone is adapted, or both are by different updates.
+
+    apart: gives them weights of their own, for peft, which merges in place.
+    """
     base = model.get_base_model()
     ends = (base.get_input_embeddings(), base.get_output_embeddings())
     adapted = (isinstance(end, LoraLayer) and adapter in (*end.lora_A, *end.lora_embedding_A) for end in ends)
     if any(adapted):
         base.config.get_text_config().tie_word_embeddings = False
         base.config.tie_word_embeddings = False
+        embedding, head = (end.get_base_layer() if isinstance(end, LoraLayer) else end for end in ends)
+        if apart and head.weight is embedding.weight:
+            head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
 
 
 def _new_rows(model: PeftModel, adapter: str, dtype: torch.dtype) -> tuple[float, float]:

@@ -14,9 +14,12 @@ from peft import PeftModel
 from support import own_memory
 from support.bundles import peft_folder, with_peft
 from support.tiny_models import VOCAB, build
+from torch import nn
+from transformers import AutoModelForCausalLM
 
 from ptune.config.recipe import Backbone
-from ptune.export.merge import merged
+from ptune.export.merge import merged, merged_of_any
+from ptune.methods.lora import Lora
 from ptune.parity import log_softmax
 from ptune.publish.decoder_run import reference
 
@@ -34,6 +37,26 @@ def test_float32_merge_equals_the_live_adapter(family: str, tmp_path: Path) -> N
     assert np.abs(expected - found).max() < 2e-4
     assert lost < 1e-4
     assert not any("lora" in name for name in plain.state_dict())
+
+
+@pytest.mark.parametrize("end", ["head", "embedding"])
+@pytest.mark.parametrize("family", ["llama", "llama_tied"])
+def test_dora_of_an_end_that_is_tied_to_the_other_leaves_that_as_it_is(
+    family: str, end: Literal["head", "embedding"], tmp_path: Path
+) -> None:
+    base = build(tmp_path / "model", family)
+    live = Lora(r=4, dora=True, ends=(end,)).apply(AutoModelForCausalLM.from_pretrained(base)).eval()
+    assert isinstance(live, PeftModel)
+    for parameter in live.parameters():
+        if parameter.requires_grad:
+            nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():
+        expected = log_softmax(live(IDS).logits.numpy())
+        plain, _ = merged_of_any(live)
+        plain.save_pretrained(tmp_path / "merged")  # type: ignore[operator]  # a transformers model
+        again = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+        found = [log_softmax(one(IDS).logits.numpy()) for one in (plain, again)]
+    assert [bool(np.abs(expected - one).max() < 2e-4) for one in found] == [True, True]
 
 
 @pytest.mark.parametrize("mapped", [False, True])
@@ -59,8 +82,11 @@ def test_quantised_base_is_dequantised_first(
 MERGE = """
 import torch
 from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM
 from ptune.config.recipe import Backbone
-from ptune.export.merge import merged
+from ptune.export.merge import merged, merged_of_any
+from ptune.methods.lora import Lora
 from ptune.publish.decoder_run import reference
 
 model = reference(Backbone(model=sys.argv[1], quantize="nf4")).model
