@@ -29,6 +29,11 @@ MERGED = (  # as Gemma has it: the system message is part of the first question
     "{% for m in messages %}{% if m.role != 'system' %}<|im_start|>{{ m.role }}\n{{ lead if loop.index0 < 2 and m.role == 'user' }}"
     "{{ m.content }}<|im_end|>\n{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>model\n{% endif %}"
 )
+BARE_SPACES = (  # a no-break space, a zero-width joiner, braces and quotes of Go's and of a Modelfile's own
+    "{% for m in messages %}<|im_start|>{{ m.role }}\u00a0:\u200d{{ '{' }}{{ m.content }}{{ '} {{ }} \"\"\"\"' }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\u00a0:\u200d{{ '{' }}{% endif %}"
+)
+DATED = "{{ strftime_now('%d %b %Y') }}\n" + CHATML
 SYSTEM = {"role": "system", "content": "Be kind."}
 TURNS = (
     {"role": "user", "content": "Hello, {you}!"},
@@ -45,6 +50,23 @@ def codec_of(template: str, *, bos: bool = False, system: str | None = None) -> 
     return ChatCodec(backend, template, special, [2, 4], 64, system)
 
 
+def read_by_ollama(modelfile: str) -> list[tuple[str, str]]:
+    """A Modelfile's commands, by the rules of Ollama's parser: a value in quotes ends at the first line's end where it is closed,
+    has no escapes, and of what Go does not print has blanks and line ends alone."""
+    found: list[tuple[str, str]] = []
+    lines = iter(modelfile.split("\n"))
+    for line in lines:
+        if not line or line.startswith("#"):
+            continue
+        name, _, value = line.partition(" ")
+        mark = next((mark for mark in ('"""', '"') if value.startswith(mark)), "")
+        while mark and not (value.endswith(mark) and len(value) >= 2 * len(mark)):
+            value += "\n" + next(lines)
+        value = value[len(mark) : len(value) - len(mark)]
+        found.append((name, "".join(one for one in value if one in "\t\n" or one.isprintable())))
+    return found
+
+
 def in_go(template: str, folder: Path, messages: Sequence[dict[str, str]]) -> str:
     """What Go's text/template makes of it: as a chart's define, which gets the messages as its dot."""
     helm = pytest.importorskip("helm_python", reason="needs pip install helm-python-sdk")
@@ -59,7 +81,11 @@ def in_go(template: str, folder: Path, messages: Sequence[dict[str, str]]) -> st
 
 
 @pytest.mark.parametrize("first", [[], [SYSTEM]], ids=["bare", "system"])
-@pytest.mark.parametrize("template", [CHATML, DEFAULTED, HEADERS], ids=["chatml", "defaulted", "headers"])
+@pytest.mark.parametrize(
+    "template",
+    [CHATML, DEFAULTED, HEADERS, BARE_SPACES],
+    ids=["chatml", "defaulted", "headers", "bare spaces"],
+)
 def test_go_says_what_jinja_says(template: str, first: list[dict[str, str]], tmp_path: Path) -> None:
     codec = codec_of(template, bos=template == HEADERS)
     pieces = pieces_of(codec)
@@ -96,6 +122,62 @@ def test_no_template_that_would_not_be_the_models() -> None:
     assert 'TEMPLATE "' not in text
     assert "ADAPTER" not in text
     assert "# No TEMPLATE" in text
+
+
+@pytest.mark.parametrize(
+    "system",
+    [
+        "Sois bref\u00a0: « oui\u202f» ou non.",
+        'Quote with """, or with "one"',
+        "A family: \U0001f468\u200d\U0001f469\u200d\U0001f467.\n\n{{ .System }}",
+        'Ends in a "quote"',
+        'First ""\n"second"\tthird\n',
+    ],
+)
+@pytest.mark.parametrize("template", [CHATML, DEFAULTED, HEADERS], ids=["chatml", "defaulted", "headers"])
+def test_a_system_message_reaches_the_prompt_as_it_was_trained(
+    template: str, system: str, tmp_path: Path
+) -> None:
+    codec = codec_of(template, bos=template == HEADERS, system=system)
+    commands = read_by_ollama(modelfile(codec, "base.gguf", None, 64, pieces_of(codec)))
+    said = dict(commands)
+    turns = [TURNS[0]] if "SYSTEM" not in said else [{"role": "system", "content": said["SYSTEM"]}, TURNS[0]]
+    assert codec.template is not None
+    wanted = codec.template.render(
+        [{"role": "system", "content": system}, TURNS[0]], add_generation_prompt=True
+    )
+    if template == HEADERS:  # which cuts blanks around contents off, as a Modelfile says that it cannot
+        wanted = wanted.removeprefix("<s>").replace(
+            system.strip(), system if "SYSTEM" in said else system.strip()
+        )
+    assert in_go(said["TEMPLATE"], tmp_path / "chart", turns) == wanted
+    own = [{"role": "system", "content": "Be kind."}, TURNS[0]]
+    assert "Be kind." in (there := in_go(said["TEMPLATE"], tmp_path / "own", own))
+    assert system not in there
+
+
+def test_a_system_message_that_no_template_can_hold_is_said_to_be_missing() -> None:
+    codec = codec_of(MERGED, system="Sois bref\u00a0!")
+    text = modelfile(codec, "base.gguf", None, 64, pieces_of(codec))
+    assert "# No SYSTEM" in text
+    assert "\nSYSTEM" not in text
+
+
+def test_a_template_that_writes_the_date_says_so() -> None:
+    codec = codec_of(DATED)
+    assert "today's date" in modelfile(codec, "base.gguf", None, 64, pieces_of(codec))
+    plain = codec_of(CHATML)
+    assert "today's date" not in modelfile(plain, "base.gguf", None, 64, pieces_of(plain))
+
+
+def test_a_stop_is_written_as_ollama_reads_it() -> None:
+    ends = {'<|"|>': 'PARAMETER stop """<|"|>"""', "<\\end>": 'PARAMETER stop "<\\end>"'}
+    codec = codec_of(CHATML)
+    codec.tokenizer.add_special_tokens([*ends])
+    ids = [codec.tokenizer.token_to_id(text) for text in ends]
+    codec = ChatCodec(codec.tokenizer, CHATML, codec.special_tokens, ids, 64)
+    text = modelfile(codec, "base.gguf", None, 64, pieces_of(codec))
+    assert {*ends.values()} <= {*text.splitlines()}
 
 
 def test_stops_system_and_context() -> None:

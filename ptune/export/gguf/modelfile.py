@@ -2,24 +2,31 @@
 
 Its prompts are Go templates. One is made of a chat template only where that writes each message between fixed pieces of text, which
 rendering says: the pieces are taken from short conversations and have to make up longer ones, character by character.
+A Modelfile's values have no escapes, and of characters that Go does not print, such as a no-break space, Ollama reads none: these
+are written as constants of the Go template.
 https://docs.ollama.com/modelfile
 """
 
 from __future__ import annotations
 
-import json
+import datetime
+import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.template import ChatTemplate
 from ptune.errors import TemplateError
 from ptune.export.gguf.vocabulary import around_text
 
 LARGEST_CONTEXT = 8192  # tokens: Ollama's cache takes memory for all of them
 Turn = tuple[str, str]
 _SYSTEM, _USER, _ASSISTANT = "system", "user", "assistant"
+_QUOTES = '"""'
+_ANOTHER_DAY = datetime.datetime(1999, 2, 3, 4, 5, 6)
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,7 @@ class Pieces:
     default: str  # where no system message comes first
     asking: str  # before the answer
     trims: bool = False  # spaces around a message are cut off, as no Go template of Ollama's can
+    dated: bool = False  # some of it is the date, as it was when this was taken apart
 
     def rendered(self, turns: Sequence[Turn]) -> str:
         """What the Go template makes of a conversation."""
@@ -39,11 +47,12 @@ class Pieces:
 
     def go(self) -> str:
         """As a Go template over Ollama's `.Messages`."""
-        (system, user, assistant) = (self.around.get(role) for role in (_SYSTEM, _USER, _ASSISTANT))
+        around = {role: (_in_go(before), _in_go(after)) for role, (before, after) in self.around.items()}
+        (system, user, assistant) = (around.get(role) for role in (_SYSTEM, _USER, _ASSISTANT))
         assert user is not None
         assert assistant is not None
         lead = (
-            f'{{{{ if and (eq $i 0) (ne .Role "system") }}}}{self.default}{{{{ end }}}}'
+            f'{{{{ if and (eq $i 0) (ne .Role "system") }}}}{_in_go(self.default)}{{{{ end }}}}'
             if self.default
             else ""
         )
@@ -57,8 +66,29 @@ class Pieces:
             f'{lead}{first} eq .Role "user" }}}}{user[0]}{{{{ .Content }}}}{user[1]}'
             f'{{{{ else if eq .Role "assistant" }}}}{assistant[0]}{{{{ .Content }}}}'
             f"{{{{ if not $last }}}}{assistant[1]}{{{{ end }}}}{{{{ end }}}}"
-            f'{{{{ if and $last (ne .Role "assistant") }}}}{self.asking}{{{{ end }}}}{{{{ end }}}}'
+            f'{{{{ if and $last (ne .Role "assistant") }}}}{_in_go(self.asking)}{{{{ end }}}}{{{{ end }}}}'
         )
+
+
+def _in_go(text: str) -> str:
+    """A piece of text in a Go template: what would be read otherwise as a constant."""
+
+    def constant(found: re.Match[str]) -> str:
+        escaped = "".join(rf"\U{ord(one):08x}" for one in found[0])
+        return f'{{{{ "{escaped}" }}}}'
+
+    lost = "".join(re.escape(one) for one in sorted({*text}) if not _is_read(one))
+    return re.sub(rf'[{{{lost}]+|"{{3,}}', constant, text)
+
+
+def _is_read(character: str) -> bool:
+    """Whether Ollama keeps a character of a Modelfile: those that Go prints, and blanks."""
+    return character in " \t\n\r" or unicodedata.category(character)[0] in "LMNPS"
+
+
+def _is_value(text: str) -> bool:
+    """Whether Ollama reads a text as it is, between quotes."""
+    return _QUOTES not in text and all(map(_is_read, text))
 
 
 def pieces_of(codec: ChatCodec) -> Pieces | None:
@@ -72,12 +102,21 @@ def pieces_of(codec: ChatCodec) -> Pieces | None:
         )
     except (TemplateError, ValueError):
         return None
-    literals = [] if found is None else [found.default, found.asking, *sum(found.around.values(), ())]
-    plain = not any(mark in text for text in literals for mark in ("{{", "}}", '"""'))
-    if found is None or not fits or not plain:
+    if found is None or not fits:
         return None
     spaced = [(_USER, " A word \n")]
-    return replace(found, trims=found.rendered(spaced) != _text(codec, spaced))
+    trims = found.rendered(spaced) != _text(codec, spaced)
+    return replace(found, trims=trims, dated=_is_dated(codec))
+
+
+def _is_dated(codec: ChatCodec) -> bool:
+    """Whether the chat template writes what day it is."""
+    assert codec.template is not None
+    then = ChatTemplate(codec.template.source, codec.special_tokens, now=lambda: _ANOTHER_DAY)
+    then.expect_parts()
+    told = [{"role": _USER, "content": "A word"}]
+    variables = {**codec.defaults.chat_template_kwargs}
+    return then.render(told, **variables) != codec.template.render(told, **variables)
 
 
 def _taken_apart(codec: ChatCodec) -> Pieces | None:
@@ -134,23 +173,54 @@ def modelfile(codec: ChatCodec, base: str, adapter: str | None, context: int, pi
             "# Ollama from 0.34.1 on is said to refuse ADAPTER; `ptune export RUN --gguf --merge` makes one model."
         ]
         lines += [f"ADAPTER ./{adapter}"]
-    if pieces is not None:
-        lines += [f'TEMPLATE """{pieces.go()}"""']
-        if pieces.trims:
-            lines += ["# The model's own template cuts spaces around a message off; this one cannot."]
-    elif codec.template is not None:
-        lines += [
-            "# No TEMPLATE: the model's own chat template is no sequence of fixed pieces of text, so that a Go template would",
-            "# write other prompts. Ollama guesses one from the base's chat template; llama-server renders that itself.",
-        ]
-    if codec.system is not None and '"""' not in codec.system:
-        lines += [f'SYSTEM """{codec.system}"""']
+    pieces, said = _with_system(codec, pieces)
+    lines += _template(codec, pieces) + said
     added = codec.tokenizer.get_added_tokens_decoder()
     stops = [codec.tokenizer.id_to_token(token) for token in sorted(codec.eos_ids) if token in added]
-    lines += [f"PARAMETER stop {json.dumps(text, ensure_ascii=False)}" for text in stops]
+    lines += [f"PARAMETER stop {_quoted(text)}" for text in stops if _is_value(text)]
     lines += [
         "# Ollama's own default of 1.1 would change the distribution that was trained.",
         "PARAMETER repeat_penalty 1",
         f"PARAMETER num_ctx {min(context, LARGEST_CONTEXT)}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _template(codec: ChatCodec, pieces: Pieces | None) -> list[str]:
+    """The lines that say how prompts are written."""
+    if pieces is not None:
+        lines = [f"TEMPLATE {_QUOTES}{pieces.go()}{_QUOTES}"]
+        if pieces.trims:
+            lines += ["# The model's own template cuts spaces around a message off; this one cannot."]
+        if pieces.dated:
+            lines += [
+                "# The model's own template writes today's date; this one that of the day of the export."
+            ]
+        return lines
+    if codec.template is None:
+        return []
+    return [
+        "# No TEMPLATE: the model's own chat template is no sequence of fixed pieces of text, so that a Go template would",
+        "# write other prompts. Ollama guesses one from the base's chat template; llama-server renders that itself.",
+    ]
+
+
+def _with_system(codec: ChatCodec, pieces: Pieces | None) -> tuple[Pieces | None, list[str]]:
+    """The pieces, and the lines that bring the run's system message. What no value can hold is a part of the template."""
+    if codec.system is None:
+        return pieces, []
+    if _is_value(codec.system):
+        return pieces, [f"SYSTEM {_QUOTES}{codec.system}{_QUOTES}"]
+    if pieces is None or _SYSTEM not in pieces.around:
+        return pieces, [
+            "# No SYSTEM: Ollama would read another text than the run's system message, which has three quotes in a row or",
+            "# characters that Ollama leaves out. Send it as the first message of each conversation.",
+        ]
+    before_user = pieces.around[_USER][0]
+    lead, _ = _text(codec, [(_SYSTEM, codec.system), (_USER, "U0u")], asking=False).rsplit("U0u", 1)
+    return replace(pieces, default=lead.removesuffix(before_user)), []
+
+
+def _quoted(text: str) -> str:
+    """A value of a Modelfile."""
+    return f"{_QUOTES}{text}{_QUOTES}" if '"' in text or "\n" in text else f'"{text}"'
