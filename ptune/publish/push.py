@@ -120,7 +120,7 @@ def _of_run(run: FinishedRun) -> Upload:
 
 def _of_bundle(bundle: Bundle) -> Upload:
     manifest = bundle.manifest
-    known = {**manifest.codec, **manifest.golden}
+    known = {**manifest.codec, **manifest.golden, **manifest.vision}
     for graph in manifest.graphs.values():
         known |= graph.files
     records = {name: bundle.adapter(name) for name in manifest.adapters}

@@ -14,6 +14,7 @@ from support.fake_hub import FakeHub, fake_hub
 from support.tiny_models import build
 
 from ptune.cli import main
+from ptune.formats.bundle import VISION, hashes
 from ptune.formats.run import Run
 
 
@@ -81,6 +82,16 @@ def test_a_bundle_and_a_damaged_one(tmp_path: Path, hub: FakeHub, capsys: pytest
     assert main(["push", str(bundle.folder), "me/bundle", "--endpoint", hub.url]) == 1
     assert "damaged" in capsys.readouterr().err
     assert len(hub.commits) == 1
+
+
+def test_a_bundle_that_sees_images_goes_up_with_its_tower(tmp_path: Path, hub: FakeHub) -> None:
+    _, _, bundle = tiny_bundle(tmp_path)
+    (bundle.folder / "vision").mkdir()
+    (bundle.folder / VISION).write_bytes(b"a graph")
+    seeing = bundle.manifest.model_copy(update={"vision": hashes(bundle.folder, "vision")})
+    bundle.write_manifest(seeing)
+    assert main(["push", str(bundle.folder), "me/seeing", "--endpoint", hub.url]) == 0
+    assert hub.commits[0][1][VISION] == b"a graph"
 
 
 @pytest.mark.parametrize(
