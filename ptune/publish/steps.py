@@ -29,9 +29,11 @@ def check_place(out: Path, force: bool, record: str = "manifest.json") -> None:
         return
     what = EXPORTS[record]
     try:
-        read_json(out / record)
+        ours = "format" in read_json(out / record)  # other programs have a manifest.json, too
     except FormatError:
-        raise UsageError(f"{out} exists and is not a {what}: choose another --out") from None
+        ours = False
+    if not ours:
+        raise UsageError(f"{out} exists and is not a {what}: choose another --out")
     if not force:
         raise UsageError(f"{out} exists already: choose another --out, or replace it with --force")
 
