@@ -70,17 +70,16 @@ def check_followable(run: Run) -> None:
 
 
 def unpack(run: Run, step: int, folder: Path) -> None:
-    """Writes a checkpoint as an adapter in PEFT's format, with the files that serving needs.
+    """Writes a checkpoint as an adapter in PEFT's format, with the files that serving needs: the weights that were validated.
 
     Raises: FormatError if the checkpoint is damaged or gone.
     """
-    place = run.checkpoints_path / f"step-{step}"
-    weights = place / "weights.safetensors"
+    place, recipe = run.checkpoints_path / f"step-{step}", Recipe.load(run.recipe_path)
+    weights = place / f"{'weights' if recipe.train.ema is None else 'average'}.safetensors"
     expected = read_json(place / "state.json").get("files", {}).get(weights.name)
     if not weights.is_file() or sha256_of(weights) != expected:
         raise FormatError(f"{weights} is damaged")
-    recipe, factors = Recipe.load(run.recipe_path), {}
-    method = recipe.method
+    method, factors = recipe.method, {}
     assert isinstance(method, Lora)
     targets = set()
     for name, tensor in load_file(weights).items():

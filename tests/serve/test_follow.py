@@ -39,20 +39,33 @@ from ptune_serve.follow import Follow, following
 PROMPT = [5, 17, 99, 23, 300, 41]
 
 
+def recipe_in(folder: Path, ema: float | None = None) -> Recipe:
+    """Of a run whose every checkpoint stays."""
+    steps = Train(
+        max_steps=3,
+        lr=2e-2,
+        batch_size=4,
+        validate_every=1,
+        save_every=1,
+        keep_checkpoints=9,
+        ema=ema,
+    )
+    return Recipe(
+        task=Chat(system="Answer like Bierce."),
+        method=Lora(r=4, target_modules=("q_proj", "down_proj"), rslora=True),
+        backbone=Backbone.model_validate({"model": str(folder / "model"), "dtype": "float32"}),
+        data=Data(files=(folder / "data.jsonl",), validation_share=0.45),
+        train=steps,
+    )
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model and its bundle, and a run whose every checkpoint is still there."""
     folder = tmp_path_factory.mktemp("follow")
     build(folder / "model", "llama")
     write_jsonl(folder / "data.jsonl", conversations(40))
-    recipe = Recipe(
-        task=Chat(system="Answer like Bierce."),
-        method=Lora(r=4, target_modules=("q_proj", "down_proj"), rslora=True),
-        backbone=Backbone.model_validate({"model": str(folder / "model"), "dtype": "float32"}),
-        data=Data(files=(folder / "data.jsonl",), validation_share=0.45),
-        train=Train(max_steps=3, lr=2e-2, batch_size=4, validate_every=1, save_every=1, keep_checkpoints=9),
-    )
-    train(recipe, folder / "run")
+    train(recipe_in(folder), folder / "run")
     publish.export_backbone(Backbone(model=str(folder / "model")), folder / "bundle", threads=1)
     return folder
 
@@ -88,6 +101,17 @@ def test_a_checkpoint_unpacked_is_what_the_run_saves_at_its_end(place: Path, tmp
     peft_says: Any = with_peft(place / "model", found)
     assert isinstance(peft_says, PeftModel)
     assert peft_says.peft_config["default"].use_rslora
+
+
+def test_of_a_run_that_averages_its_weights_the_average_is_served(place: Path, tmp_path: Path) -> None:
+    run = train(recipe_in(place, ema=0.9), tmp_path / "averaged")
+    step = best_step(run)
+    assert step is not None
+    found = unpacked(run.folder, step, tmp_path / "found")
+    ours, theirs = (load_file(path / "adapter_model.safetensors") for path in (found, run.adapter_path))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    raw = load_file(run.checkpoints_path / f"step-{step}" / "weights.safetensors")
+    assert any(not torch.equal(raw[name.replace(".weight", ".default.weight")], ours[name]) for name in ours)
 
 
 def test_a_damaged_checkpoint_and_one_that_is_gone(place: Path, tmp_path: Path) -> None:
