@@ -11,12 +11,12 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
-Value = TypeVar("Value", int, float)
+Value = TypeVar("Value", bound=float)
 
 
 def in_any_order(patterns: Mapping[str, Value], names: Iterable[str]) -> dict[str, Value]:
     """The patterns as they are where no two differ about one of these layers; else each layer's whole name, as a pattern."""
-    matched = {
+    matched: dict[str, list[Value]] = {
         name: [value for pattern, value in patterns.items() if matches(pattern, name)] for name in names
     }
     if all(len({*values}) <= 1 for values in matched.values()):

@@ -191,6 +191,11 @@ def _agreed(parts: Sequence[Part]) -> list[str]:
             raise AdapterError(
                 f"{first.name} and {other.name} are of different bases, {first.base} and {other.base}"
             )
+        revisions = [part.config.get("revision") for part in (first, other)]
+        if None in hashes and None not in revisions and revisions[0] != revisions[1]:
+            raise AdapterError(
+                f"{first.name} and {other.name} are of different revisions of {first.base}, {revisions[0]} and {revisions[1]}"
+            )
         if None in hashes:
             notes.append(f"{first.name} and {other.name} are of the same base by its name; no hash says so")
         tasks = [part.facts.get("task", "chat") for part in (first, other)]

@@ -174,7 +174,8 @@ def test_a_stop_is_written_as_ollama_reads_it() -> None:
     ends = {'<|"|>': 'PARAMETER stop """<|"|>"""', "<\\end>": 'PARAMETER stop "<\\end>"'}
     codec = codec_of(CHATML)
     codec.tokenizer.add_special_tokens([*ends])
-    ids = [codec.tokenizer.token_to_id(text) for text in ends]
+    added = codec.tokenizer.get_added_tokens_decoder()
+    ids = [token for token, one in added.items() if one.content in ends]
     codec = ChatCodec(codec.tokenizer, CHATML, codec.special_tokens, ids, 64)
     text = modelfile(codec, "base.gguf", None, 64, pieces_of(codec))
     assert {*ends.values()} <= {*text.splitlines()}

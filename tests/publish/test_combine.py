@@ -168,12 +168,30 @@ def test_runs_are_measured_and_the_result_is_added(
     assert ptune.combine([one, two], tmp_path / "again", evaluate=False).rank == 8
 
 
+def changed(adapter: Path, **fields: Any) -> None:
+    """Gives an adapter_config.json other fields."""
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | fields))
+
+
+def test_factors_that_peft_would_ignore_are_refused(parts: list[Path], tmp_path: Path) -> None:
+    fewer = shutil.copytree(parts[1], tmp_path / "fewer")
+    changed(fewer, target_modules=["q_proj", "v_proj"])
+    with pytest.raises(AdapterError, match=r"does not target these.*layers\.0\.mlp\.down_proj"):
+        combine([parts[0], fewer], tmp_path / "out", Combination())
+
+
 def test_another_base_is_refused(parts: list[Path], tmp_path: Path) -> None:
     other = shutil.copytree(parts[1], tmp_path / "other")
-    config = json.loads((other / "adapter_config.json").read_text())
-    (other / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "elsewhere"}))
+    changed(other, base_model_name_or_path="elsewhere")
     with pytest.raises(AdapterError, match=r"a and other are of different bases, .*model and elsewhere"):
         combine([parts[0], other], tmp_path / "out", Combination())
+    of_commits = []
+    for part, commit in zip(parts, ("0a1b", "2c3d"), strict=True):
+        of_commits.append(shutil.copytree(part, tmp_path / f"at_{commit}"))
+        changed(of_commits[-1], revision=commit)
+    with pytest.raises(AdapterError, match=r"are of different revisions of .*model, 0a1b and 2c3d"):
+        combine(of_commits, tmp_path / "out", Combination())
     for folder, digest in ((parts[0], "a" * 64), (other, "b" * 64)):
         copied = shutil.copytree(folder, tmp_path / digest[:1], dirs_exist_ok=True)
         (copied / "ptune.json").write_text(json.dumps({"base": digest, "quantize": "nf4", "task": "chat"}))

@@ -46,6 +46,7 @@ _ENDS = (
     "embed_tokens",
     "wte",
 )  # a decoder's first and last layers, which have sockets only where the bundle was exported with them
+IGNORED = "adapter_config.json does not target these, so peft would ignore their factors"
 POOLER = "pooler"  # a part of transformers' encoders that belongs to the head
 
 
@@ -188,6 +189,8 @@ def pairs_of(folder: Path, asked: str) -> dict[str, Pair]:
             misfits.add("one of the two factors is missing", module)
         elif any(len(shape) != 2 for shape in shapes):
             misfits.add("convolutions", module)
+        elif not config.targets(module):
+            misfits.add(IGNORED, module)
         elif shapes[0][0] != shapes[1][1] or shapes[0][0] != config.rank(module):
             misfits.add("their factors are not of the rank in adapter_config.json", module)
         elif not all(np.isfinite(pair[factor]).all() for factor in "AB"):
@@ -296,7 +299,7 @@ def _check_pair(
     module: str, socket: Socket, pair: dict[str, Factor], config: LoraConfig, misfits: Misfits
 ) -> None:
     if not config.targets(module):
-        misfits.add("adapter_config.json does not target these, so peft would ignore their factors", module)
+        misfits.add(IGNORED, module)
     for factor, shape in zip("AB", _shapes(socket, config.rank(module)), strict=True):
         tensor = pair.get(factor)
         if tensor is None:

@@ -176,7 +176,7 @@ def modelfile(codec: ChatCodec, base: str, adapter: str | None, context: int, pi
     pieces, said = _with_system(codec, pieces)
     lines += _template(codec, pieces) + said
     added = codec.tokenizer.get_added_tokens_decoder()
-    stops = [codec.tokenizer.id_to_token(token) for token in sorted(codec.eos_ids) if token in added]
+    stops = [added[token].content for token in sorted(codec.eos_ids) if token in added]
     lines += [f"PARAMETER stop {_quoted(text)}" for text in stops if _is_value(text)]
     lines += [
         "# Ollama's own default of 1.1 would change the distribution that was trained.",
