@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from tokenizers import Tokenizer
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -12,10 +13,13 @@ from ptune.backbone.new_tokens import add_tokens
 from ptune.backbone.rope import EXTENDED
 from ptune.backbone.vision_language import sees_images, vision_of
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.template_request import with_defaults
+from ptune.codecs.served_template import served_template
 from ptune.codecs.vision import Vision
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def codec_for(
@@ -64,11 +68,25 @@ def codec_of(
 
 
 def transformers_tokenizer(codec: ChatCodec) -> PreTrainedTokenizerFast:
-    """The codec's tokenizer for transformers; its `save_pretrained` completes a model folder."""
+    """The codec's tokenizer for transformers, with the chat template as it is served; its `save_pretrained` completes a model folder."""
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=codec.tokenizer, **codec.special_tokens)
-    if codec.template is not None:
-        tokenizer.chat_template = with_defaults(codec.template.source, codec.defaults.chat_template_kwargs)
+    if (template := served_template(codec)) is not None:
+        tokenizer.chat_template = template
     return tokenizer
+
+
+def save_folder(
+    model: PreTrainedModel, codec: ChatCodec, folder: Path, state: dict[str, Tensor] | None = None
+) -> None:
+    """Writes a plain transformers folder, whose answers end where the codec's do: a chat template's end is often no end of the base's.
+
+    state: replaces the model's own weights, which may be sharded.
+    """
+    ends, settings = sorted(codec.eos_ids), model.generation_config
+    if ends and settings is not None:
+        settings.eos_token_id = ends if len(ends) > 1 else ends[0]
+    model.save_pretrained(folder, state_dict=state)
+    transformers_tokenizer(codec).save_pretrained(folder)
 
 
 def context_of(tokenizer: PreTrainedTokenizerBase, config: PretrainedConfig) -> int | None:

@@ -91,6 +91,11 @@ class ChatTemplate:
         except Exception as error:  # a template is a third party's program: it may fail in any way
             raise TemplateError(f"the chat template cannot render these messages: {error}") from None
 
+    @property
+    def takes_parts(self) -> bool:
+        """Whether it shows a text as a list of parts alone, as `expect_parts` has found."""
+        return self._parts
+
     def expect_parts(self) -> None:
         """Finds out whether the template shows a text only as a list of parts, as those of some models that see images do, and
         hands texts over as such from now on."""

@@ -42,7 +42,11 @@ def require_variables(template: ChatTemplate, taken: Collection[str], variables:
 
 
 def with_defaults(source: str, variables: Variables) -> str:
-    """A template's source in which variables that it reads have these values where none are given, for other servers."""
+    """A template's source in which variables that it reads have these values where none are given, for other servers.
+
+    It begins on a line of its own, which it would not be read from otherwise: blanks before its first block are no text, and a
+    line end is.
+    """
     values = {
         name: "none" if value is None else json.dumps(value, ensure_ascii=False)
         for name, value in variables.items()
@@ -51,7 +55,7 @@ def with_defaults(source: str, variables: Variables) -> str:
         f"{{% if {name} is not defined %}}{{% set {name} = {value} %}}{{% endif %}}"
         for name, value in values.items()
     )
-    return "".join(set_) + source
+    return "".join([*set_, "\n"]) + source if values else source
 
 
 def render_open(

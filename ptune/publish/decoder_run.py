@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.float32 import in_float32
 from ptune.backbone.image_rows import show
 from ptune.backbone.load import Loaded, load
-from ptune.backbone.tokenizer import transformers_tokenizer
+from ptune.backbone.tokenizer import save_folder
 from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.vision import FIRST_ROW, has_images
@@ -105,8 +105,7 @@ class TrainedDecoder:
             wanted = getattr(torch, dtype)
             plain, lost = merged(live, wanted, part) if ours else merged_of_any(live, wanted)
             assert isinstance(plain, PreTrainedModel)
-            plain.save_pretrained(part)
-            transformers_tokenizer(self.loaded.codec).save_pretrained(part)
+            save_folder(plain, self.loaded.codec, part)
             in_float32(plain)
             after = logprobs(plain, self.probes)  # the saved weights, computed in float32
             hop = compare("live adapter → merged", before, after, max_abs_logprob=limit)

@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 from ptune.backbone.load import published_config
 from ptune.backbone.locate import Source, locate
 from ptune.codecs.chat import ChatCodec
+from ptune.codecs.served_template import served_template
 from ptune.config.recipe import Backbone
 from ptune.errors import ParityError
 from ptune.export.gguf.adapter import layers_of, write_adapter
@@ -26,7 +27,7 @@ from ptune.export.gguf.families import context_of, family_of
 from ptune.export.gguf.modelfile import modelfile, pieces_of
 from ptune.export.gguf.pre_tokenizer import pre_tokenizer
 from ptune.export.gguf.rounding import FOUR_BITS
-from ptune.export.gguf.vocabulary import HARD, served_template, vocabulary_of
+from ptune.export.gguf.vocabulary import HARD, vocabulary_of
 from ptune.export.gguf.write import Facts, copy_with, write_model
 from ptune.export.merge import with_plain_weights
 from ptune.formats.bundle import BASE, Hop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import httpx
 import pytest
 from support.tiny_tokenizers import CHATML, SPECIAL, _sample_lines
 from tokenizers import (
@@ -21,7 +22,7 @@ from tokenizers import (
 
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import UsageError
-from ptune.export.gguf.vocabulary import HARD, served_template, vocabulary_of
+from ptune.export.gguf.vocabulary import HARD, vocabulary_of
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("xllamacpp") is None, reason="llama.cpp is not installed: pip install xllamacpp"
@@ -135,12 +136,21 @@ def test_other_tokenizers_are_refused() -> None:
         vocabulary_of(codec, 3)
 
 
-def test_the_template_brings_the_system_message_of_the_training() -> None:
-    codec = codec_of(byte_level(None), system='Say "no" {twice}.')
-    source = served_template(codec)
-    assert source is not None
-    question = [{"role": "user", "content": "Hi"}]
-    own = [{"role": "system", "content": "Other."}, *question]
-    other = codec.with_template(source)
-    assert other.encode_prompt(question) == codec.encode_prompt(question)
-    assert other.encode_prompt(own) == codec.encode_prompt(own)
+@pytest.mark.parametrize("lead", ["", "\n"], ids=["at once", "after a line end"])
+def test_llama_server_brings_the_system_message_of_the_training(lead: str, tmp_path: Path) -> None:
+    from ptune.export.gguf.write import write_carrier
+    from ptune.llama_cpp.server import serving
+
+    said = 'Say "no" {twice}.\n{% raw %}\t\\n « non »\u00a0🙂'
+    codec = codec_of(byte_level(None), system=said, template=lead + CHATML)
+    write_carrier(tmp_path / "model.gguf", vocabulary_of(codec, codec.vocab_size), "gpt-2")
+    asked = [{"role": "user", "content": "Hi"}]
+    assert codec.template is not None
+    with serving(tmp_path / "model.gguf", context=64) as url:
+        for first, meant in (([], said), ([{"role": "system", "content": "Other."}], "Other.")):
+            answer = httpx.post(
+                f"{url}/apply-template", json={"messages": [*first, *asked]}, timeout=60, trust_env=False
+            )
+            assert answer.json()["prompt"] == codec.template.render(
+                [{"role": "system", "content": meant}, *asked], add_generation_prompt=True
+            )

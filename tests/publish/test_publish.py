@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import transformers
 from support.bundles import peft_folder
 from support.tiny_models import CHATML, build, conversations, write_jsonl
 
@@ -182,6 +183,24 @@ def test_a_lossy_merge_is_refused_and_saves_nothing(place: Path) -> None:
     assert hop.passed
     assert lost is not None
     assert lost < 1e-4
+
+
+def test_a_merged_folder_asks_as_it_was_trained(place: Path, tmp_path: Path) -> None:
+    run = Run.open(place / "lora")
+    publish.merge_run(run, tmp_path / "merged")
+    asked = [{"role": "user", "content": "Hi"}]
+    codec = ChatCodec.open(run.codec_path)
+    template = codec.template
+    assert template is not None
+    wanted = template.render([{"role": "system", "content": SYSTEM}, *asked], add_generation_prompt=True)
+    plain = transformers.AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert plain.apply_chat_template(asked, add_generation_prompt=True, tokenize=False) == wanted
+    own = [{"role": "system", "content": "Other."}, *asked]
+    said = plain.apply_chat_template(own, add_generation_prompt=True, tokenize=False)
+    assert said == template.render(own, add_generation_prompt=True)
+    ends = transformers.GenerationConfig.from_pretrained(tmp_path / "merged").eos_token_id
+    assert ends == sorted(codec.eos_ids)
+    assert len(ends) > 1  # one of them is the template's own
 
 
 def test_what_changed_since_training_is_refused(place: Path, tmp_path: Path) -> None:

@@ -19,7 +19,6 @@ from ptune.backbone.tokenizer import transformers_tokenizer
 from ptune.child import module_command
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import BackboneError, UsageError
-from ptune.export.gguf.vocabulary import served_template
 from ptune.formats.genai_export import SETTINGS
 from ptune.formats.whole_write import read_json, write_json
 
@@ -42,7 +41,8 @@ def build(model: PreTrainedModel, codec: ChatCodec, out: Path, *, places: bool) 
     """
     with TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as rest:
         plain, adapter = Path(rest) / "model", Path(rest) / "adapter"
-        _save(model, codec, plain)
+        model.save_pretrained(plain)
+        transformers_tokenizer(codec).save_pretrained(plain)
         options = ["-i", plain, "-o", out, "-p", "fp32", "-e", "cpu", "-c", Path(rest) / "cache"]
         if places:
             _save_adapter(model, adapter)
@@ -56,14 +56,6 @@ def build(model: PreTrainedModel, codec: ChatCodec, out: Path, *, places: bool) 
             f"onnxruntime-genai's model builder cannot build a {kind}, it says: {said.replace(str(plain), kind)}"
         )
     _settle(out / SETTINGS, codec.eos_ids)
-
-
-def _save(model: PreTrainedModel, codec: ChatCodec, folder: Path) -> None:
-    """A plain transformers folder, with the chat template as it is served."""
-    model.save_pretrained(folder)
-    tokenizer = transformers_tokenizer(codec)
-    tokenizer.chat_template = served_template(codec)
-    tokenizer.save_pretrained(folder)
 
 
 def _save_adapter(model: PreTrainedModel, folder: Path) -> None:

@@ -15,7 +15,7 @@ import gguf
 from gguf import TokenType
 
 from ptune.codecs.chat import ChatCodec
-from ptune.codecs.template_request import with_defaults
+from ptune.codecs.served_template import served_template
 from ptune.errors import UsageError
 
 PRE = (
@@ -35,21 +35,6 @@ HARD = (
     "....... !!!??? ---- ____ ''' \"\"\" CamelCase snake_case ALLCAPS mIxEd",
 )
 """Texts that tell ways of splitting apart."""
-
-_SYSTEM = (
-    "{% if not messages or messages[0]['role'] != 'system' %}"
-    "{% set messages = [{'role': 'system', 'content': SYSTEM}] + messages %}{% endif %}"
-)
-
-
-def served_template(codec: ChatCodec) -> str | None:
-    """The chat template with what the run was trained with: variables, and its system message where a conversation has none."""
-    if codec.template is None:
-        return None
-    source = with_defaults(codec.template.source, codec.defaults.chat_template_kwargs)
-    if codec.system is None:
-        return source
-    return _SYSTEM.replace("SYSTEM", json.dumps(codec.system, ensure_ascii=False)) + source
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.backbone.load import load
-from ptune.backbone.tokenizer import transformers_tokenizer
+from ptune.backbone.tokenizer import save_folder, transformers_tokenizer
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.template_request import with_defaults
 from ptune.config.chat import Chat
@@ -83,8 +83,7 @@ def _write(
         return
     assert isinstance(model, PreTrainedModel)
     with tensors_folder(run.model_path) as part:
-        model.save_pretrained(part, state_dict=state)
-        transformers_tokenizer(codec).save_pretrained(part)
+        save_folder(model, codec, part, state)
         write_text(
             part / "README.md", f"---\nlicense: {identity.licence}\nbase_model: {identity.source}\n---\n"
         )
