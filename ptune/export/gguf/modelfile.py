@@ -115,7 +115,7 @@ def _is_dated(codec: ChatCodec) -> bool:
     then = ChatTemplate(codec.template.source, codec.special_tokens, now=lambda: _ANOTHER_DAY)
     then.expect_parts()
     told = [{"role": _USER, "content": "A word"}]
-    variables = {**codec.defaults.chat_template_kwargs}
+    variables: dict[str, Any] = {**codec.defaults.chat_template_kwargs}
     return then.render(told, **variables) != codec.template.render(told, **variables)
 
 
