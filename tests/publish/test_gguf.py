@@ -17,6 +17,7 @@ from support.other_engines import NEEDS_LLAMA_CPP
 from support.tiny_models import LLAMA3, build, in_four_bits
 
 from ptune.cli import main
+from ptune.codecs.served_template import served_template
 from ptune.config.recipe import Backbone
 from ptune.errors import ParityError, UsageError
 from ptune.formats.gguf_export import GgufType, read_export
@@ -168,8 +169,8 @@ def test_an_answer_that_would_not_end_is_refused(tmp_path: Path) -> None:
 def test_another_template_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from ptune.export.gguf import vocabulary
 
-    right = vocabulary.served_template
-    monkeypatch.setattr(vocabulary, "served_template", lambda codec: "{{ bos_token }}" + str(right(codec)))
+    twice = "{{ bos_token }}"
+    monkeypatch.setattr(vocabulary, "served_template", lambda codec: twice + str(served_template(codec)))
     with pytest.raises(
         ParityError, match=r"chat template → llama-server's: .*other tokens of a conversation"
     ):
