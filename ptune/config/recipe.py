@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ptune.config import optimizers
 from ptune.config.chat import Chat
+from ptune.config.memory_size import MemorySize
 from ptune.config.tasks import SPECS, AnyTask
 from ptune.config.wrong_field import explain, nearest
 from ptune.errors import RecipeError
@@ -206,7 +207,7 @@ class Plan(Spec):
 
     auto: bool = False
     """If the training would not fit, apply the cheapest change that makes it fit instead of refusing."""
-    memory: str | None = None
+    memory: MemorySize | None = None
     """Memory that the training may use, e.g. 24GB; default: the free memory of this machine's GPU, or its RAM."""
 
 

@@ -48,9 +48,8 @@ def explain(error: ValidationError, kind: type[Spec], prefix: str = "") -> str:
                 f"{field} must be {said.removeprefix(_SHOULD)}" + (f"; it is {shown}" if shown else "")
             )
         else:
-            lines.append(
-                f"{field}: {said.removeprefix('Value error, ')}" + (f" (is {shown})" if shown else "")
-            )
+            again = f" (is {shown})" if shown and shown not in said else ""
+            lines.append(f"{field}: {said.removeprefix('Value error, ')}{again}")
     return "; ".join(lines)
 
 
