@@ -19,6 +19,8 @@ _PLAINLY = {
     "bool_parsing": f"{_SHOULD}true or false",
     "bool_type": f"{_SHOULD}true or false",
     "string_type": f"{_SHOULD}a text",
+    "model_type": f"{_SHOULD}a mapping of fields",
+    "tuple_type": f"{_SHOULD}a list",
 }
 """What pydantic says in a parser's words, in a reader's."""
 
