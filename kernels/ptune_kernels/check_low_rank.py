@@ -42,7 +42,7 @@ def updates_are_right() -> str | None:
 
 
 def plain(inputs: int, outputs: int, *, ones: bool) -> onnx_ir.Model:
-    """A graph base, x, lora_mask (lora_ones), A, B -> y, as ptune.export.sockets writes it."""
+    """A graph base, x, lora_mask (lora_ones), A, B -> y, as ptune.export.decoder.sockets writes it."""
     floats = onnx_ir.DataType.FLOAT
     shapes: dict[str, list[int | str]] = {
         "base": ["groups", "tokens", outputs], "x": ["groups", "tokens", inputs], "lora_mask": ["groups", "tokens", "R"],

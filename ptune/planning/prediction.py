@@ -21,7 +21,7 @@ from ptune.planning.memory_ledger import Ledger
 from ptune.planning.step import Followed, Part, Work, follow
 from ptune.planning.streamed import streamed
 from ptune.planning.teacher import with_teacher
-from ptune.training.packing import bins
+from ptune.training.rows.packing import bins
 
 Device: TypeAlias = Literal["cpu", "cuda"]
 MIB = 2**20

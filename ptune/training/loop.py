@@ -20,22 +20,22 @@ from ptune.progress import Progress, console, say
 from ptune.training.average import Average
 from ptune.training.callbacks import Callback, call_all
 from ptune.training.checkpoint import LR_FACTOR, Checkpoints, State, trained
-from ptune.training.collapse import Levels, Watched
-from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
 from ptune.training.distributed import whole
+from ptune.training.guards.collapse import Levels, Watched
+from ptune.training.guards.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
+from ptune.training.guards.nothing_learnt import at_the_end, on_the_way
+from ptune.training.guards.rollback import collapse_of, levels_of, roll_back
+from ptune.training.guards.spike_protection import NormHistory
 from ptune.training.interrupt import StopSignal
-from ptune.training.loss_scale import LossScale
-from ptune.training.metrics_log import Journal
-from ptune.training.nothing_learnt import at_the_end, on_the_way
+from ptune.training.journal.metrics_log import Journal
+from ptune.training.journal.samples import Samples
+from ptune.training.journal.view import View
+from ptune.training.loss.scale import LossScale
 from ptune.training.objective import Objective
 from ptune.training.order import Mixture, Order, step_seed
-from ptune.training.packing import Share
-from ptune.training.rollback import collapse_of, levels_of, roll_back
+from ptune.training.rows.packing import Share
 from ptune.training.sampler import Sampler, rewarded
-from ptune.training.samples import Samples
 from ptune.training.schedule import factor
-from ptune.training.spike_protection import NormHistory
-from ptune.training.view import View
 
 Ending = Literal["finished", "stopped early", "interrupted"]
 
@@ -78,7 +78,7 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
 
     The model keeps the weights of the last step that was run.
 
-    Raises: PtuneError if training goes wrong: see `ptune.training.diagnosis` and `ptune.training.rollback`.
+    Raises: PtuneError if training goes wrong: see `ptune.training.guards.diagnosis` and `ptune.training.guards.rollback`.
     """
     train, order = job.train, _order(job)
     steps = order.steps(train)
@@ -171,7 +171,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
 
     The gradient is that of the mean over all targets of the batch, however they are divided among forward passes and
     processes. (Data parallelism averages over processes, hence the factor.) Of a model in float16 the loss is scaled, and a
-    step whose gradient overflows is computed again (`ptune.training.loss_scale`).
+    step whose gradient overflows is computed again (`ptune.training.loss.scale`).
     """
     accelerator, train, started_s = job.accelerator, job.train, time.perf_counter()
     seed = step_seed(train.seed, step, accelerator.process_index)

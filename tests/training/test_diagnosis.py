@@ -21,7 +21,7 @@ from ptune.errors import PtuneError
 from ptune.fine_tune import train
 from ptune.training import loop
 from ptune.training.checkpoint import State
-from ptune.training.diagnosis import Alive, Watch
+from ptune.training.guards.diagnosis import Alive, Watch
 from ptune.training.order import Order
 
 from .conftest import Make, refused

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
-from ptune.engine.decoder.thinking import ThinkingBudget
-from ptune.engine.decoder.token_rules import require_some_token
+from ptune.engine.decoder.answers.thinking import ThinkingBudget
+from ptune.engine.decoder.answers.token_rules import require_some_token
 from ptune.engine.job import Finish
 from ptune.engine.sampling import Sampling, require
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
 
 if TYPE_CHECKING:
-    from ptune.engine.decoder.grammar import Grammar
-    from ptune.engine.decoder.images import Picture
+    from ptune.engine.decoder.answers.grammar import Grammar
+    from ptune.engine.decoder.inputs.images import Picture
 
 NO_TOKEN = -1  # id of a Token that only says that the sequence has ended
 _DEFAULT = Sampling()
@@ -33,7 +33,7 @@ class Beams:
     length_penalty: float = (
         1.0  # an answer's score is the sum of its log-probabilities / tokens ** length_penalty
     )
-    early_stopping: bool | Literal["never"] = False  # see ptune.engine.decoder.beams
+    early_stopping: bool | Literal["never"] = False  # see ptune.engine.decoder.answers.beams
 
     def __post_init__(self) -> None:
         require(
