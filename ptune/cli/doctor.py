@@ -78,8 +78,8 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
         if not examined.has_errors:
             say_next(f"{program.replace(' doctor ', ' train ', 1)} {shlex.join(again)}".rstrip())
         elif cleaned:
-            copies = shlex.join(one.copy for one in cleaned)
-            say_next(f"{program} {shlex.join(without_files(again))}".rstrip() + f" --data.files {copies}")
+            of_copies = ["--data.files", *(one.copy for one in cleaned)]
+            say_next(f"{program} {shlex.join([*without_files(again), *of_copies])}")
     return int(examined.has_errors)
 
 

@@ -93,10 +93,10 @@ def specs(info: StructTypeInfo) -> StructConstructorSpec | None:
 
     def made(**values: Any) -> Spec | _Refused:
         below = [
-            (f"{name}.{place}", *what)
+            (f"{name}.{place}", error, part)
             for name, of in values.items()
             if isinstance(of, _Refused)
-            for place, *what in of.problems
+            for place, error, part in of.problems
         ]
         try:
             return _refused(kind, below) if below else kind(**values)
