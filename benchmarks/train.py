@@ -66,8 +66,9 @@ def ptune(folder: Path, checkpointing: bool, dtype: str) -> Iterator[Measured]:
     from ptune.config.recipe import Backbone, Recipe, Train
     from ptune.methods.lora import Lora
     from ptune.training.checkpoint import Checkpoints
+    from ptune.training.job import Job
     from ptune.training.journal.metrics_log import Journal
-    from ptune.training.loop import Job, optimizer_step
+    from ptune.training.loop import optimizer_step
     from ptune.training.loss.head import plain_head
     from ptune.training.loss.next_token import NextTokenObjective
     from ptune.training.preparation import applied, optimizer_for

@@ -29,11 +29,12 @@ from ptune.training.ending import told as how_it_ended
 from ptune.training.folder import begin, check_folder, check_same_inputs, locked, sweep
 from ptune.training.gpu import repeatable
 from ptune.training.guards.diagnosis import Watch
+from ptune.training.job import Job
 from ptune.training.journal.card import card
 from ptune.training.journal.metrics_log import Journal
 from ptune.training.journal.samples import Samples, WritesText
 from ptune.training.journal.trackers import start_tracker, tracker_of
-from ptune.training.loop import Ending, Job, fit
+from ptune.training.loop import Ending, fit
 from ptune.training.memory.out_of_memory import memory_errors
 from ptune.training.order import Order, mixture_of
 from ptune.training.preparation import applied, how_served, prepared, resolved

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir
 
 from ptune_kernels import low_rank
-from ptune_kernels.check import session
 from ptune_kernels.rewrite import written
+from ptune_kernels.session import session
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 GROUPS, TOKENS = 3, 6

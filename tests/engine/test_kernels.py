@@ -175,7 +175,8 @@ def test_without_avx512_own_products_are_compared_with_plain_cpp(
         def run(self, outputs: None, inputs: dict[str, Any]) -> list[Any]:
             return [np.nextafter(y, np.float32(0)) for y in self.session.run(outputs, inputs)]
 
-    session = check.session
+    from ptune_kernels.session import session
+
     monkeypatch.setattr(
         check, "session", lambda graph: session(graph) if b"ptune" in graph else Limited(session(graph))
     )

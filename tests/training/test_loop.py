@@ -16,8 +16,9 @@ from ptune.config.recipe import Train
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.guards.spike_protection import NormHistory
+from ptune.training.job import Job
 from ptune.training.journal.metrics_log import Journal, read
-from ptune.training.loop import Job, fit, optimizer_step
+from ptune.training.loop import fit, optimizer_step
 from ptune.training.loss.head import plain_head
 from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.preparation import optimizer_for

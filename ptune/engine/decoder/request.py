@@ -8,7 +8,6 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 from ptune.engine.decoder.answers.thinking import ThinkingBudget
-from ptune.engine.decoder.answers.token_rules import require_some_token
 from ptune.engine.job import Finish
 from ptune.engine.sampling import Sampling, require
 from ptune.errors import RequestError
@@ -109,11 +108,22 @@ class Request:
         require_known("allowed_token_ids", self.allowed_token_ids or (), vocab)
         for word in self.bad_words:
             require_known("bad_words", word, vocab)
-        if self.min_tokens or self.bad_words or self.allowed_token_ids is not None:
-            require_some_token(self, vocab)
+        self._require_some_token(vocab)
         for name, top in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if (top or 0) > vocab:
                 raise RequestError(f"{name} must be at most {vocab} (is {top})", param=name)
+
+    def _require_some_token(self, vocab: int) -> None:
+        """Raises: RequestError where the rules could leave no token to choose at some point of an answer."""
+        forbidden = {word[-1] for word in self.bad_words} | (
+            self.stop_ids if self.min_tokens else frozenset()
+        )
+        allowed = self.allowed_token_ids
+        if len(forbidden) < vocab if allowed is None else allowed - forbidden:
+            return
+        named = "bad_words" if allowed is None else "allowed_token_ids"
+        message = f"{named}: with bad_words and min_tokens no token is left to choose; allow more tokens"
+        raise RequestError(message, param=named, code="invalid_value")
 
     def _require_beams_alone(self) -> None:
         """Raises: RequestError for options that cannot be combined with beam search."""

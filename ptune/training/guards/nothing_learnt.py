@@ -6,15 +6,12 @@ It is no reason to stop: words often stay at the constant answer for hundreds of
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ptune.formats.run import WHAT_TO_TRY, NothingLearnt
 from ptune.progress import say
 from ptune.training.checkpoint import State
 from ptune.training.guards.collapse import Levels, Watched
-
-if TYPE_CHECKING:
-    from ptune.training.loop import Job
+from ptune.training.job import Job
 
 _SHARE, _VALIDATIONS = 3, 2  # a third of the steps and two validations are enough to have learnt something
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from ptune.errors import PtuneError
 from ptune.formats.run import Rollback
 from ptune.progress import say
 from ptune.training.checkpoint import LR_FACTOR, State
 from ptune.training.guards.collapse import Levels, Watched
-
-if TYPE_CHECKING:
-    from ptune.training.loop import Job
+from ptune.training.job import Job
 
 
 def levels_of(job: Job) -> Levels:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ptune.errors import RequestError
-
-if TYPE_CHECKING:
-    from ptune.engine.decoder.request import Request
+from ptune.engine.decoder.request import Request
 
 Bools = npt.NDArray[np.bool_]
 
@@ -57,15 +53,3 @@ class TokenRules:
             for word in self._request.bad_words
             if len(word) == 1 or tuple(output[1 - len(word) :]) == word[:-1]
         ]
-
-
-def require_some_token(request: Request, vocab: int) -> None:
-    """Raises: RequestError where the rules could leave no token to choose at some point of an answer."""
-    forbidden = {word[-1] for word in request.bad_words}
-    forbidden |= request.stop_ids if request.min_tokens else frozenset()
-    allowed = request.allowed_token_ids
-    if len(forbidden) < vocab if allowed is None else allowed - forbidden:
-        return
-    named = "bad_words" if allowed is None else "allowed_token_ids"
-    message = f"{named}: with bad_words and min_tokens no token is left to choose; allow more tokens"
-    raise RequestError(message, param=named, code="invalid_value")
