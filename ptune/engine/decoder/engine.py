@@ -343,7 +343,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         vars(self).pop("_step", None)  # nothing computes any more
         self.tower = None
         if self._idle is not None:
-            self._scheduler.slots.leave_all()
+            if self._defect is None:  # else slots may not hold what they seem to
+                self._scheduler.slots.leave_all()
             self._idle.folder.close()
             self._idle = None
         for slot in range(self._cache.slots):

@@ -199,6 +199,8 @@ class ScoredSequence(TokenSequence):
             self.end("length")
 
     def end(self, finish: Finish, error: str | None = None) -> None:
+        if self.finished:
+            return
         self.error = error if finish != "cancelled" else "the engine was closed"
         self.finished = True
         self.done.set()
