@@ -19,7 +19,7 @@ from ..lifecycle import check_memory, opened
 from ..service import BundleService
 from .affinity import Route
 from .arguments import Arguments
-from .ledger import BEAT_S, SharedKeys
+from .ledger import BEAT_S, Held, SharedKeys
 from .load import LOAD, load_of
 from .tunnel import REPLICA_HEADER, Part, Start, answered
 
@@ -37,7 +37,7 @@ class Replica:
         if arguments.log_json:
             json_log.log_json()
         self._name = serve.get_replica_context().replica_id.unique_id
-        self._ledger, self._keys = ledger, self._read_keys(arguments, ledger)
+        self._keys = self._read_keys(arguments, ledger)
         self._options = arguments.engine_options()
         check_memory(self._options)
         self._model, create = opened(arguments.bundle, self._options)
@@ -85,7 +85,7 @@ class Replica:
             return ApiKeys()
         keys = SharedKeys.read(arguments.api_key_file)
         assert isinstance(keys, SharedKeys)
-        keys.ledger, keys.replica = ledger, self._name
+        keys.ledger, keys.replica, keys.held = ledger, self._name, Held()
         return keys
 
     def _watch(self) -> None:
@@ -95,5 +95,5 @@ class Replica:
                 self._service.store.follow()
             except Exception as error:
                 _log.error("the bundle's folder cannot be followed: %s", error)
-            if self._keys:
-                self._ledger.beat.remote(self._name)
+            if isinstance(self._keys, SharedKeys):
+                self._keys.beat()
