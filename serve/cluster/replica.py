@@ -10,18 +10,20 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
+from starlette.requests import HTTPConnection
 
-from ptune.errors import PtuneError
+from ptune.errors import PtuneError, RequestError
 
 from ..access.auth import ApiKeys
 from ..http import json_log
+from ..http.dependencies import authorization, check_host
 from ..lifecycle import check_memory, opened
 from ..service import BundleService
 from .affinity import Route
 from .arguments import Arguments
 from .ledger import BEAT_S, Held, SharedKeys
 from .load import LOAD, load_of
-from .tunnel import REPLICA_HEADER, Part, Start, answered
+from .tunnel import REPLICA_HEADER, Part, Refusal, Start, answered
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -53,6 +55,16 @@ class Replica:
                 if isinstance(part, Start):
                     part.headers.append((REPLICA_HEADER, self._name.encode()))
                 yield part
+
+    async def refusal(self, scope: dict[str, Any]) -> Refusal | None:
+        """Why a request is refused by its headers, whatever it asks for; None where it is not."""
+        http = HTTPConnection({**scope, "app": self._app})
+        try:
+            check_host(http, self._service)
+            self._service.settings.api_keys.check(authorization(http))
+        except RequestError as error:
+            return str(error), error.code, error.status
+        return None
 
     async def follow(self) -> None:
         """Serves the adapters that the bundle's folder holds now. Raises: RequestError."""
