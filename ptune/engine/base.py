@@ -30,6 +30,9 @@ from ptune.formats.bundle import AdapterRecord, Bundle
 clock_s = time.monotonic
 """Clock of deadlines."""
 
+STALL_S = 0.005
+"""After so long an engine looks again whether its jobs can go on, where nothing woke it."""
+
 J = TypeVar("J", bound=Job[Any])
 Served = TypeVar("Served")
 Batch = TypeVar("Batch", bound=Sequence[Any])
@@ -82,6 +85,7 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
         self._pending: PendingAdapters[J, Served] = PendingAdapters(
             self._registry, self._changed, self._admit
         )
+        self._stalled = False  # whether all running jobs wait for what other threads compute
         self._accepted: weakref.WeakSet[J] = weakref.WeakSet()  # all jobs that somebody may wait for
         self._defect: BaseException | None = None  # what has ended a thread
         self._thread = threading.Thread(
@@ -287,7 +291,9 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
     def _sleep(self) -> None:
         """Waits while there is nothing to do. A job whose adapter is being read may expire meanwhile."""
         stopping = self._closing or self._defect is not None
-        if not (stopping or self._busy or any(job.ended for job in self._pending)):
+        if self._stalled and not stopping:
+            self._changed.wait(STALL_S)
+        elif not (stopping or self._busy or any(job.ended for job in self._pending)):
             first_s = min((job.deadline_s for job in self._pending), default=math.inf)
             self._changed.wait(None if first_s == math.inf else max(0.0, first_s - clock_s()))
 
