@@ -18,9 +18,9 @@ from support.fake_chat_model import wait_until
 
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput
-from ptune.engine.decoder import generation
+from ptune.engine.decoder.answers import generation
+from ptune.engine.decoder.answers.grammar import Grammar, Grammars, Walk
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.grammar import Grammar, Grammars, Walk
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.sampling import Sampling
 
