@@ -353,7 +353,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
 
     def _next_batch(self) -> list[Chunk]:
         for sequence in self._scheduler.running:
-            sequence.go_on()
+            sequence.take_up()
         self._leave()
         chunks, running = self._scheduler.plan(), self._scheduler.running
         self._stalled = not chunks and bool(running) and all(one.sits_out for one in running)

@@ -137,7 +137,7 @@ class TokenSequence:
         """Whether all its tokens are computed, and the next one cannot be chosen yet: it has no part in a step."""
         return False
 
-    def go_on(self) -> None:
+    def take_up(self) -> None:
         """Chooses the next token of a sequence that sits out, if it can be chosen now. As `take`, between two steps."""
 
     def end(self, finish: Finish, error: str | None = None) -> None:

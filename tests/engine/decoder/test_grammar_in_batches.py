@@ -162,7 +162,7 @@ def test_a_row_that_waits_for_its_mask_can_be_cancelled_and_closed(
     ticket = engine.submit(asked, tokens.put)
     assert slow.waits.wait(120)
     ticket.cancel()
-    finishes = []
+    finishes: list[str | None] = []
     while not any(finishes):
         finishes.append(tokens.get(timeout=120).finish)
     assert finishes[-1] == "cancelled"

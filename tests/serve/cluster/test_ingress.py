@@ -130,7 +130,7 @@ def uploaded(replicas: Guarded, size: int, *, declared: bool) -> tuple[int, int]
 
     headers = [(b"content-length", str(size).encode())] if declared else []
     scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers}
-    app: Any = Ingress(replicas, None, MOST_BYTES).__serve_build_asgi_app__()  # type: ignore[arg-type]
+    app: Any = Ingress(replicas, None, MOST_BYTES).__serve_build_asgi_app__()
     asyncio.run(app(scope, receive, send))
     return statuses[0], read[0]
 

@@ -135,7 +135,7 @@ class SampledSequence(RequestSequence):
     def sits_out(self) -> bool:
         return self._unchosen is not None and not self.uncached
 
-    def go_on(self) -> None:
+    def take_up(self) -> None:
         if self.sits_out and self._walk is not None and self._unchosen is not None and self._walk.ready():
             try:
                 self._choose(None, self._unchosen)
