@@ -18,6 +18,7 @@ from ptune.errors import PtuneError
 from ptune.methods.peft_method import PeftMethod
 from ptune.progress import Progress, console, say
 from ptune.training.average import Average
+from ptune.training.backward_pass import nothing_left_behind
 from ptune.training.callbacks import Callback, call_all
 from ptune.training.checkpoint import LR_FACTOR, Checkpoints, State, trained
 from ptune.training.collapse import Levels, Watched
@@ -235,7 +236,8 @@ def _accumulate(job: Job, micro_batches: Sequence[Any], wanted: float, scale: fl
             score = job.objective.score(job.model, micro_batch)
             loss = score.loss / wanted * (accelerator.num_processes * scale)
             penalty = job.method.penalty(accelerator.unwrap_model(job.model)) if last and job.method else None
-            accelerator.backward(loss if penalty is None else loss + penalty * scale)
+            with nothing_left_behind():
+                accelerator.backward(loss if penalty is None else loss + penalty * scale)
         total += score.loss.detach()
         del score  # frees the rest of its graph before the next pass
     return total
