@@ -13,18 +13,19 @@ from typing import Any, TypeAlias
 from ptune.config.chat import Chat
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.task_spec import TaskSpec
-from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
-from ptune.data.conversations import Conversation, Convertible, Judged, Preferred, recognise
-from ptune.data.delimited import Delimited
-from ptune.data.hub import PREFIX as HUB
 from ptune.data.label_splits import problem_asked
-from ptune.data.label_values import Known, labels_of
-from ptune.data.labelled import LabelledFile, TextTask, open_labelled
 from ptune.data.read import DataFile, open_file, resolve
-from ptune.data.rows import Row
-from ptune.data.shapes import shapes_of
-from ptune.data.translations import in_columns
-from ptune.data.windows_1252 import converted
+from ptune.data.readers.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
+from ptune.data.readers.delimited import Delimited
+from ptune.data.readers.hub import PREFIX as HUB
+from ptune.data.readers.rows import Row
+from ptune.data.readers.windows_1252 import converted
+from ptune.data.shapes.by_task import shapes_of
+from ptune.data.shapes.conversations import Conversation, Convertible, Judged, Preferred, recognise
+from ptune.data.shapes.label_values import Known, labels_of
+from ptune.data.shapes.labelled import LabelledFile, TextTask, open_labelled
+from ptune.data.shapes.row_weights import weight_of
+from ptune.data.shapes.translations import in_columns
 from ptune.errors import DataError
 from ptune.formats.whole_write import whole_file
 
@@ -110,9 +111,11 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
         rows = _labelled_rows(labelled, task)
 
         def written(row: Row) -> Any:
-            if row.number not in rows:
-                raise DataError("it cannot be used")
-            return rows[row.number]
+            if row.number in rows:
+                return rows[row.number]
+            if weight_of(row.value, labelled.weights.column, text=labelled.file.text_only) == 0:
+                return row.value  # left out of training as its writer wanted; it stays
+            raise DataError("it cannot be used")
 
         return labelled.file, written
     if not isinstance(task, Chat) or isinstance(task, Reinforcement):

@@ -10,11 +10,11 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data.conversations import Preferred
-from ptune.data.judged import labels_of
+from ptune.data.examples.split import Encoding
 from ptune.data.problems import Problems
+from ptune.data.shapes.conversations import Preferred
+from ptune.data.shapes.judged import labels_of
 from ptune.data.source import Sample
-from ptune.data.split import Encoding
 from ptune.doctor import encoding, examples, judged, other_task, preferences, refused, rows, sets
 from ptune.doctor.finding import Finding, Rule, Tally, in_order
 from ptune.doctor.sets import Sets

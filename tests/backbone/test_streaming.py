@@ -21,7 +21,7 @@ from ptune.backbone.streaming import layers_of, stream, streamable
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.errors import BackboneError, PtuneError
 from ptune.methods.full import Full
-from ptune.training.backward_pass import nothing_left_behind
+from ptune.training.memory.backward_pass import nothing_left_behind
 from ptune.training.preparation import checkpoint_layers
 
 CPU = torch.device("cpu")

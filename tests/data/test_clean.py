@@ -214,6 +214,20 @@ def test_a_converted_file_is_called_by_its_own_name(tmp_path: Path) -> None:
     assert str(raised.value).startswith(f"{path}: has no column")
 
 
+def test_a_labelled_row_of_weight_0_is_usable(tmp_path: Path) -> None:
+    path = tmp_path / "weighted.csv"
+    path.write_text("text,label,weight\na,yes,0\nb,no,1\nc,,1\na,yes,1\nd,yes,0\n")
+    done = write_clean(path, TextClassification(), tmp_path)
+    assert (done.kept, done.unusable, done.copies) == (4, 1, 0)
+    assert Path(done.copy).read_text().splitlines() == [
+        "text,label,weight",
+        "a,yes,0",
+        "b,no,1",
+        "a,yes,1",
+        "d,yes,0",
+    ]
+
+
 def test_a_row_of_weight_0_stands_for_no_other(tmp_path: Path) -> None:
     rows = [json.dumps({"prompt": "q", "completion": "a", "weight": weight}) for weight in (0, 1, 0, 2)]
     done = write_clean(_write(tmp_path / "weighted.jsonl", rows), Chat(), tmp_path)

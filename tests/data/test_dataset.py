@@ -16,8 +16,8 @@ from pyarrow import parquet
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
-from ptune.data import dataset
-from ptune.data.overlong import fit
+from ptune.data.examples import dataset
+from ptune.data.examples.overlong import fit
 from ptune.errors import DataError
 
 from .conftest import load, row, text, write

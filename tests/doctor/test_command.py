@@ -186,7 +186,7 @@ def test_training_stops_at_errors_and_counts_warnings(capsys):
 
 
 def test_the_doctor_is_an_examiner_of_what_training_reads():
-    from ptune.data import dataset
+    from ptune.data.examples import dataset
 
     doctor = Doctor(Chat(), CODEC)
     data = Data(files=(DEFECTS / "duplicates.8.jsonl",), validation=(DEFECTS / "clean.validation.jsonl",))
@@ -202,8 +202,8 @@ def test_the_doctor_is_an_examiner_of_what_training_reads():
     texts=st.lists(st.text(max_size=10), min_size=6, max_size=6),
 )
 def test_whatever_can_be_encoded_can_be_examined(roles, texts):
-    from ptune.data.conversations import Conversation
     from ptune.data.problems import Problems
+    from ptune.data.shapes.conversations import Conversation
     from ptune.data.source import Sample
     from ptune.errors import TemplateError
 

@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ptune.training.backward_pass import nothing_left_behind
 from ptune.training.loop import optimizer_step
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.memory.backward_pass import nothing_left_behind
 from ptune.training.objective import Score
-from ptune.training.packing import Batch
+from ptune.training.rows.packing import Batch
 
 from .test_loop import job
 

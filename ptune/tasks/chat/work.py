@@ -20,10 +20,10 @@ from ptune.codecs.chat import ChatCodec
 from ptune.config.on_policy_distillation import OnPolicyDistillation
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
-from ptune.data import dataset
-from ptune.data.dataset import Dataset
-from ptune.data.preferences import Pairs
-from ptune.data.store import Examples
+from ptune.data.examples import dataset
+from ptune.data.examples.dataset import Dataset
+from ptune.data.examples.store import Examples
+from ptune.data.shapes.preferences import Pairs
 from ptune.doctor.doctor import Doctor, judge
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity, Hop
@@ -38,10 +38,10 @@ from ptune.tasks.chat.recipe_codec import codec_for
 from ptune.tasks.chat.samples import ChatAnswering, answering
 from ptune.tasks.chat.saving import save_trained
 from ptune.training.distributed import decided_by_one
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.samples import Asked
-from ptune.training.segments import packing
+from ptune.training.journal.samples import Asked
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
 from ptune.training.work import Base
 
 
