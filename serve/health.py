@@ -25,6 +25,8 @@ class Health:
 
     def problem(self) -> str | None:
         """What is wrong, in one sentence; None if the engine is healthy."""
+        if self._metrics.stopped is not None:
+            return f"{self._metrics.stopped}, and answers nothing more; the server's log says where"
         running_s = self._metrics.running_s
         if running_s > self._step_limit_s:
             return f"a step of the engine has run for {running_s:.0f} s, over the limit of {self._step_limit_s:g} s"

@@ -103,7 +103,7 @@ class Service:
     running: set[Cancellable] = field(default_factory=set)  # each until its last byte is sent
     draining: bool = False
 
-    async def judged(self, request_id: str, key: str, score: float) -> bool:
+    async def judged(self, answer_id: str, key: str, score: float) -> bool:
         """Counts a score for an answer that this key got; False where no canary's trial waits for it."""
         return False
 
@@ -145,8 +145,8 @@ class BundleService(Service):
         """Computes losses of held-out texts; None where the kind of model has none."""
         return None
 
-    async def judged(self, request_id: str, key: str, score: float) -> bool:
-        answer = self.waiting.take(request_id, key)
+    async def judged(self, answer_id: str, key: str, score: float) -> bool:
+        answer = self.waiting.take(answer_id, key)
         return answer is not None and await self.trials.score(answer.alias, answer.adapter, score)
 
 

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ptune.codecs.messages import answers_to_train, normalise
+from ptune.codecs.vision import is_image
 from ptune.config.chat import Chat
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.task_spec import TaskSpec
@@ -26,7 +28,7 @@ from ptune.data.shapes.label_values import Known, labels_of
 from ptune.data.shapes.labelled import LabelledFile, TextTask, open_labelled
 from ptune.data.shapes.row_weights import weight_of
 from ptune.data.shapes.translations import in_columns
-from ptune.errors import DataError
+from ptune.errors import DataError, TemplateError
 from ptune.formats.whole_write import whole_file
 
 Content: TypeAlias = Callable[[Row], Any]
@@ -127,7 +129,10 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
 
     def taught(row: Row) -> Any:
         counts = shape.weight_of(row.value, text=file.text_only) > 0  # one that does not stands for no other
-        return counts, asdict(_taught(shape.converted(row.value)))
+        conversation = _taught(shape.converted(row.value))
+        if counts:
+            _check_messages(conversation, task)
+        return counts, asdict(conversation)
 
     return file, taught
 
@@ -142,11 +147,36 @@ def _taught(conversation: Convertible) -> Convertible:
     elif isinstance(conversation, Judged):
         answered = conversation.answered if conversation.desirable else None
     for message in answered.messages if isinstance(answered, Conversation) else ():
-        learned = message["role"] == "assistant" and message.get("train", True)
+        learned = message.get("role") == "assistant" and message.get("train", True)
         content = message.get("content") or ""
         if learned and not message.get("tool_calls") and isinstance(content, str) and not content.strip():
             raise DataError("has an empty answer")
     return conversation
+
+
+def _check_messages(conversation: Convertible, task: Chat) -> None:
+    """Raises: DataError for what training refuses whatever the model is: a malformed message, and nothing to learn."""
+    sides = (
+        (conversation.chosen, conversation.rejected)
+        if isinstance(conversation, Preferred)
+        else (conversation.answered if isinstance(conversation, Judged) else conversation,)
+    )
+    for side in sides:
+        if not isinstance(side, Conversation) or any(map(_pictured, side.messages)):
+            continue
+        try:
+            normalise(side.messages)
+            learned = answers_to_train(side.messages, task.train_on)
+        except TemplateError as error:
+            raise DataError(str(error)) from None
+        if not any(index > 0 or task.system for index in learned):
+            raise DataError("nothing to train on")
+
+
+def _pictured(message: Any) -> bool:
+    """Whether a message holds images, which are checked when they are read."""
+    content = message.get("content") if isinstance(message, dict) else None
+    return isinstance(content, list) and any(is_image(part) for part in content)
 
 
 def _labelled_rows(file: LabelledFile, task: TextTask) -> dict[int, Any]:

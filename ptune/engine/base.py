@@ -7,25 +7,31 @@ a step, and computes it; its queues and batches differ too much to be shared.
 from __future__ import annotations
 
 import atexit
+import logging
 import math
 import threading
 import time
+import weakref
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from ptune.engine.adapters.pending import PendingAdapters
 from ptune.engine.adapters.registry import AdapterStats, Combine, Load, Registry, Size
-from ptune.engine.job import Job, shutting_down
+from ptune.engine.job import Job, shutting_down, stopped
 from ptune.engine.memory import check_fits
 from ptune.engine.metrics import EngineMetrics
 from ptune.engine.options import BatchOptions
+from ptune.errors import PtuneError
 from ptune.formats.bundle import AdapterRecord, Bundle
 
 clock_s = time.monotonic
 """Clock of deadlines."""
+
+STALL_S = 0.005
+"""After so long an engine looks again whether its jobs can go on, where nothing woke it."""
 
 J = TypeVar("J", bound=Job[Any])
 Served = TypeVar("Served")
@@ -46,6 +52,9 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
 
     The engine's thread works in turns. In each it takes out the jobs that were cancelled or have expired, then asks the
     subclass for the next batch and has it computed. `_changed` guards everything that other threads touch.
+
+    A defect that ends this thread, or the one that reads adapters, ends every job with an error and refuses further ones;
+    `metrics.stopped` then says so, and the process has to be started again.
     """
 
     def __init__(
@@ -71,11 +80,17 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
             base_answers=base_answers,
             limit_bytes=options.adapter_bytes,
             combine=combine,
+            guarded=self._guarded,
         )
         self._pending: PendingAdapters[J, Served] = PendingAdapters(
             self._registry, self._changed, self._admit
         )
-        self._thread = threading.Thread(target=self._run, name=f"ptune-{type(self).__name__}", daemon=True)
+        self._stalled = False  # whether all running jobs wait for what other threads compute
+        self._accepted: weakref.WeakSet[J] = weakref.WeakSet()  # all jobs that somebody may wait for
+        self._defect: BaseException | None = None  # what has ended a thread
+        self._thread = threading.Thread(
+            target=self._guarded, args=(self._run,), name=f"ptune-{type(self).__name__}", daemon=True
+        )
 
     def _start(self) -> None:
         self._thread.start()
@@ -183,7 +198,9 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
         """Refuses further requests and waits for those in the engine. Returns whether all have finished."""
         with self._changed:
             self._open = False
-            return self._changed.wait_for(lambda: not (self._busy or self._pending), timeout_s)
+            return self._changed.wait_for(
+                lambda: self._defect is not None or not (self._busy or self._pending), timeout_s
+            )
 
     def close(self) -> None:
         """Refuses further requests, cancels those in the engine, ends the thread and frees the graph. May be called twice."""
@@ -196,12 +213,15 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
         atexit.unregister(self.close)
 
     def _require_open(self) -> None:
-        """Raises: RequestError, 503, where the engine drains or is closed."""
+        """Raises: RequestError, 503, where the engine drains, is closed, or has stopped by a defect."""
+        if self._defect is not None:
+            raise stopped()
         if not self._open:
             raise shutting_down()
 
     def _enqueue(self, job: J, adapter: str, prompt_tokens: int) -> None:
         """Queues a job of a known adapter, as soon as that is in memory. Called under the lock."""
+        self._accepted.add(job)
         self.metrics.on_submit(job, prompt_tokens)
         self._pending.add(job, adapter)
 
@@ -218,11 +238,42 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
         with self._changed:
             self._changed.notify_all()
 
+    def _guarded(self, run: Callable[[], None]) -> None:
+        """Runs a thread of the engine. An exception out of it is a defect, after which nobody may wait for what does not come."""
+        try:
+            run()
+        except BaseException as error:
+            self._stop(error)
+
+    def _stop(self, error: BaseException) -> None:
+        """Ends all jobs with an error, wherever they are: a thread that ended on the way may hold some in its frames alone,
+        which `error` keeps."""
+        logging.getLogger(__name__).critical(
+            "a thread of the engine has ended: it answers nothing more until it is started again",
+            exc_info=error,
+        )
+        with self._changed:
+            self._defect, self._open = error, False
+            self.metrics.stopped = f"a thread of the engine has ended by {type(error).__name__}"
+            left = list(self._accepted)
+            self._changed.notify_all()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()  # jobs are ended by one thread at a time
+        failure = PtuneError(f"the engine has stopped: {type(error).__name__}: {error}")
+        for job in left:
+            job.fail(failure)
+            job.expired = True
+        with self._changed:
+            self._pending.take_ended()  # or an adapter that arrives would put its jobs into the queue
+            self._changed.notify_all()
+
     def _run(self) -> None:
-        """The thread: turn after turn until the engine is closed."""
+        """The thread: turn after turn until the engine is closed, or has stopped."""
         while True:
             with self._changed:
                 self._sleep()
+                if self._defect is not None:
+                    return
                 closing = self._closing
                 ended = self._drop_ended()
                 batch = None if closing else self._next_batch()
@@ -239,7 +290,10 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
 
     def _sleep(self) -> None:
         """Waits while there is nothing to do. A job whose adapter is being read may expire meanwhile."""
-        if not (self._closing or self._busy or any(job.ended for job in self._pending)):
+        stopping = self._closing or self._defect is not None
+        if self._stalled and not stopping:
+            self._changed.wait(STALL_S)
+        elif not (stopping or self._busy or any(job.ended for job in self._pending)):
             first_s = min((job.deadline_s for job in self._pending), default=math.inf)
             self._changed.wait(None if first_s == math.inf else max(0.0, first_s - clock_s()))
 

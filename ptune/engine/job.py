@@ -44,7 +44,7 @@ class Job(Protocol[Served_co]):
         """Ends a job because the engine closes. Called once, without the engine's lock."""
 
     def fail(self, error: PtuneError) -> None:
-        """Ends it with an error."""
+        """Ends it with an error, unless it has ended."""
 
 
 def queue_full(waiting: int) -> RequestError:
@@ -55,6 +55,15 @@ def queue_full(waiting: int) -> RequestError:
 def shutting_down() -> RequestError:
     """Refusal of an engine that drains or is closed."""
     return RequestError("the engine is shutting down", code="shutting_down", status=503)
+
+
+def stopped() -> RequestError:
+    """Refusal of an engine that a defect has ended."""
+    return RequestError(
+        "the engine has stopped, and its log says why: it has to be started again",
+        code="engine_stopped",
+        status=503,
+    )
 
 
 def deadline_passed(limit_s: float | None, before: str = "its first token") -> RequestError:

@@ -52,6 +52,7 @@ class EngineMetrics:
         self.step_s, self.queue_s = Histogram(STEP_S), Histogram(QUEUE_S)
         self.prompt_tokens = 0  # of the requests that have had their first step
         self.failed = 0  # steps
+        self.stopped: str | None = None  # why the engine answers nothing more
         self._failed_in_a_row = 0
         self._step_started_s: float | None = None
         self._submitted: weakref.WeakKeyDictionary[object, tuple[float, int]] = weakref.WeakKeyDictionary()

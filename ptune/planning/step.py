@@ -22,6 +22,7 @@ from ptune.planning.storage import StorageTracker, Timeline
 from ptune.training.checkpoint import trained
 from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.memory import heap, offloading
+from ptune.training.memory.backward_pass import nothing_left_behind
 from ptune.training.preparation import optimizer_for
 from ptune.training.rows.packing import Batch, one_each, pack
 
@@ -108,7 +109,8 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
             score = objective.score(model, _row(work.row, skeleton.packed))
             spans.end()
             tracker.phase = "backward"
-            (score.loss / 2 * 1).backward()
+            with nothing_left_behind():
+                (score.loss / 2 * 1).backward()
             del score
             spans.end(halves=2)
             gradients = [parameter.grad for _, parameter in trained(model) if parameter.grad is not None]

@@ -25,6 +25,7 @@ from ptune.training.guards.rollback import collapse_of, levels_of, roll_back
 from ptune.training.interrupt import StopSignal
 from ptune.training.job import Job
 from ptune.training.journal.view import View
+from ptune.training.memory.backward_pass import nothing_left_behind
 from ptune.training.order import Order, step_seed
 from ptune.training.rows.packing import Share
 from ptune.training.sampler import rewarded
@@ -195,7 +196,8 @@ def _accumulate(job: Job, micro_batches: Sequence[Any], wanted: float, scale: fl
             score = job.objective.score(job.model, micro_batch)
             loss = score.loss / wanted * (accelerator.num_processes * scale)
             penalty = job.method.penalty(accelerator.unwrap_model(job.model)) if last and job.method else None
-            accelerator.backward(loss if penalty is None else loss + penalty * scale)
+            with nothing_left_behind():
+                accelerator.backward(loss if penalty is None else loss + penalty * scale)
         total += score.loss.detach()
         del score  # frees the rest of its graph before the next pass
     return total

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from fastapi import Request
@@ -81,4 +82,6 @@ def _await_feedback(http: Request, service: BundleService, model: str, adapter: 
     """Remembers an answer in whose alias's trial a score counts."""
     alias = service.catalogue.own_name(model)
     if (trial := service.trials.of(alias)) is not None and trial.users is not None:
-        service.waiting.add(context_of(http).request_id, Judged(alias, adapter, key_of(http).name))
+        context = context_of(http)
+        awaited = service.waiting.add(context.request_id, Judged(alias, adapter, key_of(http).name))
+        context.awaited, context.unanswered = awaited, partial(service.waiting.forget, awaited)

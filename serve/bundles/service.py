@@ -48,12 +48,12 @@ class HostService(Service):
         loaded = self.bundles.loaded(self.catalogue.find(model).bundle)
         return self if loaded is None else loaded.service
 
-    async def judged(self, request_id: str, key: str, score: float) -> bool:
-        """As of whichever loaded bundle gave the answer; what one that was unloaded waits for is forgotten."""
-        for _, loaded in self.bundles.in_memory():
-            if await loaded.service.judged(request_id, key, score):
-                return True
-        return False
+    async def judged(self, answer_id: str, key: str, score: float) -> bool:
+        """As of the loaded bundle that gave the answer, unless several gave one of this id; what one that was unloaded waits for
+        is forgotten."""
+        services = [loaded.service for _, loaded in self.bundles.in_memory()]
+        asked = [service for service in services if service.waiting.knows(answer_id, key)]
+        return len(asked) == 1 and await asked[0].judged(answer_id, key, score)
 
     def bundle(self, name: str) -> PlacedBundle:
         """A bundle. Raises: RequestError(404)."""

@@ -21,13 +21,15 @@ from ..http.errors import error_response, internal_error
 from ..http.request_log import request_id_of
 from .affinity import PINNED, Route, route_of
 from .response import Response
-from .tunnel import REPLICA_HEADER, End, Part, Start, portable
+from .tunnel import REPLICA_HEADER, End, Part, Refusal, Start, portable
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
 
 ATTEMPTS = 3
 BODY_LIMIT_S = 60
+UNASKED_BYTES = 64 * 1024
+"""Of a body, so much is read before its key is known to be one."""
 _ALL_LIMIT_S = 10  # how long all replicas may take to say something
 _log = logging.getLogger("ptune.serve")
 
@@ -38,6 +40,7 @@ class Ingress:
     def __init__(self, replicas: DeploymentHandle, ledger: DeploymentHandle, max_body_bytes: int) -> None:
         self._replicas, self._ledger = replicas, ledger
         self._answers = replicas.options(method_name="answer", stream=True)
+        self._refusals = replicas.options(method_name="refusal")
         self._max_body_bytes = max_body_bytes
 
     def __serve_build_asgi_app__(self) -> ASGIApp:  # Ray's name
@@ -52,7 +55,7 @@ class Ingress:
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its body to the last byte of its answer."""
         try:
-            body = await self._body(receive)
+            body = await self._body(scope, receive)
         except RequestError as error:
             await error_response(error, scope["path"])(scope, receive, send)
             return
@@ -60,26 +63,47 @@ class Ingress:
             with suppress(ClientDisconnect):
                 await until_disconnect(receive, self._answer(scope, receive, send, body))
 
-    async def _body(self, receive: Receive) -> bytes | None:
-        """The whole body; None if the client has gone. Raises: RequestError (408, 413)."""
-        body = bytearray()
+    async def _body(self, scope: Scope, receive: Receive) -> bytes | None:
+        """The whole body; None if the client has gone. Only of a known key it may be long.
+
+        Raises: RequestError (401, 408, 413, 503).
+        """
+        body, said, known, ended = bytearray(), _length(scope), False, False
         try:
             async with asyncio.timeout(BODY_LIMIT_S):
                 while True:
-                    message = await receive()
-                    if message["type"] == "http.disconnect":
-                        return None
-                    body += message.get("body", b"")
-                    if len(body) > self._max_body_bytes:
+                    size = max(said, len(body))
+                    if size > UNASKED_BYTES and not known:
+                        await self._require_known(scope)
+                        known = True
+                    if size > self._max_body_bytes:
                         raise RequestError(
                             f"the body has over {self._max_body_bytes} bytes; adapters are added by their path",
                             code="body_too_large",
                             status=413,
                         )
-                    if not message.get("more_body", False):
+                    if ended:
                         return bytes(body)
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return None
+                    body += message.get("body", b"")
+                    ended = not message.get("more_body", False)
         except TimeoutError:
             raise RequestError("the body did not arrive in time", code="timeout", status=408) from None
+
+    async def _require_known(self, scope: Scope) -> None:
+        """Has a replica judge a request by its headers. Raises: RequestError, also where that replica is lost (503)."""
+        try:
+            refusal: Refusal | None = await self._refusals.remote(portable(scope))
+        except (RayError, RayServeException) as lost:
+            _log.warning("a replica was lost while it checked a key: %s", type(lost).__name__)
+            raise RequestError(
+                "the replica that was asked is lost", code="replica_lost", status=503
+            ) from None
+        if refusal is not None:
+            message, code, status = refusal
+            raise RequestError(message, code=code, status=status)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, body: bytes) -> None:
         """Sends what a replica answers. A replica that dies before its first byte was sent is replaced by another."""
@@ -174,6 +198,12 @@ def _changes(scope: Scope) -> bool:
     """Whether a request changes adapters or aliases."""
     tops = ("/v1/adapters", "/v1/aliases", "/v1/load_lora_adapter", "/v1/unload_lora_adapter")
     return scope["method"] not in ("GET", "HEAD") and scope["path"].startswith(tops)
+
+
+def _length(scope: Scope) -> int:
+    """The length that a body is said to have; 0 where nothing is said."""
+    said = [value for name, value in scope["headers"] if name == b"content-length"]
+    return max((int(value) for value in said if value.isdigit() and len(value) <= 20), default=0)
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ptune.errors import RequestError
@@ -32,40 +33,59 @@ Verdict = tuple[dict[str, str], tuple[str, float] | None]
 """The limits as headers; why the request is refused, and in how many seconds it may succeed."""
 
 
+@dataclass
+class _Counted:
+    """A request that the ledger counts as running, and the tokens that it has reserved."""
+
+    key: str
+    reserved: int = 0
+
+
 class Ledger:
-    """Keys are known by their names; their limits come with each request, as each replica has read them."""
+    """Keys are known by their names; their limits come with each request, as each replica has read them.
+
+    A replica numbers its requests, and each beat says which of them still run. So a word that comes late or never, of a
+    request's begin or of its end, is put right by the next beat.
+    """
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._meters: dict[str, Meter] = {}
-        self._running: defaultdict[str, Counter[str]] = defaultdict(Counter)  # replica → key → requests
+        self._running: dict[str, dict[int, _Counted]] = {}  # replica → number → request
         self._heard_s: dict[str, float] = {}
         self._totals = Totals()
 
-    async def admit(self, key: str, limits: Limits, replica: str) -> Verdict:
+    async def admit(self, key: str, limits: Limits, replica: str, number: int) -> Verdict:
         """Counts a request as running."""
-        await self.beat(replica)
+        self._heard_s[replica] = self._clock()
         self._forget_silent()
         meter = self._meter(key, limits)
         verdict = await _verdict(meter, meter.admit())
         if verdict[1] is None:
-            self._running[replica][key] += 1
+            self._running.setdefault(replica, {})[number] = _Counted(key)
         return verdict
 
-    async def reserve(self, key: str, limits: Limits, tokens: int) -> Verdict:
-        """Takes the tokens that a request may need."""
-        meter = self._meter(key, limits)
-        return await _verdict(meter, meter.reserve(tokens))
+    async def reserve(self, key: str, limits: Limits, replica: str, number: int, tokens: int) -> Verdict:
+        """Takes the tokens that a request may need; nothing for one that is not counted (any longer)."""
+        meter, counted = self._meter(key, limits), self._running.get(replica, {}).get(number)
+        if counted is None:
+            return meter.headers(), None
+        verdict = await _verdict(meter, meter.reserve(tokens))
+        if verdict[1] is None:
+            counted.reserved += tokens
+        return verdict
 
-    async def settle(self, key: str, replica: str, reserved: int, used: int) -> None:
+    async def settle(self, replica: str, number: int, used: int) -> None:
         """Counts a request as ended, unless its replica was taken for dead, or the ledger has died since."""
-        if self._running[replica][key] > 0:
-            self._running[replica][key] -= 1
-            self._meters[key].settle(reserved, used)
+        counted = self._running.get(replica, {}).pop(number, None)
+        if counted is not None:
+            self._meters[counted.key].settle(counted.reserved, used)
 
-    async def beat(self, replica: str) -> None:
-        """A replica lives."""
+    async def beat(self, replica: str, held: frozenset[int] = frozenset(), newest: int = 0) -> None:
+        """A replica lives. held: the numbers of its requests that run, up to the newest that it had given by then."""
         self._heard_s[replica] = self._clock()
+        running = self._running.get(replica, {})
+        self._forget(running, [number for number in running if number <= newest and number not in held])
 
     async def add_up(self, expositions: Mapping[str, bytes]) -> bytes:
         """The metrics of all replicas as one; what replicas that have ended have counted stays counted."""
@@ -83,8 +103,14 @@ class Ledger:
         for replica, heard_s in list(self._heard_s.items()):
             if self._clock() - heard_s > SILENT_S:
                 del self._heard_s[replica]
-                for key, count in self._running.pop(replica, Counter[str]()).items():
-                    self._meters[key].running -= count
+                running = self._running.pop(replica, {})
+                self._forget(running, list(running))
+
+    def _forget(self, running: dict[int, _Counted], numbers: Sequence[int]) -> None:
+        """Ends requests of which nobody says what they used: that is taken to be what they had reserved."""
+        for number in numbers:
+            counted = running.pop(number)
+            self._meters[counted.key].settle(counted.reserved, counted.reserved)
 
 
 async def _verdict(meter: Meter, step: Awaitable[None]) -> Verdict:
@@ -95,37 +121,83 @@ async def _verdict(meter: Meter, step: Awaitable[None]) -> Verdict:
     return meter.headers(), None
 
 
+class Held:
+    """The numbers of a replica's requests that the ledger may count."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._newest = 0
+        self._numbers: set[int] = set()
+
+    def begin(self) -> int:
+        """The number of a request that begins."""
+        with self._lock:
+            self._newest += 1
+            self._numbers.add(self._newest)
+            return self._newest
+
+    def end(self, number: int) -> None:
+        """A request has ended; it may have done so before."""
+        with self._lock:
+            self._numbers.discard(number)
+
+    def now(self) -> tuple[frozenset[int], int]:
+        """The numbers of those that run, and the newest of all."""
+        with self._lock:
+            return frozenset(self._numbers), self._newest
+
+
 class SharedKeys(ApiKeys):
     """Keys of a replica, whose limits the ledger counts."""
 
     ledger: DeploymentHandle
     replica: str
+    held: Held
 
     def meter(self, key: Key) -> Account:
         """The meter of a key; without limits there is nothing to ask the ledger for."""
-        return (
-            super().meter(key) if key.limits == UNLIMITED else LedgerAccount(key, self.ledger, self.replica)
-        )
+        if key.limits == UNLIMITED:
+            return super().meter(key)
+        return LedgerAccount(key, self.ledger, self.replica, self.held)
+
+    def beat(self) -> None:
+        """Tells the ledger that the replica lives, and which requests run."""
+        self.ledger.beat.remote(self.replica, *self.held.now())
 
 
 class LedgerAccount:
     """The use of a key by one request, counted by the ledger."""
 
-    def __init__(self, key: Key, ledger: DeploymentHandle, replica: str) -> None:
-        self._key, self._ledger, self._replica = key, ledger, replica
+    def __init__(self, key: Key, ledger: DeploymentHandle, replica: str, held: Held) -> None:
+        self._key, self._ledger, self._replica, self._held = key, ledger, replica, held
+        self._number = 0  # until it is admitted
         self._headers: dict[str, str] = {}
 
     async def admit(self) -> None:
         """Raises: LimitReachedError; RequestError(503) if the ledger does not answer."""
-        await self._asked(self._ledger.admit.remote(self._key.name, self._key.limits, self._replica))
+        key, self._number = self._key, self._held.begin()
+        try:
+            await self._asked(self._ledger.admit.remote(key.name, key.limits, self._replica, self._number))
+        except LimitReachedError:  # which counts nothing
+            self._held.end(self._number)
+            raise
+        except (
+            BaseException
+        ):  # also of a client that leaves: a ledger that is late may count the request all the same
+            self.settle(0, 0)
+            raise
 
     async def reserve(self, tokens: int) -> None:
         """Raises: as `admit`."""
-        await self._asked(self._ledger.reserve.remote(self._key.name, self._key.limits, tokens))
+        key = self._key
+        await self._asked(
+            self._ledger.reserve.remote(key.name, key.limits, self._replica, self._number, tokens)
+        )
 
     def settle(self, reserved: int, used: int) -> None:
-        """Tells the ledger, and does not wait for it."""
-        self._ledger.settle.remote(self._key.name, self._replica, reserved, used)
+        """Tells the ledger, which knows what was reserved, and does not wait for it."""
+        self._held.end(self._number)
+        self._ledger.settle.remote(self._replica, self._number, used)
 
     def headers(self) -> dict[str, str]:
         """The limits as the ledger last told them."""

@@ -10,18 +10,20 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from ray import serve
+from starlette.requests import HTTPConnection
 
-from ptune.errors import PtuneError
+from ptune.errors import PtuneError, RequestError
 
 from ..access.auth import ApiKeys
 from ..http import json_log
+from ..http.dependencies import authorization, check_host
 from ..lifecycle import check_memory, opened
 from ..service import BundleService
 from .affinity import Route
 from .arguments import Arguments
-from .ledger import BEAT_S, SharedKeys
+from .ledger import BEAT_S, Held, SharedKeys
 from .load import LOAD, load_of
-from .tunnel import REPLICA_HEADER, Part, Start, answered
+from .tunnel import REPLICA_HEADER, Part, Refusal, Start, answered
 
 if TYPE_CHECKING:
     from ray.serve.handle import DeploymentHandle
@@ -37,7 +39,7 @@ class Replica:
         if arguments.log_json:
             json_log.log_json()
         self._name = serve.get_replica_context().replica_id.unique_id
-        self._ledger, self._keys = ledger, self._read_keys(arguments, ledger)
+        self._keys = self._read_keys(arguments, ledger)
         self._options = arguments.engine_options()
         check_memory(self._options)
         self._model, create = opened(arguments.bundle, self._options)
@@ -53,6 +55,16 @@ class Replica:
                 if isinstance(part, Start):
                     part.headers.append((REPLICA_HEADER, self._name.encode()))
                 yield part
+
+    async def refusal(self, scope: dict[str, Any]) -> Refusal | None:
+        """Why a request is refused by its headers, whatever it asks for; None where it is not."""
+        http = HTTPConnection({**scope, "app": self._app})
+        try:
+            check_host(http, self._service)
+            self._service.settings.api_keys.check(authorization(http))
+        except RequestError as error:
+            return str(error), error.code, error.status
+        return None
 
     async def follow(self) -> None:
         """Serves the adapters that the bundle's folder holds now. Raises: RequestError."""
@@ -85,7 +97,7 @@ class Replica:
             return ApiKeys()
         keys = SharedKeys.read(arguments.api_key_file)
         assert isinstance(keys, SharedKeys)
-        keys.ledger, keys.replica = ledger, self._name
+        keys.ledger, keys.replica, keys.held = ledger, self._name, Held()
         return keys
 
     def _watch(self) -> None:
@@ -95,5 +107,5 @@ class Replica:
                 self._service.store.follow()
             except Exception as error:
                 _log.error("the bundle's folder cannot be followed: %s", error)
-            if self._keys:
-                self._ledger.beat.remote(self._name)
+            if isinstance(self._keys, SharedKeys):
+                self._keys.beat()

@@ -29,6 +29,8 @@ class End(NamedTuple):
 
 
 Part = Start | bytes | End
+Refusal = tuple[str, str | None, int]
+"""An error's message, code and status."""
 
 
 def portable(scope: Scope) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ..access.limits import Lease
 
 if TYPE_CHECKING:
     from ..engine_call import EngineCall
+    from ..rollout.waiting import Awaited
 
 _IN_STATE = "ptune"
 BATCH_KEY = "ptune.batch_key"
@@ -35,6 +36,8 @@ class RequestContext:
     answered_by: str | None = None  # `name@hash12` of the adapter, once it is resolved
     changes: dict[str, str] | None = None  # what a request of an administrator is about; None = it is none
     at_end: Callable[[RequestContext], None] | None = None  # called when the response has been sent
+    awaited: Awaited | None = None  # its answer, where a trial waits to hear how good it is
+    unanswered: Callable[[], None] | None = None  # called where the response is an error
     call: EngineCall | None = None  # its work on the engine, once that has begun
 
     def first_token_after(self, started_s: float) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
 
 from ptune.errors import RequestError
 
@@ -29,7 +30,7 @@ GenerationServiceDep = Annotated[GenerationService, Depends(service_of)]
 EncoderServiceDep = Annotated[EncoderService, Depends(service_of)]
 
 
-def check_host(http: Request, service: ServiceDep) -> None:
+def check_host(http: HTTPConnection, service: ServiceDep) -> None:
     """Raises: RequestError(400) if the Host header is not one of this server's names.
 
     Otherwise a web page could point its own name at 127.0.0.1 (DNS rebinding), and the browser would let it read answers.
@@ -61,12 +62,12 @@ async def authorize_metrics(http: Request, service: ServiceDep) -> None:
 def _authorize(http: Request, service: Service, *scopes: Scope) -> None:
     keys = service.settings.api_keys
     named = http.scope.get(BATCH_KEY)
-    key = keys.check(_authorization(http)) if named is None else keys.check_named(named)
+    key = keys.check(authorization(http)) if named is None else keys.check_named(named)
     context_of(http).key = service.settings.key_here(key)  # so that the logs know whose request was refused
     check_scope(key, *scopes)
 
 
-def _authorization(http: Request) -> str | None:
+def authorization(http: HTTPConnection) -> str | None:
     """The header `Authorization`, or what it would be for the key in `x-api-key`, where Anthropic's clients send it."""
     key = http.headers.get("x-api-key")
     return http.headers.get("authorization", None if key is None else f"Bearer {key}")

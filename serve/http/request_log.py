@@ -112,6 +112,8 @@ def _record(service: Service, context: RequestContext, answered: Answered) -> No
     if service.settings.audit is not None and context.changes is not None:
         known = {name: value for name, value in fields.items() if value is not None}
         service.settings.audit.write({**known, **context.changes})
+    if context.unanswered is not None and answered.status >= 400:
+        context.unanswered()
     if context.at_end is not None:
         context.at_end(context)
     if service.settings.telemetry is not None:

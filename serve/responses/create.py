@@ -50,7 +50,8 @@ async def responses(
         kept = Kept(store, key, [*before, *body.input]) if body.store else None
         # Not the request's id: a client could choose that, and so learn or replace another's response.
         answer_id = uuid.uuid4().hex
-        service.waiting.call_also(context_of(http).request_id, answer_id)
+        if (awaited := context_of(http).awaited) is not None:
+            service.waiting.call_also(awaited, answer_id)
         reply = ResponseReply(answer, body, f"resp_{answer_id}", int(time.time()), kept)
         store.begin(key, reply.response_id, reply)
         framing = Framing(written=named_event, error=reply.failed)

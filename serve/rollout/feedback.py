@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request
@@ -12,7 +11,6 @@ from ..http.body import body_of
 from ..http.context import key_of
 from ..http.dependencies import ServiceDep
 
-_ANSWER = re.compile(r"(?:chatcmpl-|cmpl-|msg_|resp_)?(.+)")
 router = APIRouter()
 
 
@@ -30,6 +28,5 @@ async def feedback(
     http: Request, body: Annotated[Feedback, Depends(body_of(Feedback))], service: ServiceDep
 ) -> dict[str, Any]:
     """Counts a score for the canary's trial that the answer belongs to. `counted` is false where it belongs to none."""
-    named = _ANSWER.fullmatch(body.id)
-    counted = named is not None and await service.judged(named[1], key_of(http).name, body.score)
+    counted = await service.judged(body.id, key_of(http).name, body.score)
     return {"object": "feedback", "id": body.id, "counted": counted}

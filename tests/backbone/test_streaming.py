@@ -21,6 +21,7 @@ from ptune.backbone.streaming import layers_of, stream, streamable
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.errors import BackboneError, PtuneError
 from ptune.methods.full import Full
+from ptune.training.memory.backward_pass import nothing_left_behind
 from ptune.training.preparation import checkpoint_layers
 
 CPU = torch.device("cpu")
@@ -130,7 +131,7 @@ def test_layers_that_do_not_follow_each_other_are_refused(tmp_path: Path) -> Non
         layer._gradient_checkpointing_func = functools.partial(checkpoint, use_reentrant=False)
     stream(model, LayerFile(tmp_path), CPU)
     total = model(torch.ones(1, 4, requires_grad=True))
-    with pytest.raises(PtuneError, match="do not follow each other"):
+    with pytest.raises(PtuneError, match="do not follow each other"), nothing_left_behind():
         total.backward()
 
 

@@ -25,20 +25,23 @@ from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.request import Seq2SeqRequest
-from ptune.errors import RequestError
+from ptune.errors import PtuneError, RequestError
+from ptune.formats.bundle import BASE
 
 DONE, CANCELLED = "done", "cancelled"
+STOPPED = "the engine has stopped: Defect: of the loop"
 Outcome = Callable[[], str]
-"""Waits for a request's end: DONE, CANCELLED or the code of its error."""
+"""Waits for a request's end: DONE, CANCELLED, the code of its error, or what the engine says of its own."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of engine. submit: queues a request of `tokens` prompt tokens, with a deadline or None."""
+    """One kind of engine. submit: queues a request of `tokens` prompt tokens, with a deadline or None. adapter: that it has."""
 
     open: Callable[..., Any]
-    submit: Callable[[Any, float | None], Outcome]
+    submit: Callable[..., Outcome]
     tokens: int
+    adapter: str
 
 
 def of_future(future: Future[Any]) -> str:
@@ -48,6 +51,8 @@ def of_future(future: Future[Any]) -> str:
         return CANCELLED
     except RequestError as error:
         return str(error.code)
+    except PtuneError as error:
+        return str(error)
     return CANCELLED if getattr(result, "finish", "") == "cancelled" else DONE
 
 
@@ -55,34 +60,42 @@ def of_tokens(tokens: queue.SimpleQueue[Token]) -> str:
     while (token := tokens.get(timeout=120)).finish is None:
         pass
     refusal = token.refusal
+    if token.finish == "error" and not refusal:
+        return str(token.error)
     return str(refusal.code) if refusal else CANCELLED if token.finish == "cancelled" else DONE
 
 
 @pytest.fixture(scope="module", params=["decoder", "encoder", "seq2seq"])
 def kind(request: pytest.FixtureRequest, tiny: TinyBundle, tmp_path_factory: pytest.TempPathFactory) -> Kind:
-    def to_decoder(engine: Engine, deadline_s: float | None) -> Outcome:
+    def to_decoder(engine: Engine, deadline_s: float | None, adapter: str = BASE) -> Outcome:
         tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
-        engine.submit(Request((5, 6, 7), max_tokens=3, deadline_s=deadline_s), tokens.put)
+        engine.submit(Request((5, 6, 7), adapter, max_tokens=3, deadline_s=deadline_s), tokens.put)
         return lambda: of_tokens(tokens)
 
-    def to_encoder(engine: EncoderEngine, deadline_s: float | None) -> Outcome:
-        future = engine.submit(Item(encoder_bundles.tiny().inputs[0], "mood", deadline_s))
+    def to_encoder(engine: EncoderEngine, deadline_s: float | None, adapter: str = "mood") -> Outcome:
+        future = engine.submit(Item(encoder_bundles.tiny().inputs[0], adapter, deadline_s))
         return lambda: of_future(future)
 
-    def to_seq2seq(engine: Seq2SeqEngine, deadline_s: float | None) -> Outcome:
+    def to_seq2seq(engine: Seq2SeqEngine, deadline_s: float | None, adapter: str = BASE) -> Outcome:
         source = ids_of(SOURCES[0])
-        job = engine.submit(Seq2SeqRequest(source, max_tokens=3, deadline_s=deadline_s))
+        job = engine.submit(Seq2SeqRequest(source, adapter, max_tokens=3, deadline_s=deadline_s))
         return lambda: of_future(job.done)
 
     if request.param == "decoder":
-        return Kind(lambda **options: Engine.open(tiny.folder, threads=1, **options), to_decoder, 3)
+        adapter = next(iter(tiny.models.keys() - {BASE}))
+        return Kind(lambda **options: Engine.open(tiny.folder, threads=1, **options), to_decoder, 3, adapter)
     if request.param == "encoder":
         bundle = encoder_bundles.tiny().bundle
         length = len(encoder_bundles.tiny().inputs[0]["input_ids"])
-        return Kind(lambda **options: EncoderEngine.open(bundle, threads=1, **options), to_encoder, length)
+        return Kind(
+            lambda **options: EncoderEngine.open(bundle, threads=1, **options), to_encoder, length, "mood"
+        )
     made = make(tmp_path_factory.mktemp("seq2seq"), "bart")
     length = len(ids_of(SOURCES[0]))
-    return Kind(lambda **options: Seq2SeqEngine.open(made.bundle, threads=1, **options), to_seq2seq, length)
+    adapter = next(iter(made.bundle.manifest.adapters))
+    return Kind(
+        lambda **options: Seq2SeqEngine.open(made.bundle, threads=1, **options), to_seq2seq, length, adapter
+    )
 
 
 @pytest.fixture
@@ -198,3 +211,67 @@ def test_what_was_submitted_is_counted_at_its_first_step(
     assert [outcome() for outcome in outcomes] == [DONE] * 3
     assert (engine.metrics.queue_s.count, engine.metrics.prompt_tokens) == (3, 3 * kind.tokens)
     assert engine.metrics.batch_size.count == engine.metrics.step_s.count >= 3
+
+
+class Defect(BaseException):
+    """Nothing that the engine expects."""
+
+
+def out_of_the_loop(engine: Any, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine's next turn ends its thread. where: the method that fails, after it has done its work."""
+    work = getattr(engine, where)
+
+    def failing(*given: Any) -> Any:
+        found = work(*given)
+        if found:
+            raise Defect("of the loop")
+        return found
+
+    monkeypatch.setattr(engine, where, failing)
+
+
+@pytest.mark.parametrize("where", ["_next_batch", "_drop_ended"])
+def test_a_thread_that_ends_by_a_defect_leaves_nobody_waiting(
+    kind: Kind,
+    held: tuple[Any, threading.Event],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    where: str,
+) -> None:
+    """Neither who runs, nor who waits, nor who was just taken out of the queue and is in no list any longer."""
+    engine, go_on = held
+    now_s = [100.0]
+    monkeypatch.setattr(base, "clock_s", lambda: now_s[0])
+    outcomes = [running(kind, engine), kind.submit(engine, 2.5), kind.submit(engine, None)]
+    assert engine.metrics.stopped is None
+    out_of_the_loop(engine, where, monkeypatch)
+    now_s[0] += 3
+    go_on.set()
+    first, *others = [outcome() for outcome in outcomes]
+    assert first in (DONE, STOPPED), "an encoder's step is all that a request needs"
+    assert others == [STOPPED] * 2
+    assert engine.metrics.stopped == "a thread of the engine has ended by Defect"
+    assert refused(kind, engine) == (503, "engine_stopped")
+    assert engine.drain(60), "nobody is waited for"
+    engine.close()
+    [told] = [record for record in caplog.records if record.exc_info]
+    assert told.exc_info is not None
+    assert told.exc_info[0] is Defect
+
+
+def test_a_reader_of_adapters_that_ends_by_a_defect_leaves_nobody_waiting(
+    kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(kind.open(replay_golden=False)) as engine:
+        engine._registry._cache.drop(kind.adapter)
+        go_on = threading.Event()
+
+        def failing(*_: Any) -> None:
+            go_on.wait(60)
+            raise Defect("of the loop")
+
+        monkeypatch.setattr(engine._registry, "_load_wanted", failing)
+        outcome = kind.submit(engine, None, kind.adapter)
+        go_on.set()
+        assert outcome() == STOPPED
+        assert refused(kind, engine) == (503, "engine_stopped")

@@ -115,7 +115,15 @@ def test_no_body_is_read_without_end(kind: str, method: str, path: str, kind_of_
     assert status != 200
 
 
-def endless(app: FastAPI, method: str, path: str, kind_of_body: str) -> tuple[int, int]:
+@pytest.mark.parametrize("kind_of_body", ["application/json", "multipart/form-data; boundary=b"])
+@pytest.mark.parametrize(
+    ("kind", "method", "path"), [one for one in ROUTES if one[1] in ("POST", "PUT", "PATCH")]
+)
+def test_nothing_of_a_strangers_body_is_read(kind: str, method: str, path: str, kind_of_body: str) -> None:
+    assert endless(GUARDED[kind], method, placed(path), kind_of_body, key="guessed") == (401, 0)
+
+
+def endless(app: FastAPI, method: str, path: str, kind_of_body: str, key: str = KEY) -> tuple[int, int]:
     """The status of the answer to a body that never ends, and how much of it was read."""
     read, statuses = [0], []
 
@@ -135,7 +143,7 @@ def endless(app: FastAPI, method: str, path: str, kind_of_body: str) -> tuple[in
 
     headers = {
         "host": "localhost",
-        "authorization": f"Bearer {KEY}",
+        "authorization": f"Bearer {key}",
         "content-type": kind_of_body,
         "transfer-encoding": "chunked",
     }

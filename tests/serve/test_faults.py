@@ -281,6 +281,40 @@ def test_an_engine_that_only_fails_is_unhealthy(there: Living) -> None:
         assert http.get("/health").status_code == 200
 
 
+def test_an_engine_whose_thread_has_ended_says_so_and_refuses(
+    there: Living, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An orchestrator restarts it by /health; whoever was being answered is told, and nobody new waits."""
+    model = ptune.load(there.folder, threads=1, max_rows=1)
+    step, go_on = model.engine._step, threading.Event()
+
+    def waiting(chunks: Any) -> Any:
+        go_on.wait(60)
+        return step(chunks)
+
+    def defect() -> Any:
+        raise KeyError("what nobody thought of")
+
+    monkeypatch.setattr(model.engine, "_step", waiting)
+    with closing(model), TestClient(create_app(model)) as http, ThreadPoolExecutor() as pool:
+        answers = [pool.submit(completed, http, "base") for _ in range(2)]
+        wait_until(lambda: (model.engine.stats().running, model.engine.stats().waiting) == (1, 1))
+        monkeypatch.setattr(model.engine, "_next_batch", defect)
+        go_on.set()
+        for answer in answers:
+            response = answer.result(60)
+            assert response.status_code == 500
+            assert response.json()["error"]["code"] == "engine_error"
+        for path in ("/health", "/ready"):
+            response = http.get(path)
+            assert response.status_code == 503
+            assert "a thread of the engine has ended by KeyError" in response.json()["error"]["message"]
+        refused = completed(http, "base")
+        assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_stopped")
+        assert refused.headers["retry-after"]
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
 def test_a_request_that_waits_for_an_adapter_which_is_removed_is_told_so(there: Living) -> None:
     """It had been read out of memory for another one, and is gone before it could be read again."""
     model = ptune.load(there.folder, threads=1, max_rows=2, adapter_bytes=50_000)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +18,7 @@ import ptune
 from ptune.formats.bundle import Bundle
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.app import create_app
+from ptune_serve.bundles.service import HostService
 from ptune_serve.rollout import waiting
 from ptune_serve.rollout.waiting import Judged, Waiting
 from ptune_serve.service import Settings
@@ -168,6 +172,61 @@ def test_the_oldest_answers_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> No
     assert answers.take("0", "key") is None
     assert answers.take("2", "other") is None
     assert answers.take("2", "key") == Judged("prod", "a", "key")
+
+
+def test_an_id_is_one_keys_own() -> None:
+    answers = Waiting()
+    answers.add("5", Judged("prod", "a", "one"))
+    answers.add("5", Judged("prod", "b", "two"))
+    assert answers.take("5", "one") == Judged("prod", "a", "one")
+    assert answers.take("5", "two") == Judged("prod", "b", "two")
+
+
+@pytest.mark.parametrize("second", ["5", "cmpl-5"], ids=["the same", "as an answer to the first is called"])
+@pytest.mark.parametrize("judged", [False, True])
+def test_no_score_counts_under_an_id_that_two_requests_had(second: str, judged: bool) -> None:
+    """It could be for either; a late second score for the first is none for the other."""
+    answers = Waiting()
+    answers.add("5", Judged("prod", "a", "key"))
+    assert not judged or answers.take("5", "key") is not None
+    other = answers.add(second, Judged("prod", "b", "key"))
+    answers.call_also(other, "resp_own")
+    assert answers.take("cmpl-5", "key") is None
+    assert answers.take("5", "key") is None
+    assert answers.take("resp_own", "key") == Judged("prod", "b", "key"), "the server chose this one"
+    assert answers.take("resp_own", "key") is None
+
+
+def test_a_request_that_was_refused_may_come_again_under_its_id(http: Any) -> None:
+    begin(http)
+    headers = {"x-request-id": "again"}
+    body = {"model": "prod", "prompt": [5, 6, 7], "max_tokens": 2}
+    for wrong, status in ({"max_tokens": 10**6}, 400), ({}, 200):
+        assert http.post("/v1/completions", json={**body, **wrong}, headers=headers).status_code == status
+    score = {"id": "again", "score": 1}
+    assert http.post("/v1/feedback", json=score).json()["counted"]
+    assert http.post("/v1/completions", json=body, headers=headers).status_code == 200
+    assert not http.post("/v1/feedback", json=score).json()["counted"], "whose it is nobody can say"
+
+
+def test_of_several_bundles_none_gets_a_score_that_could_be_anothers() -> None:
+    @dataclass
+    class Bundle:
+        waiting: Waiting
+        scores: list[float]
+
+        async def judged(self, answer_id: str, key: str, score: float) -> bool:
+            self.scores.append(score)
+            return True
+
+    first, second = Bundle(Waiting(), []), Bundle(Waiting(), [])
+    loaded = [(name, SimpleNamespace(service=one)) for name, one in (("a", first), ("b", second))]
+    host: Any = SimpleNamespace(bundles=SimpleNamespace(in_memory=lambda: loaded))
+    for one, answer_id in ((first, "1"), (second, "2"), (first, "3"), (second, "3")):
+        one.waiting.add(answer_id, Judged("prod", "a", "key"))
+    counted = [asyncio.run(HostService.judged(host, number, "key", float(number))) for number in "1234"]
+    assert counted == [True, True, False, False]
+    assert (first.scores, second.scores) == ([1.0], [2.0])
 
 
 def test_one_replica_of_many_does_not_judge(there: Living) -> None:

@@ -211,7 +211,7 @@ class Shape:
     def converted(self, row: Row) -> Convertible:
         """What a row holds. Raises: DataError if it lacks a column, or does not fit."""
         if missing := [column for column in self.columns if row.get(column) is None]:
-            raise DataError(f"has no {' and no '.join(missing)}")
+            raise DataError(f"has no {' and no '.join(missing)}{_of_another_shape(row, self)}")
         return self.convert(row)
 
     def renamed(self, names: Mapping[str, str]) -> Shape:
@@ -317,6 +317,18 @@ SHAPES = (
     Shape("Alpaca", ("instruction", "output"), alpaca_conversation, ("input", "system", "history")),
     Shape(RAW_TEXT, ("text",), _document, ("end_of_document",)),
 )
+
+
+def _of_another_shape(row: Row, than: Shape) -> str:
+    """A clause for a row that another shape would read: files have one shape each, which their first row tells."""
+    for shape in SHAPES:
+        if shape.name != than.name and all(row.get(column) is not None for column in shape.columns):
+            return (
+                f", but {' and '.join(shape.columns)} ({shape.name}): all rows of a file have one shape, so put these"
+                " into a file of their own; data.files takes several"
+            )
+    return ""
+
 
 _SHAREGPT_ROLES = {
     "human": "user",

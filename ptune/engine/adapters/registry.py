@@ -25,12 +25,8 @@ Combine = Callable[[str, Sequence[tuple[Served, float]]], Served]
 """Makes the sum of adapters with factors, under a name. Raises: AdapterError for what cannot be summed."""
 Ready = Callable[[Served | PtuneError], None]
 """Callback: receives the loaded adapter, or the error."""
-
-
 Parts = list[tuple[AdapterRecord, float]]
 """The parts of a sum and their factors; an adapter by itself is one part with factor 1."""
-
-
 PROMPT = ("own_prompt", "template", "system", "defaults")
 """Fields of a record that say how conversations are written."""
 
@@ -59,6 +55,7 @@ class Registry(Generic[Served]):
     base_answers: whether clients may ask for the bare base; only messages depend on it.
     limit_bytes: memory for adapters; the least recently used are evicted, and read again when they are asked for.
     combine: where names may also mean sums of adapters (`ptune.formats.adapter_sum`). A sum is kept like an adapter.
+    guarded: runs the thread that reads adapters.
     """
 
     def __init__(
@@ -71,8 +68,9 @@ class Registry(Generic[Served]):
         base_answers: bool,
         limit_bytes: int | None = None,
         combine: Combine[Served] | None = None,
+        guarded: Callable[[Callable[[], None]], None] = lambda run: run(),
     ) -> None:
-        self._combine = combine
+        self._combine, self._guarded = combine, guarded
         self.bundle = bundle  # as of the last load or refresh
         self._load, self._size, self._changed, self._base_answers = load, size, changed, base_answers
         self._cache: AdapterCache[Served] = AdapterCache(limit_bytes)
@@ -216,7 +214,9 @@ class Registry(Generic[Served]):
                 self._require_room_for_a_sum()
             self._wanted.setdefault(name, []).append(ready)
             if self._reader is None:
-                self._reader = threading.Thread(target=self._run, name="ptune-adapters", daemon=True)
+                self._reader = threading.Thread(
+                    target=self._guarded, args=(self._run,), name="ptune-adapters", daemon=True
+                )
                 self._reader.start()
             self._changed.notify_all()
 

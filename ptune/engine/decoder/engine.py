@@ -242,9 +242,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             for sequence, name in zip(sequences, adapters, strict=True):
                 self._enqueue(sequence, name, len(sequence.tokens))
         for sequence in sequences:
-            sequence.done.wait()
-            if sequence.error:
-                raise PtuneError(sequence.error)
+            sequence.wait()
         return [sequence.logits for sequence in sequences]
 
     def distributions(
@@ -264,9 +262,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             for sequence in sequences:
                 self._enqueue(sequence, adapter, len(sequence.tokens))
         for sequence in sequences:
-            sequence.done.wait()
-            if sequence.error:
-                raise PtuneError(sequence.error)
+            sequence.wait()
             yield sequence.found
 
     def vocab_size(self, adapter: str) -> int:
@@ -317,12 +313,11 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         deadline_s = self._deadline(request.deadline_s)
         if request.beams is not None:
             return BeamGroup(request, request.beams, self._scheduler.slots.fork, deliver, deadline_s)
-        return SampledSequence(request, deliver, deadline_s)
+        return SampledSequence(request, deliver, deadline_s, self._wake)
 
     def _cancel(self, sequence: TokenSequence) -> None:
-        with self._changed:
-            sequence.cancel()
-            self._wake()
+        sequence.cancel()
+        self._wake()
 
     def _admit(self, job: TokenSequence, adapter: Adapter | None) -> None:
         for member in job.group:
@@ -343,7 +338,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         vars(self).pop("_step", None)  # nothing computes any more
         self.tower = None
         if self._idle is not None:
-            self._scheduler.slots.leave_all()
+            if self._defect is None:  # else slots may not hold what they seem to
+                self._scheduler.slots.leave_all()
             self._idle.folder.close()
             self._idle = None
         for slot in range(self._cache.slots):
@@ -356,7 +352,12 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         return self._scheduler.busy
 
     def _next_batch(self) -> list[Chunk]:
-        return self._scheduler.plan()
+        for sequence in self._scheduler.running:
+            sequence.take_up()
+        self._leave()
+        chunks, running = self._scheduler.plan(), self._scheduler.running
+        self._stalled = not chunks and bool(running) and all(one.sits_out for one in running)
+        return chunks
 
     def _compute(self, batch: list[Chunk]) -> None:
         """Computes one step and passes each chunk's logits to its sequence."""
@@ -383,6 +384,10 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                 except Exception as error:
                     _fail(chunk.sequence, error)
             self._drafts.took(batch, ended_s - began_s)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Takes the sequences that have finished out of the batch."""
         with self._changed:
             finished = [sequence for sequence in self._scheduler.running if sequence.finished]
             self._scheduler.release(finished)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ptune.codecs.vision import FIRST_ROW
+from ptune.errors import PtuneError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from ptune.engine.adapters.lora import Adapter
     from ptune.engine.decoder.inputs.images import Picture
     from ptune.engine.job import Finish
-    from ptune.errors import PtuneError
 
 
 VIRTUAL = -1  # id of virtual tokens, which have none
@@ -131,6 +132,14 @@ class TokenSequence:
     def take(self, chunk: Chunk, logits: npt.NDArray[np.float32]) -> None:
         """Consumes the logits [wanted, vocab] of a chunk that has been computed; may append the next token."""
 
+    @property
+    def sits_out(self) -> bool:
+        """Whether all its tokens are computed, and the next one cannot be chosen yet: it has no part in a step."""
+        return False
+
+    def take_up(self) -> None:
+        """Chooses the next token of a sequence that sits out, if it can be chosen now. As `take`, between two steps."""
+
     def end(self, finish: Finish, error: str | None = None) -> None:
         """Finishes the sequence."""
         self.finished = True
@@ -150,6 +159,29 @@ class TokenSequence:
     def fail(self, error: PtuneError) -> None:
         """Finishes it with an error."""
         self.end("error", str(error))
+
+
+class AwaitedSequence(TokenSequence):
+    """A sequence on whose end a thread waits."""
+
+    def __init__(
+        self, ids: Sequence[int], adapter: Adapter | None = None, pictures: Sequence[Picture] = ()
+    ) -> None:
+        super().__init__(list(ids), adapter, all_logits=True, most_tokens=len(ids), pictures=pictures)
+        self._error: str | None = None
+        self._done = threading.Event()
+
+    def end(self, finish: Finish, error: str | None = None) -> None:
+        if not self.finished:
+            self._error = error if finish != "cancelled" else "the engine was closed"
+            self.finished = True
+            self._done.set()
+
+    def wait(self) -> None:
+        """Waits for the end. Raises: PtuneError where a step failed, or the engine was closed."""
+        self._done.wait()
+        if self._error:
+            raise PtuneError(self._error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,6 +79,8 @@ class _Job:
         self.give_up()
 
     def fail(self, error: PtuneError) -> None:
+        if self.done.done() and not self.done.cancelled():
+            return
         if self.done.running() or self.done.set_running_or_notify_cancel():
             self.done.set_exception(error)
 

@@ -24,7 +24,7 @@ from ptune.data.examples import dataset
 from ptune.data.examples.dataset import Dataset
 from ptune.data.examples.store import Examples
 from ptune.data.shapes.preferences import Pairs
-from ptune.doctor.doctor import Doctor, judge
+from ptune.doctor.doctor import Doctor, doctor_command, judge
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
@@ -144,7 +144,6 @@ def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerat
         return replace(
             data, summary={**data.summary, "findings": read_json(run.data_path).get("findings", [])}
         )
-    examination = command.replace("ptune train", "ptune doctor", 1)
     examined: list[
         Dataset
     ] = []  # in the process that examines; where the set is large, its tokens stay for the others
@@ -153,7 +152,7 @@ def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerat
         doctor = Doctor(task, codec)
         examined.append(dataset.load(recipe.data, task, codec, seed, examiner=doctor))
         findings = doctor.findings()
-        judge(findings, examination if examination.startswith("ptune doctor") else "ptune doctor RECIPE")
+        judge(findings, doctor_command(command))
         return [finding.described() for finding in findings]
 
     found = decided_by_one(accelerator, examine)

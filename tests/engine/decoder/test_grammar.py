@@ -6,6 +6,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -223,7 +224,8 @@ def test_what_cannot_be_kept_to_is_refused_with_a_reason(form: Any, reason: str)
 def busy() -> Iterator[threading.Event]:
     """The thread that compiles is at another's grammar until this is set."""
     ended = threading.Event()
-    grammar._compilers.submit(ended.wait, 30)
+    for pool in (grammar._small, grammar._small, grammar._large):
+        pool.submit(ended.wait, 30)
     yield ended
     ended.set()
 
@@ -248,6 +250,48 @@ def test_where_others_take_too_long_one_is_told_to_come_again(
     busy.set()
     monkeypatch.setattr(grammar, "TURN_LIMIT_S", 30)
     assert GRAMMARS.compile(own, END).walk().allowed().any()
+
+
+def test_a_small_grammar_does_not_wait_for_large_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grammar, "TURN_LIMIT_S", 30)
+    go_on, begun = threading.Event(), threading.Event()
+    compiled = Grammars._compile
+
+    def slow(made: Grammars, source: str, *given: Any) -> Any:
+        if len(source) > 2**14:
+            begun.set()
+            assert go_on.wait(120)
+        return compiled(made, source, *given)
+
+    monkeypatch.setattr(Grammars, "_compile", slow)
+    large = [StructuredOutput.choice([f"{letter} {number}" for number in range(3000)]) for letter in "ab"]
+    with ThreadPoolExecutor() as pool:
+        walks = [pool.submit(GRAMMARS.compile, one.source(), END) for one in large]
+        assert begun.wait(60)
+        small = StructuredOutput.choice(["not behind the large ones"])
+        assert GRAMMARS.compile(small.source(), END).walk().allowed().any()
+        assert not any(walk.done() for walk in walks)
+        go_on.set()
+        assert all(walk.result(120).walk().allowed().any() for walk in walks)
+
+
+def test_masks_that_take_long_have_a_thread_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = GRAMMARS.compile(StructuredOutput.choice(["slow", "slower"]).source(), END)
+    assert not form.slow
+    monkeypatch.setattr(grammar, "SLOW_S", 0.0)
+    walk = form.walk()
+    assert walk.allowed().any()
+    assert form.slow
+    monkeypatch.setattr(grammar, "SLOW_S", 1.0)
+    ended = threading.Event()
+    held = grammar._slow_masks.submit(ended.wait, 120)
+    walk.advance(int(np.flatnonzero(walk.allowed())[0]))
+    other = GRAMMARS.compile(StructuredOutput.choice(["quick"]).source(), END).walk()
+    assert other.allowed().any()
+    assert not walk.ready()
+    ended.set()
+    assert held.result(120)
+    assert walk.allowed().any()
 
 
 def test_bounds_that_do_not_bind_may_be_of_any_size() -> None:

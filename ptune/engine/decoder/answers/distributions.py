@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.job import Finish
+from ptune.engine.decoder.sequence import AwaitedSequence, Chunk
 from ptune.engine.sampling import log_softmax, most_likely, require_numbers
 
 Logits = npt.NDArray[np.float32]
@@ -40,18 +38,16 @@ class Wanted:
     temperature: float = 1.0
 
 
-class LabelledSequence(TokenSequence):
+class LabelledSequence(AwaitedSequence):
     """Computes a text once, and keeps the distributions of its targets."""
 
     def __init__(self, ids: Sequence[int], targets: Sequence[bool], wanted: Wanted) -> None:
         """targets: whether each token is one; the first cannot be."""
-        super().__init__(list(ids), all_logits=True, most_tokens=len(ids))
+        super().__init__(ids)
         self._wanted = wanted
         places = [place - 1 for place, target in enumerate(targets) if target and place > 0]
         self._rows = {place: row for row, place in enumerate(places)}  # place in the text -> target
         self.found = Distributions.empty(len(places), wanted.top)
-        self.error: str | None = None
-        self.done = threading.Event()
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
         start = chunk.start - self.virtual
@@ -60,11 +56,6 @@ class LabelledSequence(TokenSequence):
                 self._keep(target, row)
         if chunk.newest:
             self.end("length")
-
-    def end(self, finish: Finish, error: str | None = None) -> None:
-        self.error = error if finish != "cancelled" else "the engine was closed"
-        self.finished = True
-        self.done.set()
 
     def _keep(self, target: int, logits: Logits) -> None:
         wanted, found = self._wanted, self.found

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,12 +16,14 @@ from ptune.engine.decoder.answers.token_rules import TokenRules
 from ptune.engine.decoder.drafts.ngram import NgramProposer
 from ptune.engine.decoder.inputs.images import Picture
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
-from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.job import Finish, deadline_passed
+from ptune.engine.decoder.sequence import AwaitedSequence, Chunk, TokenSequence
+from ptune.engine.job import Finish, deadline_passed, not_computed
 from ptune.engine.sampling import choose, log_softmax, most_likely, require_numbers
 from ptune.errors import RequestError
 
 Logits = npt.NDArray[np.float32]
+MASK_S = 0.002
+"""So long a step waits for a row's mask; then the row sits out until it is there, and the others go on."""
 
 
 class RequestSequence(TokenSequence):
@@ -80,10 +81,16 @@ class SampledSequence(RequestSequence):
     """Samples a token whenever its newest has been computed, and delivers it."""
 
     def __init__(
-        self, request: Request, deliver: Callable[[Token], None], deadline_s: float = math.inf
+        self,
+        request: Request,
+        deliver: Callable[[Token], None],
+        deadline_s: float = math.inf,
+        wake: Callable[[], None] = lambda: None,
     ) -> None:
-        """deadline_s: on the engine's clock."""
+        """deadline_s: on the engine's clock. wake: called, on any thread, when a sequence that sits out may go on."""
         super().__init__(request, deliver, deadline_s)
+        self._wake = wake
+        self._unchosen: Logits | None = None  # [1, vocab] of the next token, while its mask is computed
         seed = request.sampling.seed
         self._seed = secrets.randbits(64) if seed is None else seed
         self._walk = None if request.grammar is None else request.grammar.walk()
@@ -117,12 +124,35 @@ class SampledSequence(RequestSequence):
         if newest and request.max_tokens == 0:
             self.end("length")
         elif newest:
+            wanted = logits[len(logits) - 1 - len(chunk.draft) :]
+            if self._walk is None or self._walk.ready(MASK_S):
+                self._choose(chunk, wanted)
+            else:
+                self._unchosen = wanted.copy()
+                self._walk.when_ready(self._wake)
+
+    @property
+    def sits_out(self) -> bool:
+        return self._unchosen is not None and not self.uncached
+
+    def take_up(self) -> None:
+        if self.sits_out and self._walk is not None and self._unchosen is not None and self._walk.ready():
             try:
-                accepted = self._emit_all(chunk.draft, logits[len(logits) - 1 - len(chunk.draft) :])
-                if chunk.draft and not chunk.room:
-                    self._proposer.observe(len(self.tokens), len(chunk.draft), accepted)
-            except RequestError as error:  # its grammar cannot be followed any further
-                self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
+                self._choose(None, self._unchosen)
+            except Exception as error:
+                self.cached = 0
+                self.fail(not_computed(error))
+
+    def _choose(self, chunk: Chunk | None, logits: Logits) -> None:
+        """Emits the next token, and those of a chunk's draft that it leads to. logits: [1 + draft, vocab]."""
+        self._unchosen = None
+        draft = () if chunk is None else chunk.draft
+        try:
+            accepted = self._emit_all(draft, logits)
+            if chunk is not None and draft and not chunk.room:
+                self._proposer.observe(len(self.tokens), len(draft), accepted)
+        except RequestError as error:  # its grammar cannot be followed any further
+            self._emit(Token(NO_TOKEN, finish="error", error=str(error), refused=True))
 
     def _emit_prompt(self, start: int, logits: Logits) -> None:
         """Emits prompt tokens: logits of position p give the probability of the prompt's token p + 1. start: in the prompt."""
@@ -181,27 +211,20 @@ class SampledSequence(RequestSequence):
         return Token(token, float(logprobs[token]), most_likely(logprobs, self._request.logprobs), finish)
 
 
-class ScoredSequence(TokenSequence):
+class ScoredSequence(AwaitedSequence):
     """Keeps the logits of every token, for comparison with another implementation."""
 
     def __init__(
         self, ids: Sequence[int], adapter: Adapter | None, vocab_size: int, pictures: Sequence[Picture] = ()
     ) -> None:
-        super().__init__(list(ids), adapter, all_logits=True, most_tokens=len(ids), pictures=pictures)
+        super().__init__(ids, adapter, pictures)
         self.logits = np.empty((len(self.tokens), vocab_size), np.float32)
-        self.error: str | None = None
-        self.done = threading.Event()
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
         start = chunk.start - self.virtual
         self.logits[start : start + chunk.count] = logits
         if chunk.newest:
             self.end("length")
-
-    def end(self, finish: Finish, error: str | None = None) -> None:
-        self.error = error if finish != "cancelled" else "the engine was closed"
-        self.finished = True
-        self.done.set()
 
 
 def _nowhere(token: Token) -> None:

@@ -8,9 +8,10 @@ token is computed on a thread of its own while the graph runs.
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as TooLate
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
@@ -27,31 +28,36 @@ Bools = npt.NDArray[np.bool_]
 
 MAX_BYTES = 1 << 18
 COMPILE_LIMIT_S = 10  # of compiling, once it has begun
-TURN_LIMIT_S = 30  # of waiting for it: one grammar is compiled at a time
+TURN_LIMIT_S = 30  # of waiting for it: few grammars are compiled at a time
+SMALL_BYTES = 1 << 13  # of grammars that larger ones do not hold up
+SLOW_S = 0.005  # of computing a mask, from which on the masks of its grammar do not hold up those of others
 KEPT = 128  # compiled grammars
 
 _masks = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ptune-mask")
-_compilers = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ptune-grammar")
+_slow_masks = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ptune-slow-mask")
+_small = ThreadPoolExecutor(max_workers=2, thread_name_prefix="ptune-grammar")
+_large = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ptune-large-grammar")
 
 
 class Grammar:
     """A compiled grammar over one vocabulary."""
 
     def __init__(self, matcher: LLMatcher, vocab_size: int) -> None:
-        self._matcher = matcher
+        self.matcher = matcher
         self.vocab_size = vocab_size
+        self.slow = False  # whether one of its masks has taken long
 
     def walk(self) -> Walk:
         """Starts one sequence's walk through the grammar."""
-        return Walk(self._matcher, self.vocab_size)
+        return Walk(self)
 
 
 class Walk:
     """Position of one sequence in its grammar. Used by one thread at a time."""
 
-    def __init__(self, grammar: LLMatcher, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
-        self._next: Future[Bools] = _masks.submit(self._begin, grammar)
+    def __init__(self, grammar: Grammar) -> None:
+        self._grammar = grammar
+        self._next: Future[Bools] = self._pool.submit(self._begin)
 
     def allowed(self) -> Bools:
         """Tokens [vocab] that may come now; those that end an answer are among them where it may end. Waits for it.
@@ -60,12 +66,24 @@ class Walk:
         """
         return self._next.result()
 
+    def ready(self, wait_s: float = 0.0) -> bool:
+        """Whether `allowed` would not wait any longer. Waits for that a little."""
+        return self._next.done() or bool(wait_s and wait([self._next], wait_s).done)
+
+    def when_ready(self, call: Callable[[], None]) -> None:
+        """Calls a function when `allowed` would not wait any longer: at once, or on another thread."""
+        self._next.add_done_callback(lambda _: call())
+
     def advance(self, token: int) -> None:
         """Records the chosen token, and starts to compute the mask after it."""
-        self._next = _masks.submit(self._after, token)
+        self._next = self._pool.submit(self._after, token)
 
-    def _begin(self, grammar: LLMatcher) -> Bools:
-        self._matcher = grammar.deep_copy()
+    @property
+    def _pool(self) -> ThreadPoolExecutor:
+        return _slow_masks if self._grammar.slow else _masks
+
+    def _begin(self) -> Bools:
+        self._matcher = self._grammar.matcher.deep_copy()
         return self._mask()
 
     def _after(self, token: int) -> Bools:
@@ -73,12 +91,15 @@ class Walk:
         return self._mask()
 
     def _mask(self) -> Bools:
-        bits = np.zeros(-(-self._vocab_size // 32), np.uint32)
+        vocab_size = self._grammar.vocab_size
+        bits = np.zeros(-(-vocab_size // 32), np.uint32)
+        began_s = time.thread_time()
         if not self._matcher.is_error():
             self._matcher.unsafe_compute_mask_ptr(bits.ctypes.data, bits.nbytes)
+        self._grammar.slow = self._grammar.slow or time.thread_time() - began_s > SLOW_S
         if self._matcher.is_error():
             raise _refusal(self._reason())
-        return np.unpackbits(bits.view(np.uint8), bitorder="little", count=self._vocab_size).view(np.bool_)
+        return np.unpackbits(bits.view(np.uint8), bitorder="little", count=vocab_size).view(np.bool_)
 
     def _reason(self) -> str:
         said = _first_line(self._matcher.get_error())
@@ -113,7 +134,7 @@ class Grammars:
         self._encode = encode
         self._compiled: OrderedDict[tuple[str, frozenset[int]], _Compiling] = OrderedDict()
         self._tokenizers: dict[frozenset[int], LLTokenizer] = {}
-        self._lock = threading.Lock()
+        self._lock, self._making = threading.Lock(), threading.Lock()
 
     def compile(self, source: str, ends: frozenset[int]) -> Grammar:
         """A grammar whose answers one of the tokens `ends` ends. Waits; any thread but the engine's may call it.
@@ -129,7 +150,8 @@ class Grammars:
             compiling = self._compiled.get(key)
             if compiling is None:
                 begun = threading.Event()
-                done = _compilers.submit(self._compile, source, ends, begun)
+                pool = _small if len(source.encode()) <= SMALL_BYTES else _large
+                done = pool.submit(self._compile, source, ends, begun)
                 compiling = self._compiled[key] = _Compiling(begun, done)
                 while len(self._compiled) > KEPT:
                     self._compiled.popitem(last=False)
@@ -148,8 +170,9 @@ class Grammars:
 
         begun.set()
 
-        if ends not in self._tokenizers:
-            self._tokenizers[ends] = self._tokenizer(sorted(ends))
+        with self._making:
+            if ends not in self._tokenizers:
+                self._tokenizers[ends] = self._tokenizer(sorted(ends))
         matcher = LLMatcher(self._tokenizers[ends], source, log_level=0, limits=_limits())
         if matcher.is_error():
             raise _refusal(_first_line(matcher.get_error()))
