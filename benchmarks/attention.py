@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from benchmarks.sides import ratio, write
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
 from ptune.engine.kernels import kernels_for

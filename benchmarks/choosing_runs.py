@@ -148,8 +148,9 @@ def trained_at(ground: Ground, recipe: Any, folder: Path) -> Trained:
 
     from ptune.methods.peft_method import PeftMethod
     from ptune.training.checkpoint import Checkpoints, trained
-    from ptune.training.loop import Job, optimizer_step
-    from ptune.training.metrics_log import Journal
+    from ptune.training.job import Job
+    from ptune.training.journal.metrics_log import Journal
+    from ptune.training.loop import optimizer_step
     from ptune.training.order import Order
     from ptune.training.preparation import applied, prepared, resolved
 

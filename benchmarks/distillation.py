@@ -135,8 +135,8 @@ def losses(model: Any, recipe: Recipe, codec: Path) -> Losses:
     import torch
 
     from ptune.codecs.chat import ChatCodec
-    from ptune.data import dataset
-    from ptune.training.next_token import NextTokenObjective
+    from ptune.data.examples import dataset
+    from ptune.training.loss.next_token import NextTokenObjective
 
     made = dataset.load(recipe.data, recipe.chat, ChatCodec.open(codec), recipe.train.seed)
     objective = NextTokenObjective(False, 1, torch.device("cpu"))
@@ -173,7 +173,7 @@ def loss_of(entries: Losses) -> dict[str, float]:
 
 def facts(labels: Path) -> dict[str, Any]:
     """What is in a folder of labels."""
-    from ptune.data.teacher_labels import read_index
+    from ptune.data.teacher.labels import read_index
 
     index = read_index(labels)
     size_bytes = sum(file.stat().st_size for file in labels.iterdir())

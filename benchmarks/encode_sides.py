@@ -78,9 +78,9 @@ class Subject:
 
 def prepare(subject: Subject) -> None:
     """Writes the graphs of all sides, ours with their signature beside them."""
-    from ptune.export.encoder_int8 import write_int8
-    from ptune.export.encoder_parts import trace_body
-    from ptune.export.graph_variants import write_lighter
+    from ptune.export.decoder.graph_variants import write_lighter
+    from ptune.export.encoder.int8 import write_int8
+    from ptune.export.encoder.parts import trace_body
     from ptune.export.weights import save
     from ptune.formats.signature import EncoderSignature
 
@@ -115,9 +115,9 @@ def round_images(subject: Subject) -> None:
     import numpy as np
     import onnx_ir
 
-    from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8
-    from ptune.export.vision_ranges import ranges
-    from ptune.export.vision_shift import shifts
+    from ptune.export.vision.int8 import layers, rounded_tensors, write_vision_int8
+    from ptune.export.vision.ranges import ranges
+    from ptune.export.vision.shift import shifts
     from ptune.formats.bundle import Bundle
 
     if subject.images is not None:

@@ -35,17 +35,17 @@ from benchmarks.sides import interval, write
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.structured_output import StructuredOutput
 from ptune.data.read import resolve
-from ptune.engine.decoder.grammar import Grammar, Grammars
+from ptune.engine.decoder.answers.grammar import Grammar, Grammars
 from ptune.formats.whole_write import write_json
-from ptune.training.answer_rows import answer_rows
-from ptune.training.judged_loss import Verdict
-from ptune.training.packing import ALONE
+from ptune.training.loss.judged import Verdict
+from ptune.training.rows.answer_rows import answer_rows
+from ptune.training.rows.packing import ALONE
 from ptune.training.schedule import factor
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from ptune.training.next_token import NextTokenObjective
+    from ptune.training.loss.next_token import NextTokenObjective
 
 PACKAGES = ("ptune", "torch", "transformers", "peft", "llguidance")
 RECIPE = "chat_lora"
@@ -151,7 +151,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Allowed:
-    """Cross-entropy over the allowed tokens: a `ptune.training.judged_loss.Judge`."""
+    """Cross-entropy over the allowed tokens: a `ptune.training.loss.judged.Judge`."""
 
     bits: Tensor  # [targets, vocab / 8]
     masked: bool  # False: cross-entropy over all tokens
@@ -284,10 +284,10 @@ def main() -> None:
     """Trains and judges."""
     import ptune
     from ptune.backbone.load import load
-    from ptune.training.head import plain_head
-    from ptune.training.next_token import NextTokenObjective
+    from ptune.training.loss.head import plain_head
+    from ptune.training.loss.next_token import NextTokenObjective
     from ptune.training.preparation import applied
-    from ptune.training.segments import packing
+    from ptune.training.rows.segments import packing
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -116,12 +116,12 @@ def of_model(
     backbone: Backbone, codec: ChatCodec, examples: Sequence[Example], folder: Path
 ) -> dict[str, Any]:
     """Losses under each profile, the number of targets, and the share of int4's blocks that are as they were."""
-    from ptune.export.int4 import write_int4
-    from ptune.export.int8 import write_int8
+    from ptune.export.decoder.int4 import write_int4
+    from ptune.export.decoder.int8 import write_int8
     from ptune.export.weights import ModelWeights
     from ptune.export.write import write_bundle
     from ptune.publish.decoder_run import reference
-    from ptune.verify.graph import PlainGraph
+    from ptune.verify.decoder.graph import PlainGraph
 
     shutil.rmtree(folder, ignore_errors=True)
     loaded = reference(backbone)

@@ -211,7 +211,7 @@ def turns(
 
     kinds: type of keys and values of a side, if not float32.
     """
-    from ptune.engine.decoder.kv_cache import KvCache
+    from ptune.engine.decoder.cache.kv_cache import KvCache
     from ptune.engine.decoder.sequence import Chunk, TokenSequence
     from ptune.engine.decoder.step import Step
 
@@ -281,11 +281,11 @@ def _blocks(bits: int, level: int) -> Callable[[Any], Any]:
 
 
 def _two_bytes(own: Any = None) -> Callable[[Any], Any]:
-    """The product as `ptune.export.int8` writes it, rounding included."""
+    """The product as `ptune.export.decoder.int8` writes it, rounding included."""
     import numpy as np
     import onnx_ir
 
-    from ptune.export.int8 import write_int8
+    from ptune.export.decoder.int8 import write_int8
 
     weight = np.random.default_rng(0).standard_normal(WIDTHS).astype(np.float32)
     x = _input()

@@ -23,8 +23,8 @@ from ptune import fine_tune
 from ptune.config.read_recipe import read_recipe
 from ptune.progress import Progress
 from ptune.training import loop
-from ptune.training.metrics_log import Journal
-from ptune.training.view import View
+from ptune.training.journal.metrics_log import Journal
+from ptune.training.journal.view import View
 
 LIMIT = 0.02
 PACKAGES = ("ptune", "torch", "transformers", "peft")

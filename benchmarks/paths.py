@@ -81,8 +81,8 @@ def products(profile: str, turns: int) -> dict[str, Any]:
     import numpy as np
     import ptune_kernels
     from ptune_kernels import plain
-    from ptune_kernels.check import session
     from ptune_kernels.rewrite import rewritten
+    from ptune_kernels.session import session
 
     random = np.random.default_rng(0)
     made = plain.rounded_product if profile == "int8" else plain.block_product

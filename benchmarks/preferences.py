@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.sides import RESULTS, write
 
 if TYPE_CHECKING:
-    from ptune.data.preferences import Pairs
+    from ptune.data.shapes.preferences import Pairs
     from ptune.formats.run import Run
 
 PACKAGES = ("ptune", "torch", "transformers", "peft")
@@ -127,7 +127,7 @@ def shown(figure: dict[str, Any]) -> dict[str, float]:
 
 def saved(folder: Path) -> float:
     """Tokens of the training pairs with each prompt once, as a share of those with each answer alone."""
-    from ptune.training.answer_rows import size
+    from ptune.training.rows.answer_rows import size
 
     pairs = training_pairs(folder)
     return sum(map(size, pairs)) / sum(map(len, pairs))
@@ -137,8 +137,8 @@ def training_pairs(folder: Path) -> Pairs:
     """The pairs that a run was trained on."""
     from ptune.codecs.chat import ChatCodec
     from ptune.config.recipe import Recipe
-    from ptune.data import dataset
-    from ptune.data.preferences import Pairs
+    from ptune.data.examples import dataset
+    from ptune.data.shapes.preferences import Pairs
     from ptune.formats.run import Run
 
     run: Run = Run.open(folder)

@@ -55,7 +55,7 @@ def row(name: str, folder: Path, bundle: Path | None) -> dict[str, Any]:
     import ptune
     from ptune.evaluation.reinforcement.evaluate import evaluate_run
     from ptune.formats.whole_write import read_json
-    from ptune.training.metrics_log import read
+    from ptune.training.journal.metrics_log import read
 
     changes = CHANGES[name]
     task = {} if bundle is None else {"bundle": bundle.resolve()}

@@ -66,12 +66,13 @@ def ptune(folder: Path, checkpointing: bool, dtype: str) -> Iterator[Measured]:
     from ptune.config.recipe import Backbone, Recipe, Train
     from ptune.methods.lora import Lora
     from ptune.training.checkpoint import Checkpoints
-    from ptune.training.head import plain_head
-    from ptune.training.loop import Job, optimizer_step
-    from ptune.training.metrics_log import Journal
-    from ptune.training.next_token import NextTokenObjective
+    from ptune.training.job import Job
+    from ptune.training.journal.metrics_log import Journal
+    from ptune.training.loop import optimizer_step
+    from ptune.training.loss.head import plain_head
+    from ptune.training.loss.next_token import NextTokenObjective
     from ptune.training.preparation import applied, optimizer_for
-    from ptune.training.segments import packing
+    from ptune.training.rows.segments import packing
 
     torch.set_num_threads(THREADS)
     options = Train(

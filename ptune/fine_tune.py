@@ -23,23 +23,24 @@ from ptune.progress import console, duration, say
 from ptune.training.average import Average
 from ptune.training.calibration import begin_beside_original, calibrate, check_original
 from ptune.training.callbacks import Callback
-from ptune.training.card import card
 from ptune.training.checkpoint import Checkpoints, State, trained
-from ptune.training.diagnosis import Watch
 from ptune.training.distributed import accelerator_for, check_same_step, sharded
 from ptune.training.ending import told as how_it_ended
 from ptune.training.folder import begin, check_folder, check_same_inputs, locked, sweep
 from ptune.training.gpu import repeatable
-from ptune.training.loop import Ending, Job, fit
-from ptune.training.memory import memory_errors
-from ptune.training.metrics_log import Journal
+from ptune.training.guards.diagnosis import Watch
+from ptune.training.job import Job
+from ptune.training.journal.card import card
+from ptune.training.journal.metrics_log import Journal
+from ptune.training.journal.samples import Samples, WritesText
+from ptune.training.journal.trackers import start_tracker, tracker_of
+from ptune.training.loop import Ending, fit
+from ptune.training.memory.out_of_memory import memory_errors
 from ptune.training.order import Order, mixture_of
 from ptune.training.preparation import applied, how_served, prepared, resolved
 from ptune.training.record import as_begun, record_of, resume_command, same_threads
+from ptune.training.rows.segments import attention_kernel
 from ptune.training.sampler import reusing, sampler_of
-from ptune.training.samples import Samples, WritesText
-from ptune.training.segments import attention_kernel
-from ptune.training.trackers import start_tracker, tracker_of
 from ptune.training.work import Base, Work
 
 DONE = ("finished", "stopped early")

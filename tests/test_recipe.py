@@ -63,6 +63,11 @@ def test_yaml_round_trip(
         ("name: ../x", "plain folder name"),
         ("[1, 2]", "expected a mapping"),
         ("{", "cannot read the recipe"),
+        ("name: x\ntask: [", "recipe.yaml: line 2, column 8 is no YAML: expected the node content"),
+        ("name: 2024-13-45", "cannot read the recipe"),
+        ("name: " + "[" * 5000, "nested too deeply"),
+        ("data: 5", "data must be a mapping of fields; it is 5"),
+        ("data: {files: a}", "data.files must be a list; it is 'a'"),
     ],
 )
 def test_wrong_recipes_say_what_is_allowed(text: str, words: str, tmp_path: Path) -> None:
@@ -71,6 +76,16 @@ def test_wrong_recipes_say_what_is_allowed(text: str, words: str, tmp_path: Path
     with pytest.raises(RecipeError) as caught:
         Recipe.load(path)
     assert words in str(caught.value)
+
+
+def test_a_recipe_that_cannot_be_read_is_told_without_pythons_words(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"x\.yaml: there is no such file; `ptune init` writes one$"):
+        Recipe.load(tmp_path / "x.yaml")
+    (tmp_path / "latin.yaml").write_bytes("name: für".encode("latin-1"))
+    with pytest.raises(RecipeError, match=r"latin\.yaml: it is not UTF-8, from byte 8 on$"):
+        Recipe.load(tmp_path / "latin.yaml")
+    with pytest.raises(RecipeError, match=r"cannot read the recipe [^:]*: Is a directory$"):
+        Recipe.load(tmp_path)
 
 
 @pytest.mark.parametrize("method", METHODS)

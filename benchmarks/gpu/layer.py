@@ -44,7 +44,7 @@ def _product(layer: Any, exact: Any, rows: int, device: Any) -> dict[str, float]
     """Relative errors of a bfloat16 product with its adapter and of its gradients against float64, and its milliseconds."""
     import torch
 
-    from ptune.training.lora_product import LoraProduct
+    from ptune.training.layers.lora_product import LoraProduct
 
     inside, outside = layer.in_features, layer.out_features
     x = torch.randn(rows, inside).bfloat16()

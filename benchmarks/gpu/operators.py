@@ -22,7 +22,7 @@ def run(work: Path, *, tiny: bool) -> dict[str, Any]:
     import numpy as np
     import onnxruntime
 
-    from ptune.verify.graph import PlainGraph
+    from ptune.verify.decoder.graph import PlainGraph
 
     provider = "CUDAExecutionProvider"
     if provider not in onnxruntime.get_available_providers():
@@ -60,9 +60,9 @@ def graphs(work: Path) -> tuple[dict[str, Path], Any]:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     from ptune.config.recipe import Backbone
-    from ptune.export.int4 import write_int4
-    from ptune.export.int8 import write_int8
-    from ptune.export.nf4 import write_nf4
+    from ptune.export.decoder.int4 import write_int4
+    from ptune.export.decoder.int8 import write_int8
+    from ptune.export.decoder.nf4 import write_nf4
     from ptune.export.weights import ModelWeights
     from ptune.export.write import write_bundle
     from ptune.formats.bundle import Bundle

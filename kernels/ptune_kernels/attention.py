@@ -1,7 +1,7 @@
 """Makes one operator of a decoder's attention: onnxruntime's GroupQueryAttention with the gathers around it.
 
 The exporter writes a gather of flat tokens into rows, one a sequence, attention over a cache, and a gather back
-(ptune.export.attention, ptune.export.fuse). `ptune::Attention` reads and writes flat tokens itself. It computes the same numbers
+(ptune.export.decoder.attention, ptune.export.fuse). `ptune::Attention` reads and writes flat tokens itself. It computes the same numbers
 up to the rounding of float32, not the same bits: its sums have an order of their own, by which a query's bits depend on nothing
 but its own sequence.
 """

@@ -1,6 +1,6 @@
 """Finds the products of an int4 profile in a graph and makes each one operator.
 
-ptune.export.int4 writes a product of x with a weight as MatMulNBits of [s, s, x], where s are the sums of x over its blocks;
+ptune.export.decoder.int4 writes a product of x with a weight as MatMulNBits of [s, s, x], where s are the sums of x over its blocks;
 before attention, the rounding error of x goes through the product as additional rows. Sums and rounded numbers are products,
 too, with ones. `ptune::BlockProduct` does all of it, addition by addition, and gives the same bits.
 """

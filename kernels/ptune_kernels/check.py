@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 import onnx_ir
-import onnxruntime
 
 from ptune_kernels import (
-    LIBRARY,
     PLAIN,
     attention,
     blocks,
@@ -29,6 +27,7 @@ from ptune_kernels import (
     use_kernel,
 )
 from ptune_kernels.rewrite import rewritten, written
+from ptune_kernels.session import session
 
 # By the operator that is replaced: how its products are written, and their inputs and outputs.
 PRODUCTS: dict[str, list[tuple[Any, int, int]]] = {
@@ -43,7 +42,6 @@ PRODUCTS: dict[str, list[tuple[Any, int, int]]] = {
 WIDTHS = (8, 201, 1536)  # of gated units
 ROWS = (1, 2, 3, 4, 7, 130)
 WITHOUT_AVX512 = ("avx2", "avx_vnni")  # kernels
-THREADS = 2
 ATTENTION = (
     plain_attention.Heads(6, 2, 64, 64, sinks=True),
     plain_attention.Heads(4, 4, 48, 16, attributes={"local_window_size": 33, "softcap": 5.0, "scale": 0.2}),
@@ -133,14 +131,6 @@ def _rows_that_differ(one: Any, other: Any, inputs: Iterable[np.ndarray[Any, Any
         if not np.array_equal(expected.view(np.uint32), found.view(np.uint32)):
             return len(x)
     return None
-
-
-def session(graph: bytes, threads: int = THREADS) -> Any:
-    """Opens a graph with the operators."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    options.register_custom_ops_library(str(LIBRARY))
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def rows_of(random: np.random.Generator, inputs: int) -> Iterator[np.ndarray[Any, Any]]:

@@ -14,8 +14,8 @@ import numpy as np
 import onnx_ir
 
 from ptune_kernels import low_rank
-from ptune_kernels.check import session
 from ptune_kernels.rewrite import written
+from ptune_kernels.session import session
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 GROUPS, TOKENS = 3, 6
@@ -42,7 +42,7 @@ def updates_are_right() -> str | None:
 
 
 def plain(inputs: int, outputs: int, *, ones: bool) -> onnx_ir.Model:
-    """A graph base, x, lora_mask (lora_ones), A, B -> y, as ptune.export.sockets writes it."""
+    """A graph base, x, lora_mask (lora_ones), A, B -> y, as ptune.export.decoder.sockets writes it."""
     floats = onnx_ir.DataType.FLOAT
     shapes: dict[str, list[int | str]] = {
         "base": ["groups", "tokens", outputs], "x": ["groups", "tokens", inputs], "lora_mask": ["groups", "tokens", "R"],

@@ -1,6 +1,6 @@
 """Finds what adapters add to linear layers and makes one operator of it, for all layers that read the same rows.
 
-ptune.export.sockets writes y + ((x A) * lora_mask + lora_ones) B in four or five operators of onnxruntime. Layers whose products
+ptune.export.decoder.sockets writes y + ((x A) * lora_mask + lora_ones) B in four or five operators of onnxruntime. Layers whose products
 are one product have their updates side by side, or their outputs divided and updated one by one. The operator of that product
 computes the updates, too, or `ptune::LowRankUpdate` behind another. They are added up in another order, which depends on neither
 rank nor company: an adapter's answers are then the same bits in any.

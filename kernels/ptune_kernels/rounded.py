@@ -1,6 +1,6 @@
 """Finds the products of an int8 profile in a graph and makes each one operator.
 
-ptune.export.int8 writes a product of x with a weight in eleven operators: rounding to two bytes, one integer product of both,
+ptune.export.decoder.int8 writes a product of x with a weight in eleven operators: rounding to two bytes, one integer product of both,
 their sum, and the shape of x. `ptune::RoundedProduct` does the same, operation by operation, and gives the same bits.
 """
 

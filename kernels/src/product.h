@@ -1,6 +1,6 @@
 // Products of float32 rows with int8 weights: rows are rounded to two bytes, sums are exact.
 //
-// The arithmetic is that of the plain graph which ptune.export.int8 writes, operation by operation:
+// The arithmetic is that of the plain graph which ptune.export.decoder.int8 writes, operation by operation:
 //
 //     q = round(u / fine) limited to [-32896, 32639], + 32896 = 256 high + low        u: a row's n numbers
 //     H = sum over k of (high - 128) w,  L = sum over k of (low - 128) w              int32, exact

@@ -30,7 +30,7 @@ _RECURRENCES = (
     "mamba2_chunk_scan",
     "mamba_selective_scan",
 )
-# Kinds of layers that keep states, and transformers' functions that have a place in the graph (`ptune.export.state_kinds`): such
+# Kinds of layers that keep states, and transformers' functions that have a place in the graph (`ptune.export.decoder.state_kinds`): such
 # layers are exported where the model's code calls one. Layers of a hybrid kind attend as well.
 WITH_STATES = {"conv": ("causal_conv1d_fn",), "linear_attention": _RECURRENCES, "hybrid": _RECURRENCES}
 WITHOUT_EITHER = ("mlp", "moe")  # kinds of layers that see one token at a time

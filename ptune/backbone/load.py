@@ -20,7 +20,7 @@ from ptune.backbone.gguf_tensors import unpacked_when_asked_for
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.keep_layers import config_with_layers, keep_layers
 from ptune.backbone.layer_file import LayerFile
-from ptune.backbone.locate import Source, licence_of_card, locate
+from ptune.backbone.locate import Source, licence_of_card, locate, perhaps_a_folder
 from ptune.backbone.new_tokens import enlarge
 from ptune.backbone.packed.formats import BY_METHOD
 from ptune.backbone.packed.reading import kept_packed
@@ -387,5 +387,6 @@ def in_one_sentence(named: str, source: Source) -> Iterator[None]:
                 " --backbone.trust-remote-code) if you trust its author"
             )
         elif source.on_hub:
-            reason = f"it is not on this machine and could not be fetched from the hub. {reason}"
+            missing = f"it is not on this machine and could not be fetched from the hub. {reason}"
+            reason = f"{perhaps_a_folder(named)}{missing}"
         raise BackboneError(f"cannot load backbone.model {named!r}: {reason}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.metadata
 import importlib.util
 import re
@@ -66,6 +67,16 @@ def locate(model: str) -> Source:
             f"backbone.model {model!r} is neither a file, a folder, an installed package nor a hub id"
         )
     return Source(model)
+
+
+def perhaps_a_folder(model: str) -> str:
+    """A clause for what was looked for on the hub, and may be meant as a path: its folder is here, and has no such name."""
+    path = Path(model)
+    if "/" not in model or not path.parent.is_dir():
+        return ""
+    close = difflib.get_close_matches(path.name, [one.name for one in path.parent.iterdir()], n=1)
+    meant = f"; did you mean {str(path.parent / close[0])!r}?" if close else "."
+    return f"the folder {path.parent} is here, and has no {path.name!r} in it{meant} As a name on the hub: "
 
 
 def _in_folder(folder: Path, named: str) -> Source:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ptune.begin.recognise import fits, likely_task
 from ptune.begin.starts import Word
-from ptune.data.named_columns import proposed
+from ptune.data.shapes.named_columns import proposed
 
 LONGEST_LABEL = 40  # characters
 _USUAL: Mapping[Word, tuple[str, ...]] = {

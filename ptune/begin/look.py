@@ -10,8 +10,8 @@ from typing import Any
 from ptune.begin.columns_meant import columns_known, task_meant
 from ptune.begin.first_rows import first_rows
 from ptune.begin.starts import Word
-from ptune.data.hub import PREFIX
 from ptune.data.read import resolve
+from ptune.data.readers.hub import PREFIX
 from ptune.errors import DataError
 
 LOOKED_AT = 200  # rows

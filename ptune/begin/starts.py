@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ptune.data.conversations import SHAPES
-from ptune.data.judged import JUDGED
-from ptune.data.labelled import LABEL, TAGS, TEXT, WORDS
-from ptune.data.pairs import ANCHOR, POSITIVE
-from ptune.data.preferences import PREFERENCES
+from ptune.data.shapes.conversations import SHAPES
+from ptune.data.shapes.judged import JUDGED
+from ptune.data.shapes.labelled import LABEL, TAGS, TEXT, WORDS
+from ptune.data.shapes.pairs import ANCHOR, POSITIVE
+from ptune.data.shapes.preferences import PREFERENCES
 
 Word: TypeAlias = Literal[
     "chat",

@@ -74,9 +74,12 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
                 f"{one.copy}: {one.kept:,} rows; left out: {one.unusable:,} unusable, {one.copies:,} copies of others"
                 f"{'' if one.encoding == 'UTF-8' else f'; read as {one.encoding}'}"
             )
+        again = without_own(words)
         if not examined.has_errors:
-            again = without_own(words)
             say_next(f"{program.replace(' doctor ', ' train ', 1)} {shlex.join(again)}".rstrip())
+        elif cleaned:
+            of_copies = ["--data.files", *(one.copy for one in cleaned)]
+            say_next(f"{program} {shlex.join([*without_files(again), *of_copies])}")
     return int(examined.has_errors)
 
 
@@ -87,6 +90,16 @@ def without_own(words: list[str]) -> list[str]:
         if word in ("--rows", "--clean"):
             next(rest, None)
         elif word not in ("--json", "--no-json") and not word.startswith(("--rows=", "--clean=")):
+            kept.append(word)
+    return kept
+
+
+def without_files(words: list[str]) -> list[str]:
+    """The options but --data.files."""
+    kept, named = list[str](), False
+    for word in words:
+        named = word == "--data.files" or (named and not word.startswith("--"))
+        if not named and not word.startswith("--data.files="):
             kept.append(word)
     return kept
 

@@ -88,8 +88,14 @@ def measured(
     judge = imported(task.evaluate)
     found = judge(opened, asked)
     _show(found)
-    then = f"ptune export {shown(source)}" if asked.bundle is None else f"ptune serve {shown(asked.bundle)}"
-    return found, source, then
+    return found, source, after_run(source, found, asked.bundle)
+
+
+def after_run(run: Path, found: dict[str, Any], bundle: Path | None) -> str:
+    """The command after a run's evaluation; one that does not refuse what the evaluation found."""
+    if bundle is not None:
+        return f"ptune serve {shown(bundle)}"
+    return f"ptune export {shown(run)}{' --anyway' if found.get('no_better') else ''}"
 
 
 def _of_bundle(source: Path, asked: EvaluationOptions, out: Path | None) -> tuple[dict[str, Any], Path, str]:

@@ -17,7 +17,7 @@ from ptune.cli.ray_address import RayAddress
 from ptune.cli.result import tell
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile, open_file, read
-from ptune.data.rows import Row
+from ptune.data.readers.rows import Row
 from ptune.engine.options import EngineOptions
 from ptune.errors import UsageError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ptune.begin.columns_meant import columns_known
-from ptune.begin.look import look_at
+from ptune.begin.look import Look, look_at
 from ptune.begin.presets import WHAT, Preset
 from ptune.begin.project import Answers, recipe_of, write_recipe, write_sample
 from ptune.begin.recognise import check
@@ -17,7 +17,7 @@ from ptune.begin.starts import STARTS, Word
 from ptune.cli.parse import parse, say_next, shown
 from ptune.cli.result import tell
 from ptune.config.recipe import Recipe
-from ptune.errors import UsageError
+from ptune.errors import DataError, UsageError
 
 NAME = "mine"
 
@@ -54,9 +54,8 @@ def init(
     """
     ask = _Asking(not yes)
     named = _named(columns)
-    if not data:
-        data = _paths(ask.text("data", "Your data: files or a folder; empty: a sample to edit", ""))
-    found = look_at(data[0]) if data else None
+    _free(out, overwrite)
+    data, found = (data, look_at(data[0])) if data else ask.data()
     likely = found.task if found else "chat"
     task = task or ask.choice(
         "task", "What is it to learn?", {word: one.what for word, one in STARTS.items()}, likely
@@ -74,11 +73,8 @@ def init(
 
 def _write(shipped: Recipe, answers: Answers, out: Path, overwrite: bool) -> int:
     sample = out.parent / f"{answers.name}.jsonl"
-    for path in (out, *(() if answers.data else (sample,))):
-        if path.exists() and not overwrite:
-            raise UsageError(
-                f"{shown(path)} is there already: name another with --out or --name, or say --overwrite"
-            )
+    if not answers.data:
+        _free(sample, overwrite)
     recipe = recipe_of(shipped, answers, sample)
     if not answers.data:
         rows = write_sample(shipped, answers.task, sample)
@@ -90,6 +86,14 @@ def _write(shipped: Recipe, answers: Answers, out: Path, overwrite: bool) -> int
         print("columns: " + ", ".join(f"{name} as {column}" for column, name in answers.columns.items()))
     say_next(f"ptune doctor {shlex.quote(shown(out))}")
     return 0
+
+
+def _free(path: Path, overwrite: bool) -> None:
+    """Raises: UsageError where something would be replaced that nobody asked to."""
+    if path.exists() and not overwrite:
+        raise UsageError(
+            f"{shown(path)} is there already: name another with --out or --name, or say --overwrite"
+        )
 
 
 def _shipped(task: Word) -> Recipe:
@@ -137,6 +141,15 @@ class _Asking:
             raise UsageError(
                 f"nothing was said to that: say --{option}, or --yes for what ptune proposes"
             ) from None
+
+    def data(self) -> tuple[tuple[Path, ...], Look | None]:
+        """Files and a look at the first, asked again until that can be read; none where a sample will do."""
+        while True:
+            files = _paths(self.text("data", "Your data: files or a folder; empty: a sample to edit", ""))
+            try:
+                return files, look_at(files[0]) if files else None
+            except DataError as error:
+                print(error)
 
     def choice(
         self, option: str, question: str, choices: Mapping[Choice, str], proposed: Choice | None

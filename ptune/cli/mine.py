@@ -48,7 +48,7 @@ def mine(
         threads: Of a BUNDLE: threads of onnxruntime; default: all cores.
         columns: Of --task.columns.
     """
-    from ptune.data.pairs import read_pairs
+    from ptune.data.shapes.pairs import read_pairs
     from ptune.formats.whole_write import write_text
     from ptune.tasks.retrieval.mining import mined
 

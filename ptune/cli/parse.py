@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import tyro
 
+from ptune.cli.option_values import OPTIONS
 from ptune.cli.result import tell_next
 from ptune.errors import UsageError
 
@@ -19,7 +20,13 @@ _COLUMN = re.compile(r"--task\.columns\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 def parse(function: Callable[..., Result], arguments: list[str], command: str) -> Result:
     """Calls `function` with the options in `arguments`; exits with 2 and a message where they do not fit."""
-    return tyro.cli(function, args=arguments, prog=f"ptune {command}", config=(tyro.conf.AvoidSubcommands,))
+    return tyro.cli(
+        function,
+        args=arguments,
+        prog=f"ptune {command}",
+        config=(tyro.conf.AvoidSubcommands,),
+        registry=OPTIONS,
+    )
 
 
 def named_columns(arguments: list[str]) -> tuple[dict[str, str], list[str]]:

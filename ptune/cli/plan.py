@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.config.recipe import Recipe
-from ptune.data.row_count import rows_of
+from ptune.data.readers.row_count import rows_of
 from ptune.errors import UsageError
 from ptune.kinds import DECODER, SEQ2SEQ
 
@@ -117,11 +117,11 @@ def _stored(recipe: Recipe, asked: Recipe) -> str:
 
 
 def _lasts(recipe: Recipe, options: PlanOptions) -> dict[str, Any] | None:
-    """How long the training takes on this machine, as `ptune.training.pace.Length.document`; None where that is not known.
+    """How long the training takes on this machine, as `ptune.training.journal.pace.Length.document`; None where that is not known.
 
     Raises: PtuneError where its steps are to be timed, and cannot be made.
     """
-    from ptune.training import pace
+    from ptune.training.journal import pace
 
     if options.gpu is not None:
         return None

@@ -26,7 +26,7 @@ def speed(bundle: Positional[Path], threads: int | None = None, out: Path | None
 
     opened = Bundle.open(bundle)  # before what brings onnxruntime
     from ptune.formats.whole_write import write_json
-    from ptune.verify.speed import speeds
+    from ptune.verify.decoder.speed import speeds
 
     count = threads or cores()
     found = speeds(opened, count)

@@ -12,8 +12,9 @@ from typing import Any, NoReturn, TypeVar, get_type_hints
 
 import tyro
 import yaml
-from pydantic import ValidationError, create_model
+from pydantic import create_model
 
+from ptune.cli.option_values import OPTIONS
 from ptune.cli.parse import say_next, shown
 from ptune.cli.ray_address import RayAddress
 from ptune.cli.result import tell
@@ -21,8 +22,7 @@ from ptune.config.read_recipe import read_recipe
 from ptune.config.recipe import Data, Recipe
 from ptune.config.shipped import listed
 from ptune.config.tasks import TASKS
-from ptune.config.wrong_field import explain
-from ptune.errors import RecipeError, UsageError
+from ptune.errors import UsageError
 from ptune.spec import Spec
 
 Options = TypeVar("Options", bound=Recipe)
@@ -128,19 +128,17 @@ def train_rank(recipe: Recipe, out: Path, command: str, resume: bool) -> int:
 def resolve(recipe: Recipe, arguments: list[str], program: str, kind: type[Options]) -> Options:
     """`recipe` with the options of the command line, `kind`'s own among them.
 
-    Exits with 2 where an option is unknown or malformed.
+    Raises: RecipeError for values that no recipe can have. Exits with 2 where an option is unknown or malformed.
     """
     default = kind(**{name: getattr(recipe, name) for name in Recipe.model_fields})
-    try:
-        options = tyro.cli(
-            kind,
-            default=default,
-            args=arguments,
-            prog=program,
-            config=(tyro.conf.AvoidSubcommands,),
-        )
-    except ValidationError as error:
-        raise RecipeError(explain(error, Recipe)) from None
+    options = tyro.cli(
+        kind,
+        default=default,
+        args=arguments,
+        prog=program,
+        config=(tyro.conf.AvoidSubcommands,),
+        registry=OPTIONS,
+    )
     return options.model_copy(update={"data": own_data(recipe.data, options.data)})
 
 

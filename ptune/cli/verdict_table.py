@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ptune.verify.endpoint import printable
-from ptune.verify.verdict import Figures, Verdict
+from ptune.verify.endpoint.client import printable
+from ptune.verify.endpoint.verdict import Figures, Verdict
 
 PARTIAL = "KL: over the tokens that the server tells alone, so a part of the whole"
 

@@ -66,10 +66,10 @@ def _hold(place: Path, url: str, model: str | None, adapter: str | None, api_key
     from ptune.cli.verdict_table import show_verdict
     from ptune.formats.parity_json import current_parity
     from ptune.formats.run import Run
-    from ptune.verify.endpoint import Endpoint
-    from ptune.verify.endpoint_answers import by_chat, by_completions, chosen_model
+    from ptune.verify.endpoint.answers import by_chat, by_completions, chosen_model
+    from ptune.verify.endpoint.client import Endpoint
+    from ptune.verify.endpoint.verdict import judged
     from ptune.verify.parity_place import is_run, located
-    from ptune.verify.verdict import judged
 
     key = None if api_key_env is None else os.environ.get(api_key_env)
     if api_key_env is not None and not key:

@@ -12,6 +12,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from ptune.config import optimizers
 from ptune.config.chat import Chat
+from ptune.config.memory_size import MemorySize
+from ptune.config.recipe_document import read_document
 from ptune.config.tasks import SPECS, AnyTask
 from ptune.config.wrong_field import explain, nearest
 from ptune.errors import RecipeError
@@ -206,7 +208,7 @@ class Plan(Spec):
 
     auto: bool = False
     """If the training would not fit, apply the cheapest change that makes it fit instead of refusing."""
-    memory: str | None = None
+    memory: MemorySize | None = None
     """Memory that the training may use, e.g. 24GB; default: the free memory of this machine's GPU, or its RAM."""
 
 
@@ -358,12 +360,7 @@ class Recipe(Spec):
     @classmethod
     def load(cls, path: Path) -> Recipe:
         """Reads recipe.yaml. Raises: RecipeError that names the field, its value and what is allowed."""
-        try:
-            value = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise RecipeError(f"cannot read the recipe {path}: {error}") from None
-        if not isinstance(value, dict):
-            raise RecipeError(f"{path} is not a recipe: expected a mapping")
+        value = read_document(path)
         try:
             for field, (default, *_) in _KINDS.items():
                 if isinstance(value.get(field), dict):

@@ -19,6 +19,8 @@ _PLAINLY = {
     "bool_parsing": f"{_SHOULD}true or false",
     "bool_type": f"{_SHOULD}true or false",
     "string_type": f"{_SHOULD}a text",
+    "model_type": f"{_SHOULD}a mapping of fields",
+    "tuple_type": f"{_SHOULD}a list",
 }
 """What pydantic says in a parser's words, in a reader's."""
 
@@ -48,9 +50,8 @@ def explain(error: ValidationError, kind: type[Spec], prefix: str = "") -> str:
                 f"{field} must be {said.removeprefix(_SHOULD)}" + (f"; it is {shown}" if shown else "")
             )
         else:
-            lines.append(
-                f"{field}: {said.removeprefix('Value error, ')}" + (f" (is {shown})" if shown else "")
-            )
+            again = f" (is {shown})" if shown and shown not in said else ""
+            lines.append(f"{field}: {said.removeprefix('Value error, ')}{again}")
     return "; ".join(lines)
 
 

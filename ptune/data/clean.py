@@ -10,22 +10,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ptune.codecs.messages import answers_to_train, normalise
+from ptune.codecs.vision import is_image
 from ptune.config.chat import Chat
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.task_spec import TaskSpec
-from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
-from ptune.data.conversations import Conversation, Convertible, Judged, Preferred, recognise
-from ptune.data.delimited import Delimited
-from ptune.data.hub import PREFIX as HUB
 from ptune.data.label_splits import problem_asked
-from ptune.data.label_values import Known, labels_of
-from ptune.data.labelled import LabelledFile, TextTask, open_labelled
 from ptune.data.read import DataFile, open_file, resolve
-from ptune.data.rows import Row
-from ptune.data.shapes import shapes_of
-from ptune.data.translations import in_columns
-from ptune.data.windows_1252 import converted
-from ptune.errors import DataError
+from ptune.data.readers.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
+from ptune.data.readers.delimited import Delimited
+from ptune.data.readers.hub import PREFIX as HUB
+from ptune.data.readers.rows import Row
+from ptune.data.readers.windows_1252 import converted
+from ptune.data.shapes.by_task import shapes_of
+from ptune.data.shapes.conversations import Conversation, Convertible, Judged, Preferred, recognise
+from ptune.data.shapes.label_values import Known, labels_of
+from ptune.data.shapes.labelled import LabelledFile, TextTask, open_labelled
+from ptune.data.shapes.row_weights import weight_of
+from ptune.data.shapes.translations import in_columns
+from ptune.errors import DataError, TemplateError
 from ptune.formats.whole_write import whole_file
 
 Content: TypeAlias = Callable[[Row], Any]
@@ -110,9 +113,11 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
         rows = _labelled_rows(labelled, task)
 
         def written(row: Row) -> Any:
-            if row.number not in rows:
-                raise DataError("it cannot be used")
-            return rows[row.number]
+            if row.number in rows:
+                return rows[row.number]
+            if weight_of(row.value, labelled.weights.column, text=labelled.file.text_only) == 0:
+                return row.value  # left out of training as its writer wanted; it stays
+            raise DataError("it cannot be used")
 
         return labelled.file, written
     if not isinstance(task, Chat) or isinstance(task, Reinforcement):
@@ -124,7 +129,10 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
 
     def taught(row: Row) -> Any:
         counts = shape.weight_of(row.value, text=file.text_only) > 0  # one that does not stands for no other
-        return counts, asdict(_taught(shape.converted(row.value)))
+        conversation = _taught(shape.converted(row.value))
+        if counts:
+            _check_messages(conversation, task)
+        return counts, asdict(conversation)
 
     return file, taught
 
@@ -139,11 +147,36 @@ def _taught(conversation: Convertible) -> Convertible:
     elif isinstance(conversation, Judged):
         answered = conversation.answered if conversation.desirable else None
     for message in answered.messages if isinstance(answered, Conversation) else ():
-        learned = message["role"] == "assistant" and message.get("train", True)
+        learned = message.get("role") == "assistant" and message.get("train", True)
         content = message.get("content") or ""
         if learned and not message.get("tool_calls") and isinstance(content, str) and not content.strip():
             raise DataError("has an empty answer")
     return conversation
+
+
+def _check_messages(conversation: Convertible, task: Chat) -> None:
+    """Raises: DataError for what training refuses whatever the model is: a malformed message, and nothing to learn."""
+    sides = (
+        (conversation.chosen, conversation.rejected)
+        if isinstance(conversation, Preferred)
+        else (conversation.answered if isinstance(conversation, Judged) else conversation,)
+    )
+    for side in sides:
+        if not isinstance(side, Conversation) or any(map(_pictured, side.messages)):
+            continue
+        try:
+            normalise(side.messages)
+            learned = answers_to_train(side.messages, task.train_on)
+        except TemplateError as error:
+            raise DataError(str(error)) from None
+        if not any(index > 0 or task.system for index in learned):
+            raise DataError("nothing to train on")
+
+
+def _pictured(message: Any) -> bool:
+    """Whether a message holds images, which are checked when they are read."""
+    content = message.get("content") if isinstance(message, dict) else None
+    return isinstance(content, list) and any(is_image(part) for part in content)
 
 
 def _labelled_rows(file: LabelledFile, task: TextTask) -> dict[int, Any]:

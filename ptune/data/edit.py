@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ptune.data.columns import Columns
-from ptune.data.delimited import Delimited
-from ptune.data.json_array import JsonArray
-from ptune.data.jsonl import JsonLines
 from ptune.data.problems import Problems
 from ptune.data.read import reader_of
-from ptune.data.rows import Reader
+from ptune.data.readers.columns import Columns
+from ptune.data.readers.delimited import Delimited
+from ptune.data.readers.json_array import JsonArray
+from ptune.data.readers.jsonl import JsonLines
+from ptune.data.readers.rows import Reader
 from ptune.errors import DataError
 from ptune.formats.whole_write import whole_file
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import Any, Literal, TypeAlias
 
 from ptune.codecs.labels import Labels
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 
 Split: TypeAlias = Literal["test", "validation", "given"]
 

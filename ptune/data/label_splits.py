@@ -14,9 +14,9 @@ import numpy.typing as npt
 from ptune.codecs.labels import Labels, Problem
 from ptune.config.classification import TextClassification
 from ptune.config.recipe import Data
-from ptune.data.label_values import Known, Written, labels_of, problem_of
-from ptune.data.labelled import LabelledFile, LabelledRow, TextTask, open_labelled
-from ptune.data.row_weights import check_named
+from ptune.data.shapes.label_values import Known, Written, labels_of, problem_of
+from ptune.data.shapes.labelled import LabelledFile, LabelledRow, TextTask, open_labelled
+from ptune.data.shapes.row_weights import check_named
 from ptune.data.source import hold_out
 from ptune.errors import DataError
 

@@ -11,24 +11,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC, Columns
-from ptune.data.conll import SUFFIXES as TAGGED_SUFFIXES
-from ptune.data.conll import Conll
-from ptune.data.delimited import SUFFIXES as DELIMITED_SUFFIXES
-from ptune.data.delimited import Delimited, delimiter_of
-from ptune.data.hub import PREFIX as HUB
-from ptune.data.hub import open_hub
-from ptune.data.json_array import JsonArray
-from ptune.data.jsonl import JsonLines, is_object
-from ptune.data.not_text import why_not_text
-from ptune.data.plain_text import SUFFIXES as TEXT_SUFFIXES
-from ptune.data.plain_text import PlainText
-from ptune.data.po import SUFFIXES as PO_SUFFIXES
-from ptune.data.po import Po
 from ptune.data.problems import Problems
-from ptune.data.rows import BYTE_ORDER_MARK, Reader, Row
-from ptune.data.tmx import SUFFIXES as TMX_SUFFIXES
-from ptune.data.tmx import Tmx
+from ptune.data.readers.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC, Columns
+from ptune.data.readers.conll import SUFFIXES as TAGGED_SUFFIXES
+from ptune.data.readers.conll import Conll
+from ptune.data.readers.delimited import SUFFIXES as DELIMITED_SUFFIXES
+from ptune.data.readers.delimited import Delimited, delimiter_of
+from ptune.data.readers.hub import PREFIX as HUB
+from ptune.data.readers.hub import open_hub
+from ptune.data.readers.json_array import JsonArray
+from ptune.data.readers.jsonl import JsonLines, is_object
+from ptune.data.readers.not_text import why_not_text
+from ptune.data.readers.plain_text import SUFFIXES as TEXT_SUFFIXES
+from ptune.data.readers.plain_text import PlainText
+from ptune.data.readers.po import SUFFIXES as PO_SUFFIXES
+from ptune.data.readers.po import Po
+from ptune.data.readers.rows import BYTE_ORDER_MARK, Reader, Row
+from ptune.data.readers.tmx import SUFFIXES as TMX_SUFFIXES
+from ptune.data.readers.tmx import Tmx
 from ptune.errors import DataError
 from ptune.progress import Progress
 

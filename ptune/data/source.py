@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from ptune.data.conversations import SHAPES, SOURCE_AND_TARGET, Convertible, Judged, Shape, recognise
-from ptune.data.delimited import Delimited
-from ptune.data.named_columns import names_in, options_for, proposed
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile
-from ptune.data.row_weights import Weights
+from ptune.data.readers.delimited import Delimited
+from ptune.data.shapes.conversations import SHAPES, SOURCE_AND_TARGET, Convertible, Judged, Shape, recognise
+from ptune.data.shapes.named_columns import names_in, options_for, proposed
+from ptune.data.shapes.row_weights import Weights
 from ptune.errors import DataError
 from ptune.progress import Progress
 

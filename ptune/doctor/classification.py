@@ -12,9 +12,9 @@ from ptune.codecs.sequence import SequenceCodec
 from ptune.config.classification import TokenClassification
 from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Data
+from ptune.data.examples.sequences import SequenceData, encoded
 from ptune.data.label_splits import LabelSplits, Placed, read_splits
-from ptune.data.labelled import TextTask
-from ptune.data.sequences import SequenceData, encoded
+from ptune.data.shapes.labelled import TextTask
 from ptune.doctor import encoding, labels, refused, steps
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order

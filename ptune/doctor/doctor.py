@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,11 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data.conversations import Preferred
-from ptune.data.judged import labels_of
+from ptune.data.examples.split import Encoding
 from ptune.data.problems import Problems
+from ptune.data.shapes.conversations import Preferred
+from ptune.data.shapes.judged import labels_of
 from ptune.data.source import Sample
-from ptune.data.split import Encoding
 from ptune.doctor import encoding, examples, judged, other_task, preferences, refused, rows, sets
 from ptune.doctor.finding import Finding, Rule, Tally, in_order
 from ptune.doctor.sets import Sets
@@ -142,10 +143,24 @@ def judge(findings: list[Finding], command: str) -> None:
         say(f"data: {len(findings)} warning{'s' * (len(findings) > 1)}; {command} shows them")
 
 
+_OF_TRAIN = {"--out": "one", "--workers": "one", "--ray": "perhaps", "--resume": "none", "--dry-run": "none"}
+"""Options of `ptune train` that are no fields of the recipe, and whether a word follows."""
+
+
 def doctor_command(command: str) -> str:
     """The command that shows the findings on the data of a training `command`."""
-    doctor = command.replace("ptune train", "ptune doctor", 1)
-    return doctor if doctor.startswith("ptune doctor") else "ptune doctor RECIPE"
+    if not command.startswith("ptune train "):
+        return command if command.startswith("ptune doctor ") else "ptune doctor RECIPE"
+    kept, words = list[str](), shlex.split(command.removeprefix("ptune train "))
+    while words:
+        word = words.pop(0)
+        name, equals, _ = word.partition("=")
+        follows = _OF_TRAIN.get(name.replace("--no-", "--", 1))
+        if follows is None:
+            kept.append(word)
+        elif not equals and words and (follows == "one" or (follows == "perhaps" and words[0][:1] != "-")):
+            words.pop(0)
+    return f"ptune doctor {shlex.join(kept)}"
 
 
 def _told(error: Finding) -> str:

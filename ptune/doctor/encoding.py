@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from ptune.data.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
-from ptune.data.not_text import COMPRESSED, DOCUMENTS
 from ptune.data.read import resolve
-from ptune.data.rows import BYTE_ORDER_MARK
-from ptune.data.windows_1252 import read_line
+from ptune.data.readers.columns import ARROW_MAGIC, ARROW_STREAM_MAGIC, PARQUET_MAGIC
+from ptune.data.readers.not_text import COMPRESSED, DOCUMENTS
+from ptune.data.readers.rows import BYTE_ORDER_MARK
+from ptune.data.readers.windows_1252 import read_line
 from ptune.doctor.finding import Finding, Place, Rule, Tally
 from ptune.errors import DataError
 from ptune.progress import Progress

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
-from ptune.data import dataset
+from ptune.data.examples import dataset
 from ptune.doctor.doctor import SPLITS, Doctor
 from ptune.doctor.finding import Finding, in_order
 from ptune.doctor.refused import file_refused, row_refused

@@ -13,10 +13,10 @@ from ptune.codecs.image import Preprocessing
 from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Data
-from ptune.data.image_arrays import is_arrays
-from ptune.data.image_look import Look
-from ptune.data.image_splits import ImageSplits, PlacedImage, read_image_splits
-from ptune.data.images import ImageRef, ImageSource
+from ptune.data.images.arrays import is_arrays
+from ptune.data.images.labelled import ImageRef, ImageSource
+from ptune.data.images.look import Look
+from ptune.data.images.splits import ImageSplits, PlacedImage, read_image_splits
 from ptune.data.label_splits import SPLITS
 from ptune.data.problems import kind_of
 from ptune.doctor import encoding, labels, refused

@@ -9,8 +9,8 @@ from typing import Any
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
 from ptune.config.recommendation import Recommendation
-from ptune.data.interactions import Interaction, Interactions, read_interactions
-from ptune.data.pair_examples import PairData, encoded_pairs
+from ptune.data.examples.pairs import PairData, encoded_pairs
+from ptune.data.shapes.interactions import Interaction, Interactions, read_interactions
 from ptune.doctor import encoding, pairs, refused
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, Severity, in_order

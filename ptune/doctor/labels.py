@@ -8,8 +8,8 @@ from typing import Protocol
 
 from ptune.codecs.labels import Labels
 from ptune.data.label_splits import SPLITS
-from ptune.data.label_values import Target
 from ptune.data.problems import FEW
+from ptune.data.shapes.label_values import Target
 from ptune.doctor.finding import Finding, Place, Rule
 from ptune.doctor.misspelt import FEWEST, misspelt
 from ptune.doctor.sets import IMBALANCE, OVERLAP_ERROR

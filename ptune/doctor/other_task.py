@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ptune.config.chat import Chat
-from ptune.data.conversations import RAW_TEXT, recognise
-from ptune.data.named_columns import names_in
 from ptune.data.problems import Problems
 from ptune.data.read import reader_of
-from ptune.data.shapes import shapes_of
+from ptune.data.shapes.by_task import shapes_of
+from ptune.data.shapes.conversations import RAW_TEXT, recognise
+from ptune.data.shapes.named_columns import names_in
 from ptune.doctor.finding import Finding, Place, Rule
 from ptune.errors import DataError
 

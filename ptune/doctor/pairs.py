@@ -12,8 +12,8 @@ from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Data
 from ptune.config.retrieval import Embedding, Reranking
-from ptune.data.pair_examples import PairData, encoded_pairs
-from ptune.data.pairs import Pair, PairSplits, read_pair_splits
+from ptune.data.examples.pairs import PairData, encoded_pairs
+from ptune.data.shapes.pairs import Pair, PairSplits, read_pair_splits
 from ptune.doctor import encoding, labels, refused
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ptune.data.conversations import Preferred
+from ptune.data.shapes.conversations import Preferred
 from ptune.doctor.finding import Finding, Rule
 from ptune.doctor.rows import Row
 from ptune.doctor.sets import Sets

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from ptune.data.prompts import SPLITS, Prompt, PromptData
+from ptune.data.shapes.prompts import SPLITS, Prompt, PromptData
 from ptune.doctor import encoding, refused
 from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.histogram import bins, drawn

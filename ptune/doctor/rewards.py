@@ -7,8 +7,8 @@ from typing import Any
 
 from ptune.config.recipe import Data
 from ptune.config.reward_model import RewardModel
-from ptune.data.pairs import PairSplits
-from ptune.data.rewards import read_reward_splits, reward_rows
+from ptune.data.shapes.pairs import PairSplits
+from ptune.data.shapes.rewards import read_reward_splits, reward_rows
 from ptune.doctor import pairs
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ptune.codecs.chat import ChatCodec, Example
-from ptune.data.conversations import Askable, Completion, Conversation, Document, Judged, Preferred
+from ptune.data.shapes.conversations import Askable, Completion, Conversation, Document, Judged, Preferred
 from ptune.data.source import Sample
 from ptune.doctor.finding import Place, Rule
 

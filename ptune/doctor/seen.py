@@ -8,7 +8,7 @@ from typing import Any
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
-from ptune.data.sequences import SequenceExample
+from ptune.data.examples.sequences import SequenceExample
 from ptune.doctor.classification import LabelledSets
 from ptune.doctor.finding import Place
 from ptune.doctor.split_statistics import Ledger

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.chat import Example
-from ptune.data.conversations import Document, Preferred
+from ptune.data.shapes.conversations import Document, Preferred
 from ptune.doctor.finding import Place
 from ptune.doctor.rows import Row
 from ptune.doctor.verdicts import Verdicts

@@ -8,7 +8,7 @@ from typing import Any
 
 from ptune.config.chat import Chat
 from ptune.config.translation import Translation, language
-from ptune.data.conversations import Conversation
+from ptune.data.shapes.conversations import Conversation
 from ptune.doctor.finding import Rule
 from ptune.doctor.rows import Row
 

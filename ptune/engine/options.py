@@ -67,14 +67,14 @@ class EngineOptions(BatchOptions):
     kv_cache_dtype: CacheType = FLOAT_CACHE
     """Type of keys and values: int8 takes a quarter of the memory, of bundles that were exported with it."""
     num_speculative_tokens: int = 16
-    """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.ngram_speculation.
+    """Most draft tokens that one step computes, for all sequences together; see ptune.engine.decoder.drafts.ngram.
     0 = none."""
     draft_model: Path | None = None
     """The bundle of a smaller model with the same tokenizer, which drafts tokens that this one then computes in one step;
-    see ptune.engine.decoder.draft_model. Its cache takes memory beside `kv_bytes`, in proportion to its layers."""
+    see ptune.engine.decoder.drafts.model. Its cache takes memory beside `kv_bytes`, in proportion to its layers."""
     kv_disk: Path | None = None
     """A folder for keys and values of idle conversations that no longer fit into `kv_bytes`, which are read back when a conversation
-    goes on, after a restart, too; see ptune.engine.decoder.idle. It holds what was said. Default: they are forgotten."""
+    goes on, after a restart, too; see ptune.engine.decoder.cache.idle. It holds what was said. Default: they are forgotten."""
     kv_disk_bytes: int = 10 * GIB
     """Most bytes of that folder; what was used longest ago is deleted."""
     kernels: KernelChoice = "auto"

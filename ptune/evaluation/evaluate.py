@@ -21,8 +21,8 @@ from ptune.backbone.streaming import beside_activations
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data.conversations import Askable
-from ptune.data.store import spooled
+from ptune.data.examples.store import spooled
+from ptune.data.shapes.conversations import Askable
 from ptune.errors import BackboneError, TemplateError, UsageError
 from ptune.evaluation import judged, pairs
 from ptune.evaluation.figures import Figures, figures
@@ -38,9 +38,9 @@ from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
 from ptune.progress import say
 from ptune.tasks.chat.answers import answers
-from ptune.training.adapter_off import adapter_off
-from ptune.training.card import card
-from ptune.training.lora_product import with_lora_products
+from ptune.training.journal.card import card
+from ptune.training.layers.adapter_off import adapter_off
+from ptune.training.layers.lora_product import with_lora_products
 
 FORMAT = 1
 

@@ -11,10 +11,10 @@ from transformers import PreTrainedModel
 
 from ptune.codecs.chat import Example
 from ptune.progress import Progress
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.segments import packing
-from ptune.training.virtual_tokens import one_text_a_row
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
+from ptune.training.rows.virtual_tokens import one_text_a_row
 
 Figures = dict[str, float | int]
 

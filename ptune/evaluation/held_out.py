@@ -12,11 +12,11 @@ from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data import dataset
-from ptune.data.conversations import Askable
-from ptune.data.judged_examples import JudgedExample, judged_examples
-from ptune.data.preferences import Pair, Pairs
-from ptune.data.prompts import read_prompts
+from ptune.data.examples import dataset
+from ptune.data.examples.judged import JudgedExample, judged_examples
+from ptune.data.shapes.conversations import Askable
+from ptune.data.shapes.preferences import Pair, Pairs
+from ptune.data.shapes.prompts import read_prompts
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.training.folder import check_same_data

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ptune.backbone.cache_names import cache_argument, cache_in
 from ptune.codecs.chat import ChatCodec, Example
-from ptune.data.conversations import Askable, Completion, Conversation
+from ptune.data.shapes.conversations import Askable, Completion, Conversation
 from ptune.evaluation.figures import Figures, summed
 from ptune.progress import Progress
 

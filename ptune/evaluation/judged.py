@@ -12,7 +12,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data.judged_examples import JudgedExample
+from ptune.data.examples.judged import JudgedExample
 from ptune.evaluation import binomial
 from ptune.evaluation.classification.bootstrap import Counts, Values, in_json, intervals
 from ptune.evaluation.classification.weighted import roc_auc
@@ -21,7 +21,7 @@ from ptune.evaluation.judged_titles import TITLES, by_length, cell
 from ptune.progress import say
 from ptune.tasks.unpaired_preference.objective import UnpairedObjective
 from ptune.tasks.unpaired_preference.reference import of_examples
-from ptune.training.packing import targets
+from ptune.training.rows.packing import targets
 
 
 def measured(

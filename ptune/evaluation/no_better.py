@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptune.errors import PtuneError
-from ptune.evaluation.classification.results import LOWER_IS_BETTER, shown, title
+from ptune.evaluation.classification.results import LOWER_IS_BETTER, OF_A_HUNDRED, PLAIN_NUMBERS, shown, title
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 
@@ -50,9 +50,14 @@ def _sentence(evaluation: Mapping[str, Any]) -> str:
         return ""
     sign = -1 if name in LOWER_IS_BETTER else 1
     best, value = max(others.items(), key=lambda one: sign * one[1])
-    if sign * own > sign * value:
+    if sign * own > sign * value or _perfect(name, own):
         return ""
     return f"no better than {best}: {title(name)} {shown(name, own)}, and {best} has {shown(name, value)}{_one_class(evaluation)}"
+
+
+def _perfect(name: str, own: float) -> bool:
+    """Whether no model could have a better figure: of a few easy rows a baseline has it, too."""
+    return name not in LOWER_IS_BETTER | PLAIN_NUMBERS and own >= (100 if name in OF_A_HUNDRED else 1)
 
 
 def _one_class(evaluation: Mapping[str, Any]) -> str:

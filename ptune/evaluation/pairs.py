@@ -12,13 +12,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from ptune.config.preference import Preference
-from ptune.data.preferences import Pair
+from ptune.data.shapes.preferences import Pair
 from ptune.evaluation.classification.bootstrap import means
 from ptune.evaluation.figures import objective_of
 from ptune.evaluation.pair_titles import TITLES, cell
 from ptune.tasks.preference.objective import PreferenceObjective
 from ptune.tasks.preference.reference import log_probabilities
-from ptune.training.packing import targets
+from ptune.training.rows.packing import targets
 
 
 def measured(

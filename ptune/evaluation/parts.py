@@ -18,7 +18,7 @@ from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.formats.run import Run
 from ptune.kinds import DECODER
 from ptune.progress import say
-from ptune.training.lora_product import with_lora_products
+from ptune.training.layers.lora_product import with_lora_products
 
 COMBINED = "combined"
 

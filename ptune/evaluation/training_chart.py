@@ -8,7 +8,7 @@ from ptune.evaluation.report import losses, origin, points, troubles
 from ptune.evaluation.sampled import TITLE, sampled
 from ptune.formats.run import Run, RunRecord
 from ptune.progress import duration
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 
 def in_a_line(record: RunRecord) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ptune.config.reward_model import REWARD
-from ptune.data.conversations import Askable
-from ptune.data.rewards import prompt_text
+from ptune.data.shapes.conversations import Askable
+from ptune.data.shapes.rewards import prompt_text
 from ptune.errors import UsageError
 from ptune.evaluation.between import with_interval
 from ptune.evaluation.classification.bootstrap import means

@@ -3,7 +3,7 @@
 A step holds tokens of many sequences, in any order and cut anywhere. Only attention keeps them apart by design; any other
 operator that reads one token to compute another (a maximum over all positions, a mean over the batch, a shift by one token, a
 branch on the data) makes an answer depend on other requests. Layers that keep states run along the rows of a padded view of their
-own, one row a sequence (`ptune.export.states`): along a row they may do what they like, a scan included, and across rows nothing. The proof's hop "alone → in company" (`ptune.verify.company`)
+own, one row a sequence (`ptune.export.decoder.states`): along a row they may do what they like, a scan included, and across rows nothing. The proof's hop "alone → in company" (`ptune.verify.decoder.company`)
 measures effects that this search cannot see.
 """
 
@@ -20,7 +20,7 @@ from ptune.formats.signature import STATE_INPUTS
 
 KEEP_APART = (
     "GroupQueryAttention", "MultiHeadAttention",  # attention, which separates sequences
-    "Routes", "ExpertProducts",  # rows in another order, each computed by itself (`ptune.export.experts`)
+    "Routes", "ExpertProducts",  # rows in another order, each computed by itself (`ptune.export.decoder.experts`)
 )  # fmt: skip
 # Operators that carry a state along the tokens of each row of a batch: they may run over the padded view of layers with states alone.
 ALONG_ROWS = ("CausalConvWithState", "LinearAttention", "GatedDeltaNet")

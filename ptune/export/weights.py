@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from ptune.backbone.float32 import computed_weights
 from ptune.backbone.packed_experts import packed_experts
 from ptune.errors import BackboneError
-from ptune.export.experts import Part
-from ptune.export.trace import Traced
+from ptune.export.decoder.experts import Part
+from ptune.export.decoder.trace import Traced
 from ptune.formats.signature import Ends, Socket
 from ptune.progress import Progress
 

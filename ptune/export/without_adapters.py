@@ -13,8 +13,8 @@ from pathlib import Path
 import onnx_ir
 import onnx_ir.passes.common as passes
 
+from ptune.export.decoder.gains import adds_gains
 from ptune.export.fuse.cleanup import shapes
-from ptune.export.gains import adds_gains
 from ptune.export.rewrite import made_by, other_input, replace
 from ptune.formats.signature import LORA_GAINED, LORA_ONES, EncoderSignature, Ends, Signature
 
@@ -101,6 +101,6 @@ def _is_update(value: onnx_ir.Value | None, ups: set[str]) -> bool:
     if product is None:
         return False
     factor = product.inputs[1]
-    scaled = made_by(factor, "Mul")  # by a batch normalisation (`ptune.export.fold_batch_norm`)
+    scaled = made_by(factor, "Mul")  # by a batch normalisation (`ptune.export.vision.fold_batch_norm`)
     factor = factor if scaled is None else scaled.inputs[0]
     return factor is not None and factor.name in ups

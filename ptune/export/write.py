@@ -13,10 +13,10 @@ from typing import Protocol
 from transformers import PretrainedConfig
 
 from ptune.codecs.chat import ChatCodec
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.nf4 import LEAST_TOKENS, write_nf4
+from ptune.export.decoder.trace import Traced, trace
 from ptune.export.fuse import fuse
-from ptune.export.graph_variants import write_lighter
-from ptune.export.nf4 import LEAST_TOKENS, write_nf4
-from ptune.export.trace import Traced, trace
 from ptune.export.weights import Weights, attach, save, with_weights
 from ptune.formats.bundle import FP32, NF4, BaseIdentity, Bundle, Graph, Manifest, hashes
 from ptune.formats.signature import TURN_GROUP, EncoderSignature, EndKind, Signature

@@ -11,8 +11,8 @@ from ptune.backbone.locate import Source, locate
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
-from ptune.data.hub import PREFIX
 from ptune.data.read import resolve
+from ptune.data.readers.hub import PREFIX
 from ptune.errors import RecipeError
 from ptune.foreign import script_rows
 from ptune.methods.full import Full

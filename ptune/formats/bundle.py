@@ -11,7 +11,7 @@
     codec/                          tokenizer.json, codec.json, chat_template.jinja: text <-> tokens
     golden/golden.json              inputs and expected outputs of fp32, replayed at every start; PROFILE.json for others, and
                                     PROFILE.int8_cache.json; with .own before .json those by own attention
-    vision/features.onnx            decoders that see images: from pixels to rows of features (ptune.export.image_features)
+    vision/features.onnx            decoders that see images: from pixels to rows of features (ptune.export.decoder.image_features)
     adapters/NAME/                  PEFT's own files, unchanged, and adapter.json beside them; for encoders also head.onnx; of
                                     an adapter that was folded into LoRA, that LoRA, and its own files in original/; of
                                     one with virtual tokens, their keys and values in prefix.safetensors

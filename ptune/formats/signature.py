@@ -15,7 +15,7 @@ capacity                    int32  []                            upper bound of 
 logits_indices              int64  [n]                           token columns whose logits are returned
 lora_mask                   float  [groups, tokens, R]           1 in all columns of a token that has an adapter; else 0
 past_key.L, past_value.L    float  [batch, kv_heads, C, dim]     cache L; present_* may be bound to the same memory;
-                                                                 int8 in graphs with an int8 cache (ptune.export.int8_cache)
+                                                                 int8 in graphs with an int8 cache (ptune.export.decoder.int8_cache)
 SOCKET.A, SOCKET.B          float  [G, in, R], [G, R, out]       low-rank factors, B scaled; G is 1 or groups: row g meets A[g], B[g]; R = 0 is the bare base
 
 A graph exported with sockets at its ends (`Ends`) may have its head among the sockets, on the wanted columns alone, and
@@ -45,7 +45,7 @@ leave shared_key.N, shared_value.N, cache number `Signature.shared[N]`. All outp
 
 Attention is com.microsoft::GroupQueryAttention, whose input 16 is `query_seqlens`.
 
-A grouped graph treats a token as H / KV queries, one for each head that shares its keys (ptune.engine.decoder.attention_metadata):
+A grouped graph treats a token as H / KV queries, one for each head that shares its keys (ptune.engine.decoder.inputs.attention_metadata):
 
 pad_indices                         as above, for each query: the n tokens of a sequence, repeated for each head that shares keys
 unpad_indices               int64  [groups * tokens, H]          row in [batch * seq * KV] of each head of each token

@@ -9,7 +9,7 @@ from ptune.backbone.load import in_one_sentence, read_config
 from ptune.backbone.locate import locate
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
-from ptune.export.trace import cache_layers
+from ptune.export.decoder.trace import cache_layers
 
 
 def check_exportable(spec: Backbone) -> None:

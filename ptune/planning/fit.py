@@ -1,4 +1,4 @@
-"""Finds the cheapest change that makes a training fit. A resume keeps it (`ptune.training.memory_remedies`)."""
+"""Finds the cheapest change that makes a training fit. A resume keeps it (`ptune.training.memory.remedies`)."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.model_memory import without_weights
 from ptune.planning.prediction import Device, planned_dtype, predict_on
 from ptune.progress import Progress
-from ptune.training.memory_remedies import DEARER, LEAST_ROW, STREAM, TILES, Saving, changed, options
-from ptune.training.tiles import feed_forwards
+from ptune.training.layers.tiles import feed_forwards
+from ptune.training.memory.remedies import DEARER, LEAST_ROW, STREAM, TILES, Saving, changed, options
 
 _ROUNDS = 4  # of coming nearer to the largest row that fits
 _NEAR = 0.03  # share of a row that is not worth another round

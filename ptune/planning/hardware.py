@@ -12,32 +12,10 @@ from ptune.errors import UsageError
 GIB = 2**30
 HEADROOM = 0.05
 """Share of the memory that a setting which ptune proposes leaves free."""
-_UNITS = {
-    "": 1,
-    "k": 10**3,
-    "m": 10**6,
-    "g": 10**9,
-    "t": 10**12,
-    "ki": 2**10,
-    "mi": 2**20,
-    "gi": GIB,
-    "ti": 2**40,
-}
 
 # Of NVIDIA's compute capability 7, which multiplies float16 but no bfloat16, and 6, which has units for neither.
 _IN_FLOAT16 = {"RTX 2060", "RTX 2070", "RTX 2080", "RTX 2080 Ti", "T4", "V100"}
 _IN_FLOAT32 = {"GTX 1080 Ti", "P100"}
-
-
-def parse_bytes(text: str) -> int:
-    """'24GB', '24 GiB', '800 MB' or '24g' in bytes; GB is 10^9 bytes, GiB 2^30.
-
-    Raises: UsageError.
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", text.lower())
-    if match is None or (match[2] == "i") or float(match[1]) <= 0:
-        raise UsageError(f"{text!r} is not an amount of memory: say 24GB or 24GiB")
-    return int(float(match[1]) * _UNITS[match[2]])
 
 
 def gpu_bytes(name: str) -> int:

@@ -13,8 +13,8 @@ from transformers import PretrainedConfig, PreTrainedModel
 
 from ptune.backbone.packed_experts import experts_of, weights_of
 from ptune.errors import BackboneError
-from ptune.export.state_kinds import kind_of
-from ptune.export.trace import cache_layers
+from ptune.export.decoder.state_kinds import kind_of
+from ptune.export.decoder.trace import cache_layers
 
 # Bytes of one weight of a layer with all that belongs to it: scales (and zeros, or what the rounding of a block left).
 _NF4_TRAINED = 0.5 + 1 / 64 + 4 / (64 * 256)  # bitsandbytes: a byte for 64 weights, a float for 256 of those

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -10,7 +11,8 @@ import torch
 
 from ptune.backbone.load import training_dtype
 from ptune.backbone.precision import fastest
-from ptune.config.recipe import Recipe
+from ptune.config.chat import Chat
+from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.lora import Lora
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning import heap_use
@@ -20,8 +22,9 @@ from ptune.planning.loading import loading_bytes
 from ptune.planning.memory_ledger import Ledger
 from ptune.planning.step import Followed, Part, Work, follow
 from ptune.planning.streamed import streamed
+from ptune.planning.teacher import TOKENS as OF_TEACHER
 from ptune.planning.teacher import with_teacher
-from ptune.training.packing import bins
+from ptune.training.rows.packing import bins
 
 Device: TypeAlias = Literal["cpu", "cuda"]
 MIB = 2**20
@@ -74,7 +77,20 @@ def predict_on(
     """`predict` on skeletons that were built for this recipe, or for one that differs only in its rows."""
     work = largest(recipe, lengths, validation, packed=model.few.packed)
     step = step_of(model, recipe, work, device)
-    return with_teacher(ledger_of(step, model, recipe, described, device, sum(work.row)), recipe)
+    own = ledger_of(step, model, recipe, described, device, sum(work.row))
+    return with_teacher(own, recipe, lambda backbone: _alone(backbone.model_dump_json(), device))
+
+
+@functools.lru_cache(maxsize=8)
+def _alone(backbone: str, device: Device) -> Ledger:
+    """Of one row of a teacher: plans try many lengths of rows, and each prediction takes seconds."""
+    recipe = Recipe(
+        task=Chat(),
+        backbone=Backbone.model_validate_json(backbone),
+        method=Lora(r=1),
+        train=Train(batch_size=1, micro_batch_tokens=OF_TEACHER),
+    )
+    return predict(recipe, [OF_TEACHER], device=device)
 
 
 def planned_dtype(recipe: Recipe, device: Device, of_card: torch.dtype | None = None) -> torch.dtype:

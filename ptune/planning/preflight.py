@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ptune.config.memory_size import parse_bytes
 from ptune.config.recipe import Recipe
 from ptune.engine.memory import ram_bytes
 from ptune.errors import RecipeError
 from ptune.planning.files import describe
 from ptune.planning.fit import fit_into, refuse
-from ptune.planning.hardware import gpu_here, parse_bytes
+from ptune.planning.hardware import gpu_here
 from ptune.planning.memory_ledger import Ledger, gigabytes
 from ptune.planning.prediction import Device, predict
 from ptune.progress import say

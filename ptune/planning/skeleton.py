@@ -31,9 +31,9 @@ from ptune.errors import RecipeError
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning import experts_on_shapes
 from ptune.planning.peft_on_shapes import peft_on_shapes
-from ptune.training import segments
 from ptune.training.preparation import applied
-from ptune.training.virtual_tokens import one_text_a_row
+from ptune.training.rows import segments
+from ptune.training.rows.virtual_tokens import one_text_a_row
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Skeleton:
     sizes: tuple[int, ...]  # number of elements of each backbone weight, before quantisation
     mode: FakeTensorMode  # the mode that its tensors belong to
     packed: bool
-    head: nn.Linear | None  # see ptune.training.head
+    head: nn.Linear | None  # see ptune.training.loss.head
     quantisation: tuple[torch.Tensor, ...]  # scales, code books and offsets of quantised layers
 
     @property
@@ -179,7 +179,7 @@ def _state_of(layer: Nf4Linear, dtype: torch.dtype) -> QuantState:
 
 @torch.no_grad()
 def _plain_head(model: PreTrainedModel, packed: bool) -> nn.Linear | None:
-    """The output head, as in ptune.training.head, but outputs must be the same tensor: fake values cannot be compared."""
+    """The output head, as in ptune.training.loss.head, but outputs must be the same tensor: fake values cannot be compared."""
     head = model.get_output_embeddings()
     if type(head) is not nn.Linear:
         return None

@@ -19,11 +19,11 @@ from ptune.config.recipe import Train
 from ptune.planning.peft_on_shapes import peft_on_shapes
 from ptune.planning.skeleton import Skeleton
 from ptune.planning.storage import StorageTracker, Timeline
-from ptune.training import heap, offloading
 from ptune.training.checkpoint import trained
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.packing import Batch, one_each, pack
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.memory import heap, offloading
 from ptune.training.preparation import optimizer_for
+from ptune.training.rows.packing import Batch, one_each, pack
 
 
 class Part(StrEnum):
@@ -132,7 +132,7 @@ def follow(skeleton: Skeleton, train: Train, work: Work, device: Literal["cpu", 
 
 
 class _MainMemory:
-    """Counts what a GPU sends to main memory (`ptune.training.offloading`)."""
+    """Counts what a GPU sends to main memory (`ptune.training.memory.offloading`)."""
 
     def __init__(self) -> None:
         self.now = self.most = 0

@@ -6,8 +6,8 @@ import time
 
 from ptune.config.recipe import Recipe
 from ptune.progress import Progress
+from ptune.training.journal.pace import Length, Pace, length
 from ptune.training.loop import held_out, optimizer_step
-from ptune.training.pace import Length, Pace, length
 from ptune.training.rehearsal import Rehearsal, rehearsal
 
 STEPS, ENOUGH_S = 4, 60.0  # steps that are timed after a first one; fewer where they take longer

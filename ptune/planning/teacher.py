@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
-from ptune.config.chat import Chat
 from ptune.config.on_policy_distillation import OnPolicyDistillation
-from ptune.config.recipe import Backbone, Recipe, Train
-from ptune.methods.lora import Lora
+from ptune.config.recipe import Backbone, Recipe
 from ptune.planning.memory_ledger import Ledger
 
-_TOKENS = 256
+TOKENS = 256
+"""Of the row that the passes of a teacher alone are planned for."""
 
 
 def teacher_backbone(recipe: Recipe) -> Backbone | None:
@@ -23,20 +21,20 @@ def teacher_backbone(recipe: Recipe) -> Backbone | None:
     return Backbone(model=task.teacher, quantize=task.teacher_quantize, dtype=recipe.backbone.dtype)
 
 
-def with_teacher(ledger: Ledger, recipe: Recipe) -> Ledger:
+def with_teacher(ledger: Ledger, recipe: Recipe, alone: Callable[[Backbone], Ledger]) -> Ledger:
     """The ledger of a student with what its teacher adds: it is read first, judges each row before the student's own pass, and is
     there until the end.
+
+    alone: the ledger of a backbone with a row of `TOKENS`.
 
     Raises: BackboneError if the teacher cannot be found or read.
     """
     backbone = teacher_backbone(recipe)
     if backbone is None:
         return ledger
-    own = _alone(backbone.model_dump_json(), ledger.device)
+    own = alone(backbone)
     held = own.weights + own.quantisation_state
-    passing = (
-        (own.evaluation - held) * ledger.tokens // _TOKENS
-    )  # without a gradient it grows as the row does
+    passing = (own.evaluation - held) * ledger.tokens // TOKENS  # without a gradient it grows as the row does
     own_pass = ledger.activations + ledger.loss_workspace + ledger.allocator_slack
     return replace(
         ledger,
@@ -46,15 +44,3 @@ def with_teacher(ledger: Ledger, recipe: Recipe) -> Ledger:
         main_memory=max(own.main_memory, ledger.main_memory),
         evaluation=held + max(ledger.evaluation, passing),
     )
-
-
-@functools.lru_cache(maxsize=8)
-def _alone(backbone: str, device: Literal["cpu", "cuda"]) -> Ledger:
-    """Of one row of `_TOKENS`: plans try many lengths of rows, and each prediction takes seconds."""
-    from ptune.planning.prediction import predict
-
-    train = Train(batch_size=1, micro_batch_tokens=_TOKENS)
-    recipe = Recipe(
-        task=Chat(), backbone=Backbone.model_validate_json(backbone), method=Lora(r=1), train=train
-    )
-    return predict(recipe, [_TOKENS], device=device)

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.chat import ChatCodec
-from ptune.export.int8_cache import LARGEST, Scales
+from ptune.export.decoder.int8_cache import LARGEST, Scales
 from ptune.formats.bundle import BASE, Bundle
-from ptune.verify.gate import plugs
-from ptune.verify.graph import PlainGraph
+from ptune.verify.decoder.gate import plugs
+from ptune.verify.decoder.graph import PlainGraph
 
 SAMPLES = ("devils_dictionary.train.jsonl", "django_es.train.jsonl")  # the gate measures on other text
 PIECES, PIECE = 96, 128  # of the text; tokens of each

@@ -23,12 +23,12 @@ from ptune.engine.decoder.forms import Form, chosen, is_proved
 from ptune.engine.memory import trim
 from ptune.engine.options import KernelChoice
 from ptune.errors import UsageError
-from ptune.export.graph_variants import write_lighter
-from ptune.export.image_features import write_image_features
-from ptune.export.int4 import write_int4
-from ptune.export.int8 import write_int8
-from ptune.export.int8_cache import write_int8_cache
-from ptune.export.nf4 import LEAST_TOKENS, write_nf4
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.image_features import write_image_features
+from ptune.export.decoder.int4 import write_int4
+from ptune.export.decoder.int8 import write_int8
+from ptune.export.decoder.int8_cache import write_int8_cache
+from ptune.export.decoder.nf4 import LEAST_TOKENS, write_nf4
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import (
@@ -54,15 +54,15 @@ from ptune.publish.parity_file import leave_in_bundle
 from ptune.publish.profiles import AUTO
 from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, enter_caches, enter_graph, report_progress
-from ptune.verify import cache as cache_gate
-from ptune.verify import held_tokens, seen_images
-from ptune.verify import probes as probing
-from ptune.verify import profile as profiling
+from ptune.verify.decoder import cache as cache_gate
+from ptune.verify.decoder import held_tokens, seen_images
+from ptune.verify.decoder import probes as probing
+from ptune.verify.decoder import profile as profiling
+from ptune.verify.decoder.live import live_kernel_hops
+from ptune.verify.decoder.prove import TorchSide, prove, torch_side
+from ptune.verify.decoder.torch_side import Probe
 from ptune.verify.limits import MAX_ABS_LOGPROB
-from ptune.verify.live import live_kernel_hops
 from ptune.verify.proof import Proof
-from ptune.verify.prove import TorchSide, prove, torch_side
-from ptune.verify.torch_side import Probe
 
 GOLDEN_PROMPTS, GOLDEN_TOKENS = 4, 64
 

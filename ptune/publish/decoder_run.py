@@ -19,7 +19,7 @@ from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.vision import FIRST_ROW, has_images
 from ptune.config.recipe import Backbone
-from ptune.data.conversations import Askable, Conversation
+from ptune.data.shapes.conversations import Askable, Conversation
 from ptune.engine.adapters.source import CONFIG
 from ptune.engine.memory import trim
 from ptune.errors import ParityError, UsageError
@@ -33,9 +33,9 @@ from ptune.publish.figures import figures
 from ptune.publish.parity_file import leave_parity
 from ptune.publish.publishable import FinishedRun, Merge
 from ptune.publish.steps import check_runs_base
-from ptune.verify import probes as probing
+from ptune.verify.decoder import probes as probing
+from ptune.verify.decoder.torch_side import Probe, logprobs
 from ptune.verify.parity_reference import prompts_of
-from ptune.verify.torch_side import Probe, logprobs
 
 LOOKED_AT = 64  # conversations among which short ones are looked for
 

@@ -14,7 +14,7 @@ from ptune.config.recipe import Backbone
 from ptune.engine.encoder import golden
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import AdapterError, UsageError
-from ptune.export.encoder_parts import trace_body
+from ptune.export.encoder.parts import trace_body
 from ptune.export.write import write_traced
 from ptune.formats.bundle import BARE, BASE, FLOAT_CACHE, FP32, INT8, Bundle, CacheType, Hop
 from ptune.publish.encoder_adapter import facts_of, install_encoder, refuse_socketless
@@ -25,11 +25,11 @@ from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, refuse_rank, report_progress
 from ptune.publish.unread_base import unread
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify import held_texts
-from ptune.verify.encoder_int8 import held_inputs, prove_int8
-from ptune.verify.encoder_prove import prove_encoder
-from ptune.verify.encoder_torch import EncoderReference, Inputs, reference
-from ptune.verify.item_index import with_items
+from ptune.verify.encoder import held_texts
+from ptune.verify.encoder.int8 import held_inputs, prove_int8
+from ptune.verify.encoder.item_index import with_items
+from ptune.verify.encoder.prove import prove_encoder
+from ptune.verify.encoder.torch_side import EncoderReference, Inputs, reference
 from ptune.verify.limits import PROBES
 from ptune.verify.proof import Proof
 

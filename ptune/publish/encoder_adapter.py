@@ -17,13 +17,13 @@ from ptune.engine.adapters.lora import load_adapter, of_head, weights_of
 from ptune.engine.adapters.source import head_of
 from ptune.engine.encoder.engine import HEAD
 from ptune.errors import AdapterError
-from ptune.export.encoder_parts import save_head
+from ptune.export.encoder.parts import save_head
 from ptune.formats.bundle import AdapterRecord, Bundle, hashes
 from ptune.formats.task_names import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION
 from ptune.formats.whole_write import disk_errors, read_json
 from ptune.publish.base_weights import base_weights
 from ptune.tasks.encoder.facts import NAME, Facts
-from ptune.verify.encoder_torch import EncoderReference, merged
+from ptune.verify.encoder.torch_side import EncoderReference, merged
 from ptune.verify.reference import adapted
 
 _FOREIGN = {"SEQ_CLS": TEXT_CLASSIFICATION, "TOKEN_CLS": TOKEN_CLASSIFICATION}

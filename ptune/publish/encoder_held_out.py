@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.tasks import task_of
 from ptune.data.held_out import Held
-from ptune.data.labelled import LabelledRow
-from ptune.export.encoder import takes_type_ids
+from ptune.data.shapes.labelled import LabelledRow
+from ptune.export.encoder.trace import takes_type_ids
 from ptune.formats.bundle import AdapterRecord
 from ptune.kinds import imported
 from ptune.publish.publishable import FinishedRun
 from ptune.tasks.encoder.infer import Encoded, encode
-from ptune.verify.encoder_torch import EncoderReference, Inputs
+from ptune.verify.encoder.torch_side import EncoderReference, Inputs
 from ptune.verify.limits import PROBES
 
 

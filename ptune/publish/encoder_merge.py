@@ -18,8 +18,8 @@ from ptune.publish.figures import figures
 from ptune.publish.publishable import FinishedRun
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.retrieval.sentence_transformers import save_modules
-from ptune.verify.encoder_compare import compare_said
-from ptune.verify.encoder_torch import EncoderReference, Inputs, logits, merged, reference
+from ptune.verify.encoder.compare import compare_said
+from ptune.verify.encoder.torch_side import EncoderReference, Inputs, logits, merged, reference
 from ptune.verify.reference import adapted
 
 FOLDER = "merged"  # in the run's folder

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 import onnx_ir
 
 from ptune.codecs.image import Preprocessing
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import DataError, UsageError
-from ptune.export.encoder_int8 import write_int8
-from ptune.export.vision_harm import most_harmed
-from ptune.export.vision_int8 import layers, rounded_tensors, write_vision_int8
-from ptune.export.vision_ranges import ranges
-from ptune.export.vision_shift import shifts
+from ptune.export.encoder.int8 import write_int8
+from ptune.export.vision.harm import most_harmed
+from ptune.export.vision.int8 import layers, rounded_tensors, write_vision_int8
+from ptune.export.vision.ranges import ranges
+from ptune.export.vision.shift import shifts
 from ptune.formats.bundle import FP32, INT8, Bundle
 from ptune.formats.run import Run
 from ptune.progress import say
@@ -23,8 +23,8 @@ from ptune.publish.steps import enter_graph, report_progress
 from ptune.tasks.classification.image_predictions import pixels_of
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.infer import Encoded
-from ptune.verify import held_images, held_texts
-from ptune.verify.encoder_int8 import answers, same_answers
+from ptune.verify.encoder import held_images, held_texts
+from ptune.verify.encoder.int8 import answers, same_answers
 
 SEEN = 128  # training images to take quantisation steps from
 ANSWERED = 512  # training images on which answers are compared beforehand

@@ -13,7 +13,7 @@ from peft import PeftModel
 from ptune.backbone.kind import kind_of_backbone, kind_of_run
 from ptune.backbone.load import Loaded
 from ptune.config.recipe import Backbone
-from ptune.data.conversations import Conversation
+from ptune.data.shapes.conversations import Conversation
 from ptune.engine.adapters.fold.table import method_of
 from ptune.engine.adapters.source import CONFIG
 from ptune.errors import UsageError
@@ -25,13 +25,13 @@ from ptune.kinds import DECODER, Kind
 from ptune.parity import Array
 from ptune.publish.decoder_run import LOOKED_AT, TrainedDecoder, reference
 from ptune.publish.publishable import FinishedRun
-from ptune.verify import probes as probing
+from ptune.verify.decoder import probes as probing
+from ptune.verify.decoder.torch_side import Probe, logprobs
 from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.parity_reference import prompts_of
 from ptune.verify.proof import Proof
 from ptune.verify.reference import adapted, biases_kept
 from ptune.verify.same import Messages
-from ptune.verify.torch_side import Probe, logprobs
 
 NEAR = 32  # conversations whose texts are compared token by token
 _LIBRARIES = ("torch", "transformers", "peft")

@@ -14,8 +14,8 @@ from ptune.engine.adapters.lora import load_adapter
 from ptune.formats.bundle import BaseIdentity, Bundle
 from ptune.formats.parity_json import FILE, WEIGHTS, current_parity, write_parity
 from ptune.formats.whole_write import sha256_of
+from ptune.verify.decoder.plain_ends import with_rows
 from ptune.verify.parity_reference import HeldPrompt, measured, prompts_of
-from ptune.verify.plain_ends import with_rows
 
 
 def leave_parity(

@@ -14,7 +14,7 @@ from ptune.backbone.seq2seq import Seq2Seq, load_seq2seq, load_seq2seq_codec
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Backbone
 from ptune.config.translation import DESCRIBED
-from ptune.data.seq2seq_examples import load_pairs
+from ptune.data.examples.seq2seq import load_pairs
 from ptune.engine.adapters.fold.fold import as_pairs
 from ptune.engine.adapters.fold.layer import Base
 from ptune.engine.adapters.folder import check_name, copy_adapter, write_record
@@ -23,8 +23,8 @@ from ptune.engine.seq2seq import golden
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
 from ptune.engine.seq2seq.golden import Pair
 from ptune.errors import AdapterError, UsageError
-from ptune.export.seq2seq import trace_seq2seq
-from ptune.export.seq2seq_write import write_seq2seq
+from ptune.export.seq2seq.trace import trace_seq2seq
+from ptune.export.seq2seq.write import write_seq2seq
 from ptune.formats.bundle import BASE, FLOAT_CACHE, FP32, AdapterRecord, Bundle, CacheType, Hop, hashes
 from ptune.formats.task_names import TRANSLATION
 from ptune.formats.whole_write import disk_errors, whole_folder, write_json
@@ -33,10 +33,10 @@ from ptune.publish.publishable import FinishedRun, Merge, Publishable
 from ptune.publish.steps import check_base, check_runs_base, refuse_rank, report_progress
 from ptune.tasks.translation.facts import NAME, Seq2SeqFacts
 from ptune.tasks.translation.seq2seq_work import translation_of
+from ptune.verify.decoder.probes import WITHOUT_DATA
 from ptune.verify.limits import PROBES
-from ptune.verify.probes import WITHOUT_DATA
 from ptune.verify.proof import Proof
-from ptune.verify.seq2seq_prove import prove_seq2seq
+from ptune.verify.seq2seq.prove import prove_seq2seq
 
 LONGEST = 1024  # tokens of a source or target, if neither model nor tokenizer has a limit
 

@@ -12,11 +12,11 @@ from ptune.engine.adapters.lora import weights_of
 from ptune.engine.adapters.peft_config import PEFT_PREFIX
 from ptune.formats.bundle import Bundle
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_torch import EncoderReference
+from ptune.verify.encoder.torch_side import EncoderReference
 
 
 def unread(bundle: Bundle, backbone: Backbone, facts: Facts, adapter: Path) -> EncoderReference | None:
-    """As `ptune.verify.encoder_torch.reference`, with zero weights: enough to trace the head of `adapter`.
+    """As `ptune.verify.encoder.torch_side.reference`, with zero weights: enough to trace the head of `adapter`.
 
     None if the head needs weights of the base (an untrained pooler, or LoRA on the head), and for images and
     embeddings, whose bases are small. Raises: BackboneError if the base's config cannot be read; AdapterError.

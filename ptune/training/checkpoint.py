@@ -34,13 +34,13 @@ from ptune.formats.whole_write import read_json, sha256_of, whole_folder, write_
 from ptune.methods.peft_method import METHOD_STATE
 from ptune.progress import say
 from ptune.training.average import Average
-from ptune.training.batch_norm import learnt_statistics
-from ptune.training.collapse import Course
 from ptune.training.distributed import laid_out_as, whole
-from ptune.training.loss_scale import LossScale
+from ptune.training.guards.collapse import Course
+from ptune.training.guards.spike_protection import NormHistory
+from ptune.training.layers.batch_norm import learnt_statistics
+from ptune.training.loss.scale import LossScale
 from ptune.training.optimizer_state import entries_of, numbers_of, restore
 from ptune.training.sampler import ReusingSampler
-from ptune.training.spike_protection import NormHistory
 
 FORMAT = 1
 LR_FACTOR = 1 / 3  # on the learning rate, at each rollback

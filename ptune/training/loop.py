@@ -5,72 +5,32 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 
-from ptune.config.recipe import Train
 from ptune.errors import PtuneError
-from ptune.methods.peft_method import PeftMethod
 from ptune.progress import Progress, console, say
-from ptune.training.average import Average
-from ptune.training.callbacks import Callback, call_all
-from ptune.training.checkpoint import LR_FACTOR, Checkpoints, State, trained
-from ptune.training.collapse import Levels, Watched
-from ptune.training.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
+from ptune.training.callbacks import call_all
+from ptune.training.checkpoint import LR_FACTOR, State, trained
 from ptune.training.distributed import whole
+from ptune.training.guards.collapse import Levels, Watched
+from ptune.training.guards.diagnosis import Alive, NotANumberError, Watch, explained, not_finite
+from ptune.training.guards.nothing_learnt import at_the_end, on_the_way
+from ptune.training.guards.rollback import collapse_of, levels_of, roll_back
 from ptune.training.interrupt import StopSignal
-from ptune.training.loss_scale import LossScale
-from ptune.training.metrics_log import Journal
-from ptune.training.nothing_learnt import at_the_end, on_the_way
-from ptune.training.objective import Objective
-from ptune.training.order import Mixture, Order, step_seed
-from ptune.training.packing import Share
-from ptune.training.rollback import collapse_of, levels_of, roll_back
-from ptune.training.sampler import Sampler, rewarded
-from ptune.training.samples import Samples
+from ptune.training.job import Job
+from ptune.training.journal.view import View
+from ptune.training.order import Order, step_seed
+from ptune.training.rows.packing import Share
+from ptune.training.sampler import rewarded
 from ptune.training.schedule import factor
-from ptune.training.spike_protection import NormHistory
-from ptune.training.view import View
 
 Ending = Literal["finished", "stopped early", "interrupted"]
-
-
-@dataclass(frozen=True)
-class Job:
-    """The inputs of the loop."""
-
-    train: Train
-    accelerator: Accelerator
-    model: nn.Module  # prepared by the accelerator
-    optimizer: torch.optim.Optimizer  # likewise
-    objective: Objective
-    examples: Sequence[Any]  # each has a target
-    validation: Sequence[Any]
-    journal: Journal
-    checkpoints: Checkpoints
-    watch: Watch = field(default_factory=Watch)
-    mixture: Mixture | None = None  # if the recipe gives the files weights
-    callbacks: Sequence[Callback] = ()  # called after each step, in the main process
-    norms: NormHistory = field(default_factory=NormHistory)  # the gradient norms before the step that is run
-    rollbacks: int = 0  # before the step that is run
-    scaled: bool = False  # whether the loss is: of a model in float16
-    scale: LossScale = field(default_factory=LossScale)  # for the step that is run
-    method: PeftMethod | None = None  # whose adapter `model` has
-    average: Average | None = None  # of the trained weights; what is validated
-    sampler: Sampler | None = None  # makes each step's examples out of those
-    steps_per_batch: int = 1  # steps that learn from the same examples, one after the other
-    samples: Samples | None = None  # what the model answers at each validation
-    underway: Callable[[str], None] = lambda _: None  # told what is being done between two steps
-
-    @property
-    def measure(self) -> str:
-        """What a user watches: "loss", or "reward" where answers are sampled."""
-        return "loss" if rewarded(self.objective) is None else "reward"
 
 
 def fit(job: Job, state: State) -> tuple[State, Ending]:
@@ -78,7 +38,7 @@ def fit(job: Job, state: State) -> tuple[State, Ending]:
 
     The model keeps the weights of the last step that was run.
 
-    Raises: PtuneError if training goes wrong: see `ptune.training.diagnosis` and `ptune.training.rollback`.
+    Raises: PtuneError if training goes wrong: see `ptune.training.guards.diagnosis` and `ptune.training.guards.rollback`.
     """
     train, order = job.train, _order(job)
     steps = order.steps(train)
@@ -171,7 +131,7 @@ def optimizer_step(job: Job, batch: Sequence[Any], step: int, steps: int) -> flo
 
     The gradient is that of the mean over all targets of the batch, however they are divided among forward passes and
     processes. (Data parallelism averages over processes, hence the factor.) Of a model in float16 the loss is scaled, and a
-    step whose gradient overflows is computed again (`ptune.training.loss_scale`).
+    step whose gradient overflows is computed again (`ptune.training.loss.scale`).
     """
     accelerator, train, started_s = job.accelerator, job.train, time.perf_counter()
     seed = step_seed(train.seed, step, accelerator.process_index)

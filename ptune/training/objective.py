@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ptune.training.packing import ALONE, Share
+from ptune.training.rows.packing import ALONE, Share
 
 
 @dataclass(frozen=True)

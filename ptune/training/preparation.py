@@ -24,13 +24,13 @@ from ptune.methods.lora import Lora
 from ptune.methods.peft_method import PeftMethod
 from ptune.training.average import check_average
 from ptune.training.checkpoint import trained
-from ptune.training.dropout import set_dropout
-from ptune.training.gated_mlp import with_gated_products
-from ptune.training.lora_product import with_lora_products
-from ptune.training.noise import check_noise, with_noise
-from ptune.training.offloading import offload_inputs
-from ptune.training.segments import checkpoint_contexts
-from ptune.training.tiles import tile_feed_forwards
+from ptune.training.layers.dropout import set_dropout
+from ptune.training.layers.gated_mlp import with_gated_products
+from ptune.training.layers.lora_product import with_lora_products
+from ptune.training.layers.noise import check_noise, with_noise
+from ptune.training.layers.tiles import tile_feed_forwards
+from ptune.training.memory.offloading import offload_inputs
+from ptune.training.rows.segments import checkpoint_contexts
 
 
 def as_its_base_is_stored(recipe: Recipe) -> Recipe:

@@ -13,7 +13,7 @@ from ptune.formats.bundle import BaseIdentity
 from ptune.formats.run import Run, RunRecord
 from ptune.progress import say
 from ptune.training.environment import changes, instruction_set, versions
-from ptune.training.memory_remedies import as_planned, changed
+from ptune.training.memory.remedies import as_planned, changed
 
 
 def as_begun(recipe: Recipe, run: Run) -> Recipe:

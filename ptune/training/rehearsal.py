@@ -17,9 +17,9 @@ from ptune.kinds import imported
 from ptune.training.calibration import begin_beside_original, calibrate
 from ptune.training.checkpoint import Checkpoints
 from ptune.training.distributed import accelerator_for
-from ptune.training.loop import Job
-from ptune.training.memory import memory_errors
-from ptune.training.metrics_log import Journal
+from ptune.training.job import Job
+from ptune.training.journal.metrics_log import Journal
+from ptune.training.memory.out_of_memory import memory_errors
 from ptune.training.order import Order, mixture_of
 from ptune.training.preparation import applied, prepared, resolved
 from ptune.training.work import Work

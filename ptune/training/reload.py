@@ -16,7 +16,7 @@ from ptune.backbone.streaming import beside_activations
 from ptune.codecs.chat import Example
 from ptune.formats.bundle import Hop
 from ptune.parity import compare
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.loss.next_token import NextTokenObjective
 
 NAME = "trained → reloaded"
 PROMPTS = 16

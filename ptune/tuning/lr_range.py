@@ -113,7 +113,7 @@ def _losses(recipe: Recipe, rates: Sequence[float]) -> list[float]:
 
 def _loss(job: Any, batch: Sequence[Any], step: int, steps: int, optimizer_step: Any) -> float | None:
     """The loss of one step; None if the loss or the gradient is infinite or NaN."""
-    from ptune.training.diagnosis import NotANumberError
+    from ptune.training.guards.diagnosis import NotANumberError
 
     try:
         loss = float(optimizer_step(job, batch, step, steps))

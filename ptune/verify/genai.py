@@ -18,8 +18,8 @@ from ptune.formats.bundle import Hop
 from ptune.formats.genai_export import SETTINGS
 from ptune.formats.whole_write import read_json
 from ptune.parity import Array, log_softmax
+from ptune.verify.decoder.torch_side import Probe
 from ptune.verify.same import OURS, Messages, renderable, same
-from ptune.verify.torch_side import Probe
 
 ACTIVE = "adapter"
 OWN_TOKENS = "other tokens are told"

@@ -18,8 +18,8 @@ from ptune.llama_cpp.library import Llama
 from ptune.llama_cpp.server import serving
 from ptune.parity import Array, compare, liveness, log_softmax
 from ptune.verify import limits
+from ptune.verify.decoder.torch_side import Probe
 from ptune.verify.same import OURS, Messages, renderable, same
-from ptune.verify.torch_side import Probe
 
 WAIT_S = 120.0
 FLOATS = ("F32", "F16")

@@ -37,9 +37,9 @@ from ptune.formats.parity_json import (
 )
 from ptune.formats.whole_write import read_json, sha256_of
 from ptune.parity import Array, log_softmax
-from ptune.verify.probes import WITHOUT_DATA
+from ptune.verify.decoder.probes import WITHOUT_DATA
+from ptune.verify.decoder.torch_side import batch_logits_at
 from ptune.verify.reference import adapted, biases_kept, lora_layers
-from ptune.verify.torch_side import batch_logits_at
 
 PROMPTS, LONGEST = 8, 256  # prompts, and tokens of each
 ANSWER = 12  # tokens of a continuation

@@ -1,6 +1,6 @@
 """The torch tools of the three proofs: low-rank factors, random or from peft, and hooks that add them.
 
-Each kind's proof is independent (prove.py, encoder_prove.py, seq2seq_prove.py); they share only these tools.
+The proof of each kind, its folder's prove.py, is independent; they share only these tools.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from ptune.version import __version__
 
 if TYPE_CHECKING:
     from ptune.engine.adapters.registry import AdapterStats
-    from ptune.engine.decoder.block_folder import DiskStats
+    from ptune.engine.decoder.cache.block_folder import DiskStats
     from ptune.engine.decoder.engine import Engine
     from ptune.engine.metrics import EngineMetrics, Histogram
     from ptune.formats.bundle import Bundle

@@ -27,7 +27,7 @@ from .tools import ToolUse, output_with_calls, tool_use
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
     from ptune.codecs.reading import Reading
-    from ptune.engine.decoder.thinking import ThinkingBudget
+    from ptune.engine.decoder.answers.thinking import ThinkingBudget
     from ptune.tasks.chat.seen import Prompt
     from ptune.tasks.chat.text_stream import Delta
 

@@ -18,8 +18,8 @@ from ..receipts.receipt import asked, leave_receipt, seeded
 from .schemas import MAX_PROMPT_LOGPROBS
 
 if TYPE_CHECKING:
-    from ptune.engine.decoder.grammar import Grammar
-    from ptune.engine.decoder.thinking import ThinkingBudget
+    from ptune.engine.decoder.answers.grammar import Grammar
+    from ptune.engine.decoder.answers.thinking import ThinkingBudget
 
     from ..service import ChatService
     from .schemas import Generate

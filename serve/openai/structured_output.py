@@ -20,7 +20,7 @@ from .schemas import Generate
 if TYPE_CHECKING:
     from ptune.codecs.chat import ChatCodec
     from ptune.codecs.reading import Reading
-    from ptune.engine.decoder.grammar import Grammar
+    from ptune.engine.decoder.answers.grammar import Grammar
 
     from ..service import ChatService
 

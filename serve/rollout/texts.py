@@ -7,9 +7,9 @@ import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 
-from ptune.data.conversations import Convertible, recognise
-from ptune.data.jsonl import parse
-from ptune.data.rows import BYTE_ORDER_MARK
+from ptune.data.readers.jsonl import parse
+from ptune.data.readers.rows import BYTE_ORDER_MARK
+from ptune.data.shapes.conversations import Convertible, recognise
 from ptune.errors import DataError, RequestError
 
 MOST_BYTES = 32 * 2**20

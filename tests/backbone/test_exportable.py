@@ -15,7 +15,7 @@ from transformers import PretrainedConfig
 from ptune.cli import main
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError, RecipeError
-from ptune.export.trace import trace
+from ptune.export.decoder.trace import trace
 from ptune.methods.lora import Lora
 from ptune.planning.exportable import check_exportable, why_not_exportable
 

@@ -16,9 +16,9 @@ from transformers import PreTrainedModel
 
 from ptune.backbone.float32 import Float32Linear, computed_weights, held_bytes, in_float32
 from ptune.backbone.quantize import quantize
+from ptune.export.decoder.nf4 import blocks_of
+from ptune.export.decoder.trace import trace
 from ptune.export.fuse import fuse
-from ptune.export.nf4 import blocks_of
-from ptune.export.trace import trace
 from ptune.export.weights import ModelWeights, attach, save
 
 IDS = torch.arange(5, 45)[None]

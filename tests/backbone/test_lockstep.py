@@ -14,8 +14,8 @@ from torch import Tensor
 from ptune.backbone.float32 import Float32Linear, computed_weights, in_float32
 from ptune.backbone.lockstep import in_lockstep, shared
 from ptune.backbone.quantize import quantize
-from ptune.verify import torch_side
-from ptune.verify.torch_side import Probe, logprobs
+from ptune.verify.decoder import torch_side
+from ptune.verify.decoder.torch_side import Probe, logprobs
 
 
 def probes(count: int = 5) -> list[Probe]:

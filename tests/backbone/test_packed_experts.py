@@ -23,7 +23,7 @@ from ptune.backbone.packed_experts import PackedExperts, make_plain, packed_expe
 from ptune.backbone.parameters import parameters_of
 from ptune.backbone.quantize import quantize
 from ptune.config.recipe import Backbone, Recipe
-from ptune.export.nf4 import blocks_of
+from ptune.export.decoder.nf4 import blocks_of
 from ptune.methods.lora import Lora
 
 KINDS = ["nf4", "int8"]

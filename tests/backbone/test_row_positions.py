@@ -17,7 +17,7 @@ from ptune.backbone.load import Loaded, load
 from ptune.codecs.album import Album
 from ptune.codecs.vision import part_of
 from ptune.config.recipe import Backbone
-from ptune.training.segments import packing, segments
+from ptune.training.rows.segments import packing, segments
 
 PICTURES = [picture(90, 40, seed=1), picture(30, 70, seed=2)]
 ASKED: list[list[Any]] = [[0, "wide"], ["No image."], [1, "tall, and", 0, "wide"]]

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import form_loss
-from ptune.training.judged_loss import judged_loss, judged_loss_of
+from ptune.training.loss.judged import judged_loss, judged_loss_of
 
 TARGETS, HIDDEN, VOCAB = 7, 5, 24
 

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks import movielens
 from benchmarks.tasks import ROWS, recipe_of
-from ptune.data.interactions import read_interactions
+from ptune.data.shapes.interactions import read_interactions
 
 LINES = """user\tmovie\tscore\ttid
 continuous\tcontinuous\tcontinuous\ttime

@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from ptune.cli import main
 from ptune.codecs.template import ChatTemplate
-from ptune.export.int4 import write_int4
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.int4 import write_int4
+from ptune.export.decoder.int8 import write_int8
 from ptune.formats.bundle import FP32
 from ptune.planning.model_check import thinking_of
 from ptune.planning.model_memory import sizes_of, without_weights

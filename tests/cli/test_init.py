@@ -159,6 +159,28 @@ def test_nothing_is_replaced_unless_asked(here: Path, capsys: pytest.CaptureFixt
     assert main(["init", "--yes", "--overwrite"]) == 0
 
 
+def test_a_recipe_in_the_way_is_told_before_anything_is_asked(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("recipe.yaml").write_text("mine")
+    monkeypatch.setattr("sys.stdin", Terminal("\n\n\n\n\n"))
+    assert main(["init"]) == 2
+    said = capsys.readouterr()
+    assert "recipe.yaml is there already" in said.err
+    assert said.out == ""
+    assert Path("recipe.yaml").read_text() == "mine"
+
+
+def test_data_that_cannot_be_read_are_asked_for_again(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("mail.csv").write_text("text,label\nhello,good\nbye,bad\n")
+    monkeypatch.setattr("sys.stdin", Terminal("mial.csv\nmail.csv\n\n\nquick\nmail\n"))
+    assert main(["init"]) == 0
+    assert [str(file) for file in Recipe.load(Path("recipe.yaml")).data.files] == ["mail.csv"]
+    assert "mial.csv: there is no such file" in capsys.readouterr().out
+
+
 def test_the_end_of_what_is_typed_is_one_sentence(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ptune.codecs.structural_tag import structural_tag
-from ptune.engine.decoder.grammar import Grammars
+from ptune.engine.decoder.answers.grammar import Grammars
 from ptune.errors import RequestError
 
 END, CALL = 256, 257  # the end of an answer, and a special token

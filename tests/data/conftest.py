@@ -12,7 +12,7 @@ from support.tiny_tokenizers import tokenizer
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
-from ptune.data import dataset
+from ptune.data.examples import dataset
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from support.tiny_tokenizers import CHATML, tokenizer
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
-from ptune.data import dataset
+from ptune.data.examples import dataset
 from ptune.errors import DataError
 from ptune.formats import cache
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.classification import ImageClassification, TextClassification, TokenClassification
 from ptune.config.columns import TextColumns
@@ -18,6 +19,7 @@ from ptune.config.preference import Preference
 from ptune.config.recipe import Data
 from ptune.config.task_spec import TaskSpec
 from ptune.data.clean import write_clean
+from ptune.data.examples import dataset
 from ptune.data.label_splits import read_splits
 from ptune.errors import DataError
 
@@ -68,6 +70,43 @@ def test_answers_that_teach_nothing_are_left_out(tmp_path: Path) -> None:
     assert write_clean(talks, Chat(), tmp_path).unusable == 1, "a call of a tool is an answer"
     pairs = [json.dumps({"prompt": "a", "chosen": "b", "rejected": other}) for other in "bc"]
     assert write_clean(_write(tmp_path / "p.jsonl", pairs), Preference(), tmp_path).unusable == 1
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "a"}],
+        [{"role": "assistant", "content": "b"}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "train": False}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "weight": 0}],
+        [{"role": "bot", "content": "a"}, {"role": "assistant", "content": "b"}],
+        [{"content": "a"}, {"role": "assistant", "content": "b"}],
+        [{"role": "user", "content": 3}, {"role": "assistant", "content": "b"}],
+        [{"role": "user"}, {"role": "assistant", "content": "b"}],
+        [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "train": "no"}],
+        [{"role": "user", "content": "\ud800"}, {"role": "assistant", "content": "b"}],
+        [],
+    ],
+    ids=str,
+)
+def test_a_clean_copy_of_conversations_can_be_trained_on(
+    messages: list[dict[str, Any]], codec: ChatCodec, tmp_path: Path
+) -> None:
+    talks = [_talk(f"question {n}", "an answer") for n in range(10)]
+    path = _write(tmp_path / "t.jsonl", [*talks, json.dumps({"messages": messages})])
+    cleaned = write_clean(path, Chat(), tmp_path)
+    assert (cleaned.kept, cleaned.unusable) == (10, 1)
+    with pytest.raises(DataError):
+        dataset.load(Data(files=(path,)), Chat(), codec, 0)
+    dataset.load(Data(files=(Path(cleaned.copy),)), Chat(), codec, 0)
+
+
+def test_conversations_with_images_and_a_greeting_under_a_system_message_stay(tmp_path: Path) -> None:
+    seen = [{"type": "image", "image": "a.png"}, {"type": "text", "text": "what is this"}]
+    greeting = json.dumps({"messages": [{"role": "assistant", "content": "hello"}]})
+    path = _write(tmp_path / "t.jsonl", [_talk(seen, "a cat"), greeting])
+    assert write_clean(path, Chat(system="Be kind."), tmp_path / "a").kept == 2
+    assert write_clean(path, Chat(), tmp_path / "b").kept == 1
 
 
 def test_texts_with_labels_in_columns_of_their_own(tmp_path: Path) -> None:
@@ -212,6 +251,20 @@ def test_a_converted_file_is_called_by_its_own_name(tmp_path: Path) -> None:
     with pytest.raises(DataError) as raised:
         write_clean(path, TextClassification(), tmp_path)
     assert str(raised.value).startswith(f"{path}: has no column")
+
+
+def test_a_labelled_row_of_weight_0_is_usable(tmp_path: Path) -> None:
+    path = tmp_path / "weighted.csv"
+    path.write_text("text,label,weight\na,yes,0\nb,no,1\nc,,1\na,yes,1\nd,yes,0\n")
+    done = write_clean(path, TextClassification(), tmp_path)
+    assert (done.kept, done.unusable, done.copies) == (4, 1, 0)
+    assert Path(done.copy).read_text().splitlines() == [
+        "text,label,weight",
+        "a,yes,0",
+        "b,no,1",
+        "a,yes,1",
+        "d,yes,0",
+    ]
 
 
 def test_a_row_of_weight_0_stands_for_no_other(tmp_path: Path) -> None:

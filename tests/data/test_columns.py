@@ -11,8 +11,8 @@ import pyarrow
 import pytest
 from pyarrow import feather, ipc, parquet
 
-from ptune.data.conversations import Conversation, recognise
 from ptune.data.read import open_file
+from ptune.data.shapes.conversations import Conversation, recognise
 
 CALL = {"type": "function", "function": {"name": "f", "arguments": {"x": 1}}}
 ROWS: list[dict[str, Any]] = [

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ptune.data.conversations import Completion, Conversation, recognise
+from ptune.data.shapes.conversations import Completion, Conversation, recognise
 from ptune.errors import DataError
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}

@@ -16,8 +16,8 @@ from pyarrow import parquet
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data
-from ptune.data import dataset
-from ptune.data.overlong import fit
+from ptune.data.examples import dataset
+from ptune.data.examples.overlong import fit
 from ptune.errors import DataError
 
 from .conftest import load, row, text, write
@@ -199,7 +199,8 @@ def test_all_that_is_wrong_with_a_file_comes_in_one_error(codec, tmp_path):
         f"{path}: 5 of 7 lines cannot be used",
         "  line 2: not JSON: Expecting property name enclosed in double quotes at column 2",
         "  line 3: messages[0].role is 'bot'; it must be one of system, developer, user, assistant, tool",
-        "  line 4: has no messages",
+        "  line 4: has no messages, but text (raw text): all rows of a file have one shape, so put these into a file of"
+        " their own; data.files takes several",
         "  line 5: nothing to train on: no assistant message that answers something and may be trained on",
         "  line 7: messages[0].content must be text, not a number",
     ]

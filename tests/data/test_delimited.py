@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptune.data.delimited import Delimited, delimiter_of
 from ptune.data.problems import Problems
+from ptune.data.readers.delimited import Delimited, delimiter_of
 from ptune.errors import DataError
 
 

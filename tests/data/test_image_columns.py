@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.data.conversations import recognise
-from ptune.data.image_columns import pictured
+from ptune.data.images.columns import pictured
+from ptune.data.shapes.conversations import recognise
 from ptune.errors import DataError
 
 ANSWER = {"role": "assistant", "content": "A cat."}

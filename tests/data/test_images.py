@@ -16,8 +16,8 @@ from support import tiny_images
 from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Data
-from ptune.data.image_splits import load_images
-from ptune.data.images import labels_of, open_images, read_images
+from ptune.data.images.labelled import labels_of, open_images, read_images
+from ptune.data.images.splits import load_images
 from ptune.errors import DataError, PtuneError
 
 TASK = ImageClassification()

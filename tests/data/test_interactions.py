@@ -12,7 +12,7 @@ from pyarrow import parquet
 
 from ptune.config.recipe import Data, Recipe
 from ptune.config.recommendation import Recommendation
-from ptune.data.interactions import read_interactions
+from ptune.data.shapes.interactions import read_interactions
 from ptune.errors import DataError
 
 HAD = [("ann", item) for item in "abcde"] + [("bob", item) for item in "bc"] + [("cid", "a")]

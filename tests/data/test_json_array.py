@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptune.data import json_array
-from ptune.data.json_array import JsonArray
 from ptune.data.problems import Problems
+from ptune.data.readers import json_array
+from ptune.data.readers.json_array import JsonArray
 from ptune.errors import DataError
 
 JSON = st.recursive(

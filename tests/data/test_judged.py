@@ -15,13 +15,13 @@ from ptune.backbone.load import load_codec
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Backbone, Data
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data import dataset
-from ptune.data.conversations import Completion, Conversation, Judged, recognise
-from ptune.data.judged import JUDGED, labels_of
-from ptune.data.judged_examples import judged_examples
-from ptune.data.preferences import PREFERENCES
+from ptune.data.examples import dataset
+from ptune.data.examples.judged import judged_examples
 from ptune.data.read import open_file
-from ptune.data.shapes import shapes_of
+from ptune.data.shapes.by_task import shapes_of
+from ptune.data.shapes.conversations import Completion, Conversation, Judged, recognise
+from ptune.data.shapes.judged import JUDGED, labels_of
+from ptune.data.shapes.preferences import PREFERENCES
 from ptune.data.source import open_source
 from ptune.errors import DataError
 
@@ -133,8 +133,8 @@ def test_a_mismatched_answer_belongs_to_another_prompt(prompts: list[int], seed:
     import numpy as np
 
     from ptune.codecs.chat import Example
-    from ptune.data.judged_examples import JudgedExamples
-    from ptune.data.store import spooled
+    from ptune.data.examples.judged import JudgedExamples
+    from ptune.data.examples.store import spooled
 
     made = [
         Example((10 + prompt, 20, 100 + number, 7), (False, False, True, True))

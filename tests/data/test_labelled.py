@@ -14,7 +14,7 @@ from ptune.codecs.labels import Labels
 from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.recipe import Data
 from ptune.data.label_splits import LabelSplits, read_splits
-from ptune.data.labelled import TextTask, read_labelled
+from ptune.data.shapes.labelled import TextTask, read_labelled
 from ptune.errors import DataError
 
 GOOD = "text,label\nso fine,good\nso sad,bad\nso so,good\nso what,bad\n"

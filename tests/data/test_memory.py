@@ -19,7 +19,7 @@ import resource, sys
 from pathlib import Path
 from support.tiny_tokenizers import tokenizer
 from ptune.codecs.chat import ChatCodec
-from ptune.data import dataset
+from ptune.data.examples import dataset
 from ptune.config.recipe import Data
 from ptune.config.chat import Chat
 import pyarrow.parquet

@@ -26,10 +26,10 @@ from ptune.config.recipe import Data, Recipe
 from ptune.config.recommendation import Recommendation
 from ptune.config.tasks import SPECS
 from ptune.config.translation import Translation
-from ptune.data.images import open_images
-from ptune.data.interactions import read_interactions
-from ptune.data.labelled import LabelledFile, TextTask, open_labelled
-from ptune.data.pairs import open_pairs
+from ptune.data.images.labelled import open_images
+from ptune.data.shapes.interactions import read_interactions
+from ptune.data.shapes.labelled import LabelledFile, TextTask, open_labelled
+from ptune.data.shapes.pairs import open_pairs
 from ptune.errors import DataError, UsageError
 
 from .conftest import load

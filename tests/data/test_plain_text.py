@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptune.data import plain_text
-from ptune.data.plain_text import PlainText
 from ptune.data.problems import Problems
+from ptune.data.readers import plain_text
+from ptune.data.readers.plain_text import PlainText
 from ptune.errors import DataError
 
 

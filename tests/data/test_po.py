@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from ptune.data.po import Po
 from ptune.data.problems import Problems
 from ptune.data.read import open_file
+from ptune.data.readers.po import Po
 from ptune.errors import DataError
 
 CATALOGUE = r"""

@@ -14,11 +14,11 @@ from ptune.backbone.load import load_codec
 from ptune.codecs.chat import ChatCodec
 from ptune.config.preference import Preference
 from ptune.config.recipe import Backbone, Data
-from ptune.data import dataset
-from ptune.data.conversations import Conversation, Preferred, recognise
-from ptune.data.preferences import PREFERENCES, Pairs
+from ptune.data.examples import dataset
 from ptune.data.read import open_file
-from ptune.data.shapes import shapes_of
+from ptune.data.shapes.by_task import shapes_of
+from ptune.data.shapes.conversations import Conversation, Preferred, recognise
+from ptune.data.shapes.preferences import PREFERENCES, Pairs
 from ptune.data.source import open_source
 from ptune.errors import DataError, RecipeError
 

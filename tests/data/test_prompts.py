@@ -14,7 +14,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.config.columns import PromptColumns
 from ptune.config.recipe import Backbone, Data
 from ptune.config.reinforcement import Reinforcement
-from ptune.data.prompts import PromptData, read_prompts
+from ptune.data.shapes.prompts import PromptData, read_prompts
 from ptune.errors import DataError
 
 ASK = [{"role": "user", "content": "How much is 2 + 2?"}]

@@ -11,7 +11,7 @@ import pytest
 from ptune.config.columns import RewardColumns
 from ptune.config.recipe import Data
 from ptune.config.reward_model import RewardModel
-from ptune.data.rewards import RewardPair, open_rewards, read_reward_splits, reward_rows
+from ptune.data.shapes.rewards import RewardPair, open_rewards, read_reward_splits, reward_rows
 from ptune.doctor.finding import Finding
 from ptune.doctor.rewards import examine_rewards
 from ptune.errors import DataError

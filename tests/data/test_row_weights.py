@@ -19,9 +19,9 @@ from ptune.config.classification import TextClassification
 from ptune.config.distillation import Distillation
 from ptune.config.recipe import Data
 from ptune.data.clean import write_clean
-from ptune.data.dataset import Dataset
+from ptune.data.examples.dataset import Dataset
 from ptune.data.label_splits import LabelSplits, read_splits
-from ptune.data.row_weights import weight_of
+from ptune.data.shapes.row_weights import weight_of
 from ptune.errors import DataError
 
 from .conftest import load, row, write

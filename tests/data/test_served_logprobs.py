@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.codecs.chat import Example
-from ptune.data.example_index import ExampleIndex
-from ptune.data.served_logprobs import scored
+from ptune.data.examples.index import ExampleIndex
+from ptune.data.teacher.served_logprobs import scored
 from ptune.errors import DataError
 
 NUMBERS = st.integers(-3, 5) | st.floats() | st.none()

@@ -12,7 +12,7 @@ from ptune.config.columns import StepColumns
 from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Data
 from ptune.data.label_splits import read_splits
-from ptune.data.labelled import open_labelled
+from ptune.data.shapes.labelled import open_labelled
 from ptune.errors import DataError
 
 GOOD = {"prompt": "What is 3 + 4 + 1?", "completions": ["3 + 4 = 7", "7 + 1 = 9"], "labels": [True, False]}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.codecs.chat import Example
-from ptune.data.conversations import Completion, Conversation
-from ptune.data.store import Writer, conversations_in, examples_in, spooled
+from ptune.data.examples.store import Writer, conversations_in, examples_in, spooled
+from ptune.data.shapes.conversations import Completion, Conversation
 
 TOKEN = st.tuples(st.integers(0, 2**31 - 1), st.booleans())
 EXAMPLES = st.lists(

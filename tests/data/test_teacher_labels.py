@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from support.tiny_tokenizers import tokenizer, wordpiece_tokenizer
 
 from ptune.codecs.chat import Example
-from ptune.data.teacher_labels import (
+from ptune.data.teacher.labels import (
     LabelWriter,
     Settings,
     Teacher,
@@ -23,7 +23,7 @@ from ptune.data.teacher_labels import (
     unlabelled,
     vocabulary_size,
 )
-from ptune.engine.decoder.distributions import Distributions
+from ptune.engine.decoder.answers.distributions import Distributions
 from ptune.errors import DataError, FormatError
 
 TEACHER = Teacher(bundle="bundles/big", base="b" * 64, profile="fp32", adapter="base")

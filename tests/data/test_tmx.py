@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ptune.data.problems import Problems
-from ptune.data.tmx import Tmx
+from ptune.data.readers.tmx import Tmx
 from ptune.errors import DataError
 
 UNITS = """

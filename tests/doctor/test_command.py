@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -16,10 +17,11 @@ from support import tiny_models
 
 from ptune.backbone.load import load, load_codec
 from ptune.cli import main
+from ptune.cli.train import TrainOptions
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
-from ptune.config.recipe import Backbone, Data
-from ptune.doctor.doctor import Doctor, judge
+from ptune.config.recipe import Backbone, Data, Recipe
+from ptune.doctor.doctor import Doctor, doctor_command, judge
 from ptune.doctor.examination import examine
 from ptune.doctor.finding import Finding, Place
 from ptune.doctor.histogram import bins, drawn, percentile
@@ -171,6 +173,54 @@ def test_every_number_is_in_one_bin_and_no_bin_reaches_over_the_limit(counts, li
 # Before training
 
 
+def test_a_clean_copy_of_bad_data_comes_next(
+    recipe: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"prompt": f"what is {n}", "completion": f"it is {n}"} for n in range(40)]
+    bad = tmp_path / "my rows.jsonl"
+    bad.write_text("\n".join([*map(json.dumps, rows), "{", ""]))
+    command = [
+        "doctor",
+        recipe,
+        "--data.files",
+        str(bad),
+        "--train.lr",
+        "1e-4",
+        "--clean",
+        str(tmp_path / "clean"),
+    ]
+    assert main(command) == 1
+    last = capsys.readouterr().out.splitlines()[-1]
+    copy = tmp_path / "clean" / "my rows.clean.jsonl"
+    assert last == f"next: ptune doctor {recipe} --train.lr 1e-4 --data.files '{copy}'"
+    assert main(shlex.split(last)[2:]) == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "doctor"),
+    [
+        ("ptune train r.yaml --out runs/a", "ptune doctor r.yaml"),
+        ("ptune train r.yaml --out=runs/a --train.lr 3 --resume", "ptune doctor r.yaml --train.lr 3"),
+        ("ptune train r.yaml --ray --train.lr 3", "ptune doctor r.yaml --train.lr 3"),
+        (
+            "ptune train r.yaml --ray auto --workers 2 --data.files 'a b'",
+            "ptune doctor r.yaml --data.files 'a b'",
+        ),
+        ("ptune train r.yaml --no-resume --no-dry-run", "ptune doctor r.yaml"),
+        ("ptune train 'my --out.yaml'", "ptune doctor 'my --out.yaml'"),
+        ("accelerate launch r.py --out x", "ptune doctor RECIPE"),
+    ],
+)
+def test_the_command_that_shows_more_has_only_options_of_the_doctor(command: str, doctor: str) -> None:
+    assert doctor_command(command) == doctor
+
+
+def test_every_option_of_training_itself_is_left_out() -> None:
+    own = set(TrainOptions.model_fields) - set(Recipe.model_fields)
+    for name in own:
+        assert doctor_command(f"ptune train r.yaml --{name.replace('_', '-')}") == "ptune doctor r.yaml"
+
+
 def test_training_stops_at_errors_and_counts_warnings(capsys):
     warning = Finding("duplicates", "warning", "a copy", Place("a.jsonl", 7), 3)
     error = Finding("no-end", "error", "no end", Place("a.jsonl", 2), 5)
@@ -186,7 +236,7 @@ def test_training_stops_at_errors_and_counts_warnings(capsys):
 
 
 def test_the_doctor_is_an_examiner_of_what_training_reads():
-    from ptune.data import dataset
+    from ptune.data.examples import dataset
 
     doctor = Doctor(Chat(), CODEC)
     data = Data(files=(DEFECTS / "duplicates.8.jsonl",), validation=(DEFECTS / "clean.validation.jsonl",))
@@ -202,8 +252,8 @@ def test_the_doctor_is_an_examiner_of_what_training_reads():
     texts=st.lists(st.text(max_size=10), min_size=6, max_size=6),
 )
 def test_whatever_can_be_encoded_can_be_examined(roles, texts):
-    from ptune.data.conversations import Conversation
     from ptune.data.problems import Problems
+    from ptune.data.shapes.conversations import Conversation
     from ptune.data.source import Sample
     from ptune.errors import TemplateError
 

@@ -16,7 +16,7 @@ from ptune.cli import guarded
 from ptune.codecs.image import Preprocessing
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Backbone, Data, Recipe, Train
-from ptune.data.image_look import look_at_file
+from ptune.data.images.look import look_at_file
 from ptune.doctor.finding import Finding
 from ptune.doctor.images import SET_RULES, SOURCE_RULES, ImageExamination, examine_images
 from ptune.doctor.show_images import document

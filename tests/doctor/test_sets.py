@@ -14,8 +14,8 @@ from support.tiny_tokenizers import tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
-from ptune.data.conversations import Completion, Conversation, Document
 from ptune.data.problems import Problems
+from ptune.data.shapes.conversations import Completion, Conversation, Document
 from ptune.data.source import Sample
 from ptune.doctor.doctor import Doctor
 

@@ -15,8 +15,8 @@ from support.tiny_models import build
 
 from ptune import publish
 from ptune.config.recipe import Backbone
-from ptune.export.int4 import write_int4
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.int4 import write_int4
+from ptune.export.decoder.int8 import write_int8
 from ptune.formats.bundle import Bundle
 
 if TYPE_CHECKING:

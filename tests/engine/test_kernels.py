@@ -25,14 +25,14 @@ from support.tiny_models import VOCAB
 
 from ptune.engine import kernels as finding
 from ptune.engine.adapters.folder import install
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.kernels import INT4, INT8, Kernels, kernels
 from ptune.engine.onnx_graph import open_graph
 from ptune.errors import ParityError
-from ptune.export.graph_variants import write_lighter
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.int8 import write_int8
 from ptune.formats.bundle import BASE, FP32, Bundle
 
 built = pytest.mark.skipif(
@@ -175,7 +175,8 @@ def test_without_avx512_own_products_are_compared_with_plain_cpp(
         def run(self, outputs: None, inputs: dict[str, Any]) -> list[Any]:
             return [np.nextafter(y, np.float32(0)) for y in self.session.run(outputs, inputs)]
 
-    session = check.session
+    from ptune_kernels.session import session
+
     monkeypatch.setattr(
         check, "session", lambda graph: session(graph) if b"ptune" in graph else Limited(session(graph))
     )

@@ -20,14 +20,14 @@ from support.tiny_models import VOCAB
 
 from ptune.engine import kernels as finding
 from ptune.engine.adapters.folder import install
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.kernels import Kernels, kernels_for
 from ptune.engine.options import EngineOptions
-from ptune.export.graph_variants import write_lighter
-from ptune.export.int4 import write_int4
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.int4 import write_int4
+from ptune.export.decoder.int8 import write_int8
 from ptune.formats.bundle import BASE, FP32, Bundle
 from ptune.formats.signature import EndKind
 from ptune.parity import log_softmax

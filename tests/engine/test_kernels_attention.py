@@ -19,8 +19,8 @@ from support.tiny_models import VOCAB
 
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.flat_tokens import SCORES
 from ptune.engine.decoder.graphs import Graphs
+from ptune.engine.decoder.inputs.flat_tokens import SCORES
 from ptune.engine.kernels import PACKAGE, kernels_for
 from ptune.engine.onnx_graph import open_graph
 from ptune.formats.bundle import BASE, Bundle

@@ -20,7 +20,7 @@ from ptune.engine.decoder.graphs import Graphs
 from ptune.engine.kernels import PACKAGE
 from ptune.engine.options import KernelChoice
 from ptune.errors import AdapterError, ParityError
-from ptune.export.int4 import write_int4
+from ptune.export.decoder.int4 import write_int4
 from ptune.formats.bundle import BASE, FP32, INT4, Bundle, Hop
 from ptune.formats.whole_write import read_json, write_json
 from ptune.publish.steps import enter_golden, enter_graph

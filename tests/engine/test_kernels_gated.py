@@ -39,8 +39,8 @@ def test_the_same_bits_as_the_plain_graph(width: int, rows: int, alpha: float, s
     """Any sizes, rows and kernels; numbers of any size, with infinities."""
     import ptune_kernels
     from ptune_kernels import gated
-    from ptune_kernels.check import session
     from ptune_kernels.rewrite import written
+    from ptune_kernels.session import session
 
     random = np.random.default_rng(seed)
     x = random.standard_normal((1, rows, 2 * width)) * 10.0 ** random.uniform(-6, 6, (1, rows, 1))

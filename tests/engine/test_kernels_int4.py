@@ -25,13 +25,13 @@ from support.processor import needs_vnni
 from support.tiny_models import VOCAB
 
 from ptune.engine.adapters.folder import install
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.kernels import INT4, PACKAGE, Kernels, kernels
 from ptune.engine.onnx_graph import open_graph
-from ptune.export.graph_variants import write_lighter
-from ptune.export.int4 import write_int4
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.int4 import write_int4
 from ptune.formats.bundle import BASE, FP32, Bundle
 
 Array = NDArray[np.float32]
@@ -56,7 +56,7 @@ def write_products(folder: Path, weight: Array, head: Array, *, twice: bool) -> 
     imports = {"": 20, "com.microsoft": 1}
     graph = onnx_ir.Graph([x], outputs, nodes=nodes, initializers=constants, opset_imports=imports)
     onnx_ir.save(onnx_ir.Model(graph, ir_version=10), folder / "float.onnx")
-    with mock.patch("ptune.export.int4._feeds_attention", return_value=twice):
+    with mock.patch("ptune.export.decoder.int4._feeds_attention", return_value=twice):
         assert write_int4(folder / "float.onnx", folder / "int4.onnx").products == 2
     return folder / "int4.onnx"
 

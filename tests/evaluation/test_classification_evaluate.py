@@ -20,8 +20,8 @@ from transformers import AutoTokenizer
 from ptune.cli import main
 from ptune.codecs.labels import Labels, Problem
 from ptune.config.recipe import Recipe
-from ptune.data.images import ImageRef
-from ptune.data.labelled import LabelledRow
+from ptune.data.images.labelled import ImageRef
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import DataError, FormatError, PtuneError, UsageError
 from ptune.evaluation.classification import baselines
 from ptune.evaluation.classification.agreement import agreement

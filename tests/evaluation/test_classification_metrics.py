@@ -12,7 +12,7 @@ from seqeval import metrics as seq
 from sklearn import metrics as sk
 
 from ptune.codecs.labels import Labels, Problem
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.evaluation.classification import bootstrap, multi, regression, single, tags, weighted
 from ptune.evaluation.classification.calibration import reliability
 from ptune.evaluation.classification.mistakes import worst

@@ -17,8 +17,8 @@ from support.page_outline import Outline
 
 from ptune.codecs.labels import Labels
 from ptune.data.held_out import Held
-from ptune.data.images import ImageRef
-from ptune.data.labelled import LabelledRow
+from ptune.data.images.labelled import ImageRef
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.evaluation.classification.evaluation import figures
 from ptune.evaluation.classification.gallery import gallery
 from ptune.evaluation.classification.outcome import Outcome

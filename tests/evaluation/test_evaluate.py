@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Recipe
-from ptune.data.conversations import Completion, Conversation
+from ptune.data.shapes.conversations import Completion, Conversation
 from ptune.errors import BackboneError, DataError, FormatError
 from ptune.evaluation.evaluate import evaluate
 from ptune.evaluation.held_out import held_out

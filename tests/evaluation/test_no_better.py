@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from ptune.cli.evaluate import after_run
 from ptune.errors import PtuneError
 from ptune.evaluation.no_better import judged, refuse_no_better
 from ptune.evaluation.style import no_better
@@ -57,6 +58,19 @@ def test_lower_is_better_of_errors_and_of_a_chats_loss() -> None:
     assert told({"before": {"loss": 3.0}, "after": {"loss": 2.9}}) == ""
 
 
+def test_a_perfect_figure_is_no_reason_to_refuse_though_a_baseline_has_it_too() -> None:
+    assert told(classified(1.0, [[10, 0], [0, 5]], commonest=0.667, words=1.0)) == ""
+    assert told(classified(0.99, [[99, 1], [0, 0]], words=0.99)) != ""
+    error = {"headline": ["mae"], "metrics": {"mae": 1.0}, "baselines": {"mean": {"metrics": {"mae": 1.0}}}}
+    assert told({**classified(1.0, []), **error}) != "", "an error of 1 is not perfect"
+    of_a_hundred = {
+        "headline": ["chrf"],
+        "metrics": {"chrf": 1.0},
+        "baselines": {"copy": {"metrics": {"chrf": 1.0}}},
+    }
+    assert told({**classified(1.0, []), **of_a_hundred}) != "", "chrF goes up to 100"
+
+
 def test_nothing_is_said_where_nothing_is_known() -> None:
     assert told(classified(0.1, [[1, 1], [1, 1]])) == ""
     recommender = {
@@ -89,3 +103,10 @@ def test_export_asks_for_anyway(tmp_path: Path) -> None:
         refuse_no_better(run)
     run.evaluation_path.write_text(json.dumps({"no_better": ""}))
     refuse_no_better(run)
+
+
+def test_the_command_that_comes_next_is_not_refused() -> None:
+    run = Path("runs/x")
+    assert after_run(run, {"no_better": "no better than words"}, None) == "ptune export runs/x --anyway"
+    assert after_run(run, {"no_better": ""}, None) == after_run(run, {}, None) == "ptune export runs/x"
+    assert after_run(run, {"no_better": "no better than words"}, Path("bundles/x")) == "ptune serve bundles/x"

@@ -11,7 +11,7 @@ from support import tiny_models
 from ptune.codecs.chat import ChatCodec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Data, Recipe
-from ptune.data import dataset
+from ptune.data.examples import dataset
 from ptune.evaluation.evaluate import evaluate
 from ptune.fine_tune import train
 from ptune.formats.run import Run

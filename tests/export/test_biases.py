@@ -23,16 +23,16 @@ from ptune.engine.adapters.folder import install
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import AdapterError
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.int8 import write_int8
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, FP32, Bundle
 from ptune.parity import compare, log_softmax
 from ptune.tasks.chat import infer
-from ptune.verify.graph import PlainGraph
-from ptune.verify.plain_ends import PlainEnds
-from ptune.verify.prove import prove, torch_side
-from ptune.verify.torch_side import Probe
+from ptune.verify.decoder.graph import PlainGraph
+from ptune.verify.decoder.plain_ends import PlainEnds
+from ptune.verify.decoder.prove import prove, torch_side
+from ptune.verify.decoder.torch_side import Probe
 from ptune_serve.app import create_app
 from ptune_serve.service import Settings
 

@@ -13,9 +13,9 @@ from torch import nn
 
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
-from ptune.export import cache_geometry
-from ptune.export.grouped_attention import SINK
-from ptune.export.trace import cache_layers
+from ptune.export.decoder import cache_geometry
+from ptune.export.decoder.grouped_attention import SINK
+from ptune.export.decoder.trace import cache_layers
 from ptune.formats.bundle import GROUPED
 from ptune.formats.signature import CacheLayer, Signature
 from ptune.planning.exportable import check_exportable

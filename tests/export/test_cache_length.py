@@ -9,12 +9,12 @@ import pytest
 from support.bundles import tiny_bundle
 from support.tiny_models import CONTEXT, VOCAB
 
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
-from ptune.export.graph_variants import write_lighter
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.int8 import write_int8
 from ptune.formats.bundle import FP32
 from ptune.formats.signature import Signature
 

@@ -20,8 +20,8 @@ from support.encoder_bundles import (
     tiny,
 )
 
-from ptune.export.encoder import takes_type_ids
-from ptune.export.encoder_parts import save_head, trace_body
+from ptune.export.encoder.parts import save_head, trace_body
+from ptune.export.encoder.trace import takes_type_ids
 from ptune.export.weights import save
 from ptune.formats.signature import EncoderSignature
 from ptune.verify.reference import plugged, random_factors

@@ -16,10 +16,10 @@ from support.encoder_bundles import TinyEncoder, plain, tiny
 from torch import nn
 
 from ptune.errors import BackboneError
-from ptune.export.encoder_int8 import write_int8
+from ptune.export.encoder.int8 import write_int8
 from ptune.export.rounding import column_scales, rounded_columns
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_graph import PlainEncoder
+from ptune.verify.encoder.graph import PlainEncoder
 from ptune.verify.reference import plugged, random_factors
 
 

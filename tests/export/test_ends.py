@@ -19,14 +19,14 @@ from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request
 from ptune.engine.sampling import Sampling
 from ptune.errors import AdapterError, BackboneError
-from ptune.export.int4 import write_int4
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.int4 import write_int4
+from ptune.export.decoder.int8 import write_int8
 from ptune.formats.bundle import BASE, FP32, Bundle
 from ptune.formats.signature import STEP_INPUTS, EndKind
 from ptune.parity import compare, log_softmax
-from ptune.verify import company
-from ptune.verify.graph import PlainGraph
-from ptune.verify.plain_ends import PlainEnds
+from ptune.verify.decoder import company
+from ptune.verify.decoder.graph import PlainGraph
+from ptune.verify.decoder.plain_ends import PlainEnds
 
 LIMIT = 5e-4
 ALL: tuple[EndKind, ...] = ("head", "embedding", "tokens")

@@ -19,9 +19,9 @@ from transformers.models.mixtral.modeling_mixtral import MixtralExperts
 from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
 from ptune.backbone.packed_experts import make_plain, pack_experts
-from ptune.export import experts
-from ptune.export.experts import spell_out
-from ptune.export.trace import DYNAMIC, Traced, onnx_of
+from ptune.export.decoder import experts
+from ptune.export.decoder.experts import spell_out
+from ptune.export.decoder.trace import DYNAMIC, Traced, onnx_of
 from ptune.export.weights import ModelWeights, attach, save
 
 HIDDEN, INNER, EXPERTS, CHOSEN, TOKENS = 32, 24, 5, 2, 23

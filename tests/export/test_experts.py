@@ -19,17 +19,17 @@ from ptune.backbone.float32 import in_float32
 from ptune.backbone.load import load
 from ptune.config.recipe import Backbone
 from ptune.engine.decoder.engine import Engine
-from ptune.export.experts import chooses_experts, grouped_products
-from ptune.export.graph_variants import write_lighter
-from ptune.export.int4 import write_int4
-from ptune.export.int8 import weight_of, write_int8
-from ptune.export.nf4 import LEAST_TOKENS, write_nf4
-from ptune.export.trace import trace
+from ptune.export.decoder.experts import chooses_experts, grouped_products
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.int4 import write_int4
+from ptune.export.decoder.int8 import weight_of, write_int8
+from ptune.export.decoder.nf4 import LEAST_TOKENS, write_nf4
+from ptune.export.decoder.trace import trace
 from ptune.export.weights import FolderWeights, ModelWeights, attach, save
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, FP32, INT4, INT8, NF4, Bundle, Graph, hashes
 from ptune.parity import compare, log_softmax
-from ptune.verify import company
+from ptune.verify.decoder import company
 
 LAYERS = 2
 # Whose head is no embedding, which stays as it is, and whose layers are products and attention alone.

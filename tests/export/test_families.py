@@ -15,7 +15,7 @@ from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
 from ptune.formats.bundle import BASE, FP32
 from ptune.parity import log_softmax
-from ptune.verify import company
+from ptune.verify.decoder import company
 
 LIMIT = 5e-4
 # Partly turned heads, layer norms and biases as phi has them, gates as llama's; DeepSeek V2's caches are minicpm3's. Run with the long forms.

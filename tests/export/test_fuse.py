@@ -15,14 +15,14 @@ from support.tiny_tiles import qwen2_vl
 from transformers import AutoModelForImageTextToText
 
 from ptune.codecs.vision import FIRST_ROW
+from ptune.export.decoder.trace import trace
 from ptune.export.fuse import fuse
 from ptune.export.fuse.norms import fuse_skips
 from ptune.export.fuse.products import pack
-from ptune.export.trace import trace
 from ptune.export.weights import ModelWeights, attach
 from ptune.formats.signature import Signature
-from ptune.verify.graph import PlainGraph
-from ptune.verify.plain_ends import PlainEnds
+from ptune.verify.decoder.graph import PlainGraph
+from ptune.verify.decoder.plain_ends import PlainEnds
 from ptune.verify.reference import random_factors
 
 LAYERS = 2

@@ -24,22 +24,22 @@ from ptune.engine.adapters.fold.fold import ORIGINAL, as_pairs
 from ptune.engine.adapters.folder import install, remove
 from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder import graphs as graphs_file
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.kernels import kernels_for
 from ptune.engine.options import EngineOptions, KernelChoice
 from ptune.errors import AdapterError
-from ptune.export.graph_variants import write_lighter
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.int8 import write_int8
 from ptune.formats.bundle import BARE, BASE, FP32, GROUPED, GROUPED_NO_GAINS, NO_GAINS, Bundle
 from ptune.parity import compare, log_softmax
 from ptune.publish.base_weights import base_weights
 from ptune.tasks.chat import infer
-from ptune.verify.graph import PlainGraph
-from ptune.verify.plain_ends import PlainEnds
-from ptune.verify.prove import prove, torch_side
-from ptune.verify.torch_side import Probe
+from ptune.verify.decoder.graph import PlainGraph
+from ptune.verify.decoder.plain_ends import PlainEnds
+from ptune.verify.decoder.prove import prove, torch_side
+from ptune.verify.decoder.torch_side import Probe
 from ptune_serve.app import create_app
 from ptune_serve.service import Settings
 

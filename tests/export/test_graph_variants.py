@@ -17,19 +17,19 @@ from support.tiny_models import VOCAB
 
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder import graphs
-from ptune.engine.decoder.attention_metadata import Heads, PackedGqaQueries
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.flat_tokens import Tokens, flat_indices
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
-from ptune.engine.decoder.lora_slots import LoraSlots
+from ptune.engine.decoder.inputs.attention_metadata import Heads, PackedGqaQueries
+from ptune.engine.decoder.inputs.flat_tokens import Tokens, flat_indices
+from ptune.engine.decoder.inputs.lora_slots import LoraSlots
 from ptune.engine.decoder.request import Request
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
 from ptune.engine.options import LIGHT
 from ptune.engine.sampling import Sampling
-from ptune.export.graph_variants import write_lighter
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.int8 import write_int8
 from ptune.formats.bundle import BARE, BASE, FP32, GROUPED, GROUPED_BARE
 from ptune.formats.signature import Signature
 

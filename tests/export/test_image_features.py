@@ -13,8 +13,8 @@ from ptune.backbone.image_rows import rows_of
 from ptune.backbone.load import load
 from ptune.codecs.album import Album
 from ptune.config.recipe import Backbone
-from ptune.engine.decoder.images import Tower
-from ptune.export.image_features import write_image_features
+from ptune.engine.decoder.inputs.images import Tower
+from ptune.export.decoder.image_features import write_image_features
 
 
 @pytest.mark.parametrize("kind", TILED)

@@ -10,8 +10,8 @@ from support.tiny_models import model
 from torch import Tensor, nn
 
 from ptune.errors import BackboneError
-from ptune.export import trace as tracing
-from ptune.export.trace import DYNAMIC, onnx_of, trace
+from ptune.export.decoder import trace as tracing
+from ptune.export.decoder.trace import DYNAMIC, onnx_of, trace
 
 
 def centred(x: Tensor) -> Tensor:

@@ -22,8 +22,8 @@ from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError
 from ptune.export.blocks import BLOCK, blocks_of, bytes_of
-from ptune.export.graph_variants import write_lighter
-from ptune.export.int4 import write_int4
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.int4 import write_int4
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, FP32, INT4, Bundle, Graph, hashes

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from support.bundles import tiny_bundle
 
 from ptune.errors import BackboneError
-from ptune.export.int8 import write_int8
+from ptune.export.decoder.int8 import write_int8
 from ptune.export.rounding import column_scales
 from ptune.formats.bundle import FP32
 

@@ -19,22 +19,22 @@ from support.tiny_models import VOCAB, build
 from ptune.backbone.load import load
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import install
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step
-from ptune.export.int8 import write_int8
-from ptune.export.int8_cache import write_int8_cache
+from ptune.export.decoder.int8 import write_int8
+from ptune.export.decoder.int8_cache import write_int8_cache
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, FP32, INT8_CACHE, INT8_CACHE_BARE, Bundle
 from ptune.formats.signature import Signature
 from ptune.parity import log_softmax
 from ptune.publish.cache_scales import measured_scales
-from ptune.verify import company
-from ptune.verify.graph import PlainGraph
-from ptune.verify.plain_ends import PlainEnds
+from ptune.verify.decoder import company
+from ptune.verify.decoder.graph import PlainGraph
+from ptune.verify.decoder.plain_ends import PlainEnds
 
 FAMILIES = ("llama", "mistral", "qwen3", "gemma2", "phi", "olmo2", "gpt2", "opt", "lfm2")
 KL = 0.005  # the gate's

@@ -21,9 +21,9 @@ from ptune.config.recipe import Backbone
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import BackboneError, UsageError
 from ptune.export import write
-from ptune.export.nf4 import BLOCK, CODE, blocks_of
+from ptune.export.decoder.nf4 import BLOCK, CODE, blocks_of
 from ptune.formats.bundle import Bundle
-from ptune.verify import profile
+from ptune.verify.decoder import profile
 
 BOTH = ("fp32", "nf4")
 RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other
@@ -58,7 +58,7 @@ def test_every_block_is_found_again(codes: list[int], scale: float, largest: int
 WRITE = """
 import numpy as np, onnx_ir
 from pathlib import Path
-from ptune.export.nf4 import CODE, write_nf4
+from ptune.export.decoder.nf4 import CODE, write_nf4
 from ptune.export.rewrite import lazily
 
 count, width = map(int, sys.argv[2:])

@@ -8,8 +8,8 @@ import torch
 from support.tiny_models import model
 from torch import Tensor, nn
 
-from ptune.export.sockets import Socket, install
-from ptune.export.trace import DYNAMIC, onnx_of
+from ptune.export.decoder.sockets import Socket, install
+from ptune.export.decoder.trace import DYNAMIC, onnx_of
 
 
 class Inverse(nn.Module):

@@ -16,11 +16,11 @@ from support.tiny_models import model
 from torch import Tensor, nn
 
 from ptune.errors import BackboneError
-from ptune.export import state_kinds
-from ptune.export.recurrence.layer_states import LayerStates
-from ptune.export.state_kinds import Kernel
-from ptune.export.states import short_convolution
-from ptune.export.trace import DYNAMIC, trace
+from ptune.export.decoder import state_kinds
+from ptune.export.decoder.recurrence.layer_states import LayerStates
+from ptune.export.decoder.state_kinds import Kernel
+from ptune.export.decoder.states import short_convolution
+from ptune.export.decoder.trace import DYNAMIC, trace
 from ptune.formats.signature import Signature, StateLayer
 
 CHANNELS, SIZE = 6, 4

@@ -15,14 +15,14 @@ from support.tiny_models import build
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig
 
 from ptune.errors import BackboneError
-from ptune.export.trace import trace
+from ptune.export.decoder.trace import trace
 from ptune.export.weights import FolderWeights, ModelWeights, attach, save
 
 EXPORT = """
 import resource, sys
 from pathlib import Path
 from transformers import AutoConfig
-from ptune.export.trace import trace
+from ptune.export.decoder.trace import trace
 from ptune.export.weights import FolderWeights, ModelWeights, attach, save, save
 folder, out = map(Path, sys.argv[1:])
 traced = trace(AutoConfig.from_pretrained(folder))

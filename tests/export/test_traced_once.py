@@ -15,13 +15,13 @@ from support.seq2seq_models import seq2seq
 from support.tiny_models import model
 from transformers import AutoConfig
 
-from ptune.export import trace as tracing
-from ptune.export.encoder import trace_encoder
+from ptune.export.decoder import trace as tracing
+from ptune.export.decoder.trace import Traced, trace
+from ptune.export.encoder.trace import trace_encoder
 from ptune.export.fuse import fuse
-from ptune.export.trace import Traced, trace
 from ptune.export.weights import ModelWeights, attach
 from ptune.formats.signature import Signature
-from ptune.verify.graph import PlainGraph
+from ptune.verify.decoder.graph import PlainGraph
 from ptune.verify.reference import random_factors
 
 

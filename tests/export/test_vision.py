@@ -17,10 +17,10 @@ from torch import nn
 
 from ptune.backbone.image_model import LoadedImageModel, load_image_model
 from ptune.config.recipe import Backbone
-from ptune.export.graph_variants import write_lighter
-from ptune.export.trace import Traced
-from ptune.export.vision import hidden_of, trace_vision
-from ptune.export.vision_head import save_image_head
+from ptune.export.decoder.graph_variants import write_lighter
+from ptune.export.decoder.trace import Traced
+from ptune.export.vision.head import save_image_head
+from ptune.export.vision.trace import hidden_of, trace_vision
 from ptune.export.weights import save
 from ptune.formats.bundle import BARE
 from ptune.formats.signature import Socket

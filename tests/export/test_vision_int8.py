@@ -20,9 +20,8 @@ from torch import nn
 from ptune.backbone.image_model import load_image_model
 from ptune.config.recipe import Backbone
 from ptune.errors import BackboneError
-from ptune.export.vision import hidden_of, trace_vision
-from ptune.export.vision_harm import most_harmed
-from ptune.export.vision_int8 import (
+from ptune.export.vision.harm import most_harmed
+from ptune.export.vision.int8 import (
     layers,
     rounded_channels,
     rounded_floats,
@@ -30,8 +29,9 @@ from ptune.export.vision_int8 import (
     weight_name,
     write_vision_int8,
 )
-from ptune.export.vision_ranges import Range, narrowed, ranges
-from ptune.export.vision_shift import shifts
+from ptune.export.vision.ranges import Range, narrowed, ranges
+from ptune.export.vision.shift import shifts
+from ptune.export.vision.trace import hidden_of, trace_vision
 from ptune.export.weights import save
 
 SIZE = (tiny_images.SIZE, tiny_images.SIZE)

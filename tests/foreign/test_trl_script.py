@@ -21,8 +21,8 @@ from ptune.config.columns import ChatColumns
 from ptune.config.preference import Preference
 from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data.conversations import Conversation, recognise
-from ptune.data.preferences import PREFERENCES
+from ptune.data.shapes.conversations import Conversation, recognise
+from ptune.data.shapes.preferences import PREFERENCES
 from ptune.errors import RecipeError
 from ptune.foreign.script_rows import examples_of, pairs_of
 from ptune.foreign.trl_script import trl_script

@@ -21,7 +21,7 @@ from ptune.config.classification import TextClassification
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.errors import RecipeError
 from ptune.export import blocks
-from ptune.export.int4 import write_int4
+from ptune.export.decoder.int4 import write_int4
 from ptune.export.merge import merged
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptune.config.cards import GPUS
+from ptune.config.memory_size import parse_bytes
 from ptune.engine.memory import most_bytes, ram_bytes
 from ptune.errors import UsageError
 from ptune.planning.hardware import (
@@ -17,7 +18,6 @@ from ptune.planning.hardware import (
     card_for,
     computes_in,
     gpu_bytes,
-    parse_bytes,
     usable,
 )
 

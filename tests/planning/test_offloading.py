@@ -17,9 +17,9 @@ from ptune.planning.commands import needs
 from ptune.planning.files import describe
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Work, follow
-from ptune.training import offloading
+from ptune.training.memory import offloading
 from ptune.training.preparation import applied
-from ptune.training.segments import packing
+from ptune.training.rows.segments import packing
 
 from .conftest import Make
 from .test_prediction import real_peak

@@ -17,7 +17,7 @@ from ptune.planning.prediction import predict
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Work, follow
 from ptune.training.preparation import applied, as_its_base_is_stored
-from ptune.training.segments import packing
+from ptune.training.rows.segments import packing
 
 from .test_prediction import LENGTHS, real_peak
 

@@ -25,11 +25,11 @@ from ptune.planning.prediction import largest, planned_dtype
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Part, Work, follow
 from ptune.planning.storage import GIVEN_BACK, StorageTracker
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.packing import Batch
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.preparation import applied, optimizer_for
-from ptune.training.segments import packing
+from ptune.training.rows.packing import Batch
+from ptune.training.rows.segments import packing
 
 from .conftest import Make
 

@@ -18,7 +18,7 @@ from ptune.planning.prediction import predict_on
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Work, follow
 from ptune.training.preparation import applied
-from ptune.training.segments import packing
+from ptune.training.rows.segments import packing
 
 from .conftest import Make
 from .test_prediction import real_peak

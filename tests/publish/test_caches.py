@@ -22,7 +22,7 @@ from ptune.formats.bundle import INT8_CACHE, Bundle, CacheType
 from ptune.formats.whole_write import read_json
 from ptune.kinds import ENCODER, imported
 from ptune.publish.caches import check_cache
-from ptune.verify import cache, profile
+from ptune.verify.decoder import cache, profile
 
 KINDS: tuple[CacheType, ...] = ("float32", "int8")
 RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other

@@ -32,7 +32,7 @@ from ptune.engine.encoder.engine import EncoderEngine
 from ptune.engine.encoder.golden import load_inputs
 from ptune.errors import AdapterError, BackboneError, FormatError, ParityError, UsageError
 from ptune.evaluation.classification.held_out import of_run
-from ptune.export import encoder_int8
+from ptune.export.encoder import int8 as encoder_int8
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import sha256_of

@@ -20,7 +20,7 @@ from ptune.engine.encoder.engine import EncoderEngine
 from ptune.engine.encoder.golden import load_inputs
 from ptune.errors import UsageError
 from ptune.formats.bundle import Bundle
-from ptune.verify.encoder_torch import reference
+from ptune.verify.encoder.torch_side import reference
 
 SERVED = ["torch + peft → ONNX + adapter", "torch + peft → ONNX, (adapter − base)", "ONNX → engine"]
 

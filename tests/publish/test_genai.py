@@ -30,7 +30,7 @@ from ptune.formats.run import Run
 from ptune.publish import genai as publishing
 from ptune.publish.decoder_run import reference
 from ptune.publish.other_engine import Exported
-from ptune.verify import probes as probing
+from ptune.verify.decoder import probes as probing
 from ptune.verify.genai import Genai
 from ptune.verify.proof import Proof
 
@@ -158,8 +158,8 @@ def test_an_adapter_of_other_layers_and_ranks_fits_the_same_model(
     llama: tuple[Path, Proof], tmp_path: Path
 ) -> None:
     from ptune.parity import compare
+    from ptune.verify.decoder.torch_side import logprobs
     from ptune.verify.reference import lora_layers, peft_factors
-    from ptune.verify.torch_side import logprobs
 
     folder, _ = llama
     other = peft_folder(

@@ -25,7 +25,7 @@ from ptune.formats.run import Run
 from ptune.publish import gguf as publishing
 from ptune.publish.decoder_run import reference
 from ptune.publish.other_engine import Exported
-from ptune.verify import probes as probing
+from ptune.verify.decoder import probes as probing
 from ptune.verify.proof import Proof
 
 pytestmark = NEEDS_LLAMA_CPP
@@ -102,8 +102,8 @@ def test_k_quants_are_llama_cpps_own(tmp_path: Path) -> None:
     from ptune.export.gguf.write import Facts, write_model
     from ptune.llama_cpp.library import quantized, required_library
     from ptune.parity import compare
+    from ptune.verify.decoder.torch_side import logprobs
     from ptune.verify.llama_cpp import llama_log_probs
-    from ptune.verify.torch_side import logprobs
 
     base = build(tmp_path / "model", "llama", hidden_size=256, intermediate_size=288, initializer_range=0.06)
     loaded, library = reference(Backbone(model=str(base))), required_library()

@@ -27,7 +27,7 @@ from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.errors import AdapterError, DataError, FormatError, ParityError, UsageError
 from ptune.evaluation.classification.held_out import of_run
-from ptune.export import vision_int8
+from ptune.export.vision import int8 as vision_int8
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
@@ -36,7 +36,7 @@ from ptune.methods.lora import Lora
 from ptune.publish import encoder_merge, encoder_profiles
 from ptune.tasks.classification.predictions import predictor
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_torch import merged
+from ptune.verify.encoder.torch_side import merged
 
 BOTH = ("fp32", "int8")
 MERGED = "live adapter → merged"

@@ -21,7 +21,7 @@ from ptune.errors import AdapterError
 from ptune.formats.bundle import Bundle
 from ptune.formats.onnx_adapter import Pair, read_onnx_adapter, write_onnx_adapter
 from ptune.publish.onnx_adapter import as_peft_folder, write_peft_folder
-from ptune.verify import probes
+from ptune.verify.decoder import probes
 
 ADAPTERS: dict[str, dict[str, Any]] = {
     "all linear": {},

@@ -24,8 +24,8 @@ from ptune.engine.kernels import PACKAGE
 from ptune.formats.bundle import Bundle, Hop
 from ptune.formats.whole_write import read_json
 from ptune.parity import Array
-from ptune.verify import gate, profile
-from ptune.verify.held_tokens import OwnPart
+from ptune.verify.decoder import gate, profile
+from ptune.verify.decoder.held_tokens import OwnPart
 from ptune.verify.proof import Proof
 
 pytestmark = pytest.mark.skipif(

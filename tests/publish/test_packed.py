@@ -23,7 +23,7 @@ from ptune.evaluation.evaluate import evaluate
 from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.publish import export_backbone, export_run, gguf
-from ptune.verify import profile
+from ptune.verify.decoder import profile
 from ptune.verify.server import serving
 
 RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other

@@ -21,7 +21,8 @@ from ptune.errors import FormatError, ParityError, UsageError
 from ptune.formats.bundle import Bundle, hashes
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json
-from ptune.verify import company, held_tokens, limits, profile
+from ptune.verify import limits
+from ptune.verify.decoder import company, held_tokens, profile
 from ptune.verify.limits import HELD_TOKENS
 
 RANDOM_TOP1 = 0.8  # the best two tokens of random weights are often close to each other
@@ -155,9 +156,9 @@ def test_unknown_profiles(place: Path, tmp_path: Path) -> None:
 
 def test_what_depends_on_company_is_seen(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A single query in attention has a kernel of its own: without the second one, bits change."""
-    from ptune.engine.decoder import attention_metadata as views
     from ptune.engine.decoder import step
-    from ptune.engine.decoder.batch_layout import BatchLayoutCache
+    from ptune.engine.decoder.inputs import attention_metadata as views
+    from ptune.engine.decoder.inputs.batch_layout import BatchLayoutCache
 
     monkeypatch.setattr(views, "FEW", 0)  # the grouped view has several queries anyway
     held = held_tokens.load(place / "bundle").sequences

@@ -113,7 +113,7 @@ def test_keys_and_values_that_are_not_the_adapters_are_found(
     base, _, bundle = tiny_bundle(tmp_path)
     from ptune.codecs.chat import ChatCodec
     from ptune.publish import base_weights
-    from ptune.verify import probes as probing
+    from ptune.verify.decoder import probes as probing
 
     probing.save(probing.of_examples([], ChatCodec.open(bundle.codec_path)), bundle.folder)
     from ptune.backbone.prompt_cache import prompt_cache as right

@@ -31,7 +31,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.publish import decoder
 from ptune.tasks.chat.infer import ChatModel, load
-from ptune.verify.graph import PlainGraph
+from ptune.verify.decoder.graph import PlainGraph
 from ptune.verify.proof import Proof
 
 SYSTEM = "Answer like Bierce."
@@ -146,7 +146,7 @@ def test_a_large_reference_is_not_in_memory_beside_a_graph(
     usual = publish.export_run(Run.open(place / "lora"), tmp_path / "usual", name="tuned", threads=1)
     monkeypatch.setattr(decoder, "SMALL_BYTES", 0)
     monkeypatch.setattr("ptune.publish.decoder_run.load", partial(recorded, load_backbone))
-    monkeypatch.setattr("ptune.verify.prove.PlainGraph", partial(alone, PlainGraph))
+    monkeypatch.setattr("ptune.verify.decoder.prove.PlainGraph", partial(alone, PlainGraph))
     monkeypatch.setattr(Engine, "open", partial(alone, Engine.open))
     lean = publish.export_run(Run.open(place / "lora"), tmp_path / "lean", name="tuned", threads=1)
     assert len(read) == 2

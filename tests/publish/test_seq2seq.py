@@ -32,8 +32,8 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.publish.seq2seq import install_seq2seq
 from ptune.verify.limits import MAX_ABS_LOGPROB
-from ptune.verify.seq2seq_prove import prove_seq2seq
-from ptune.verify.seq2seq_server import Question, agreement
+from ptune.verify.seq2seq.prove import prove_seq2seq
+from ptune.verify.seq2seq.server import Question, agreement
 
 
 @pytest.fixture(scope="module", params=["t5", "bart", "marian"])

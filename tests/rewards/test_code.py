@@ -71,6 +71,13 @@ def test_tests_are_counted() -> None:
 
 
 @confined
+@pytest.mark.parametrize("end", ["raise SystemExit", "import sys; sys.exit(0)", "exit()"])
+def test_a_test_that_exits_fails_alone(end: str) -> None:
+    assert score("x = 3", ["assert x == 3", end, "assert x == 3"]) == 2 / 3
+    assert score(f"x = 3\n{end}", ["assert x == 3", "assert x == 4"]) == 0.5
+
+
+@confined
 def test_several_run_at_once_and_keep_their_order() -> None:
     reward = code("checks", PATIENT, at_once=3)
     answers = [f"```python\nimport time\ntime.sleep({(6 - n) / 20})\nn = {n}\n```" for n in range(6)]

@@ -33,7 +33,7 @@ import ptune
 from ptune.backbone.load import load
 from ptune.config.recipe import Backbone
 from ptune.engine.adapters.folder import install
-from ptune.export.image_features import write_image_features
+from ptune.export.decoder.image_features import write_image_features
 from ptune.export.weights import ModelWeights
 from ptune.export.write import write_bundle
 from ptune.formats.bundle import BASE, Bundle, hashes

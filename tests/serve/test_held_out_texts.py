@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptune.data.conversations import Completion, Conversation, Document
+from ptune.data.shapes.conversations import Completion, Conversation, Document
 from ptune.errors import RequestError
 from ptune_serve.rollout.texts import read_texts
 

@@ -19,7 +19,7 @@ from ptune import publish
 from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Backbone, Data, Recipe, Train
-from ptune.data.images import read_images
+from ptune.data.images.labelled import read_images
 from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.lora import Lora

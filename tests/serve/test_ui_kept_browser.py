@@ -14,7 +14,7 @@ from support.byte_codec import FakeTower
 from support.chat_page import KEPT, Browsed, browsing
 from support.fake_chat_model import wait_until
 
-from ptune.data.conversations import openai_conversation
+from ptune.data.shapes.conversations import openai_conversation
 
 pytestmark = NEEDS_BROWSER
 

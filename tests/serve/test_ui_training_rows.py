@@ -15,7 +15,7 @@ from support.tiny_vision import build
 from ptune.backbone.load import load_codec
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Data
-from ptune.data.conversations import Conversation, openai_conversation
+from ptune.data.shapes.conversations import Conversation, openai_conversation
 from ptune.doctor.examination import examine
 from ptune_serve.ui.chosen_images import data_uri
 from ptune_serve.ui.thread import Call, Thread

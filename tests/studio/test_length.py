@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from ptune.begin.presets import Preset
-from ptune.data.row_count import rows_of
+from ptune.data.readers.row_count import rows_of
 from ptune.studio.recipe.drafts import Draft
 from ptune.studio.recipe.length import label
 

@@ -13,7 +13,7 @@ from ptune.studio.recipe import paces, shown
 from ptune.studio.recipe.drafts import Draft
 from ptune.studio.recipe.length import label
 from ptune.studio.workspace import Workspace
-from ptune.training.pace import Length, Pace, document
+from ptune.training.journal.pace import Length, Pace, document
 
 CHAT = Draft("mine", ("faq.jsonl",), "chat")
 TIMED = Pace(2.0, 10.0, "4 of its steps, timed")

@@ -19,14 +19,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Backbone
 from ptune.engine.encoder import golden
-from ptune.export.encoder_parts import trace_body
+from ptune.export.encoder.parts import trace_body
 from ptune.export.write import write_traced
 from ptune.formats.bundle import Bundle
 from ptune.publish.encoder import Encoder
 from ptune.publish.encoder_adapter import facts_of, install_encoder
 from ptune.publish.golden import record_golden
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_torch import reference
+from ptune.verify.encoder.torch_side import reference
 
 CONTEXT = 48
 WORDS = [

@@ -22,7 +22,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from ptune.engine.adapters.registry import AdapterStats
-from ptune.engine.decoder.block_folder import DiskStats
+from ptune.engine.decoder.cache.block_folder import DiskStats
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.metrics import EngineMetrics
 from ptune.errors import PtuneError, RequestError

@@ -30,6 +30,7 @@ from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError
 from ptune.tasks.chat import work
 from ptune.training import loop
+from ptune.training.job import Job
 from ptune.training.preparation import applied
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def _change(request: Request) -> None:
     if request.stop_at is not None:
         step = loop.optimizer_step
 
-        def stopping(job: loop.Job, batch: Any, at: int, *more: Any) -> Any:
+        def stopping(job: Job, batch: Any, at: int, *more: Any) -> Any:
             if at + 1 == request.stop_at:
                 os.kill(os.getpid(), signal.SIGTERM)
             return step(job, batch, at, *more)

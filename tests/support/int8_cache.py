@@ -8,12 +8,12 @@ import numpy as np
 
 from ptune.codecs.chat import ChatCodec
 from ptune.engine.adapters.safetensors import write_tensors
-from ptune.export.int8_cache import write_int8_cache
+from ptune.export.decoder.int8_cache import write_int8_cache
 from ptune.formats.bundle import INT8_CACHE_SCALES, Bundle
 from ptune.publish.cache_scales import measured_scales
 from ptune.publish.steps import enter_caches
-from ptune.verify.graph import PlainGraph
-from ptune.verify.plain_ends import PlainEnds
+from ptune.verify.decoder.graph import PlainGraph
+from ptune.verify.decoder.plain_ends import PlainEnds
 
 
 def give_int8_cache(bundle: Bundle, ids: Sequence[int] = ()) -> Bundle:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ptune.engine.decoder import device_cache
+from ptune.engine.decoder.cache import device_cache
 from ptune.engine.decoder.session import Session
 from ptune.engine.device import Device, DeviceArray
 

@@ -14,11 +14,11 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from ptune.export.attention import STEP
-from ptune.export.sockets import StepInputs
-from ptune.export.state_kinds import kind_of
-from ptune.export.states import StateInputs, install_states
-from ptune.export.trace import DYNAMIC, onnx_of
+from ptune.export.decoder.attention import STEP
+from ptune.export.decoder.sockets import StepInputs
+from ptune.export.decoder.state_kinds import kind_of
+from ptune.export.decoder.states import StateInputs, install_states
+from ptune.export.decoder.trace import DYNAMIC, onnx_of
 from ptune.formats.signature import STATE_INPUTS
 from support.tiny_models import model
 

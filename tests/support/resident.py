@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ptune.engine.decoder.lazy_memory import PAGE_BYTES, LazyMemory
+from ptune.engine.decoder.cache.lazy_memory import PAGE_BYTES, LazyMemory
 
 PRESENT, EXCLUSIVE = np.uint64(1 << 63), np.uint64(1 << 56)
 

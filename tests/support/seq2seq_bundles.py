@@ -17,8 +17,8 @@ from ptune.backbone.seq2seq import load_seq2seq, load_seq2seq_codec
 from ptune.config.recipe import Backbone
 from ptune.engine.seq2seq import golden
 from ptune.engine.seq2seq.golden import Pair
-from ptune.export.seq2seq import trace_seq2seq
-from ptune.export.seq2seq_write import write_seq2seq
+from ptune.export.seq2seq.trace import trace_seq2seq
+from ptune.export.seq2seq.write import write_seq2seq
 from ptune.formats.bundle import BASE, Bundle
 from ptune.methods.lora import Lora
 from ptune.publish.golden import record_golden

@@ -19,22 +19,10 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from ptune.backbone import rope
-from ptune.export import (
-    attention,
-    encoder,
-    encoder_attention,
-    encoder_sockets,
-    end_sockets,
-    gains,
-    independence,
-    seq2seq,
-    seq2seq_attention,
-    sockets,
-    state_kinds,
-    states,
-)
-from ptune.export import trace as tracing
-from ptune.export.recurrence import (
+from ptune.export import independence
+from ptune.export.decoder import attention, end_sockets, gains, sockets, state_kinds, states
+from ptune.export.decoder import trace as tracing
+from ptune.export.decoder.recurrence import (
     convolution,
     delta_rule,
     layer_states,
@@ -42,6 +30,11 @@ from ptune.export.recurrence import (
     selective_scan,
     state_space,
 )
+from ptune.export.encoder import attention as encoder_attention
+from ptune.export.encoder import sockets as encoder_sockets
+from ptune.export.encoder import trace as encoder
+from ptune.export.seq2seq import attention as seq2seq_attention
+from ptune.export.seq2seq import trace as seq2seq
 
 CODE = (
     rope, attention, encoder, encoder_attention, encoder_sockets, end_sockets, gains, independence, seq2seq, seq2seq_attention, sockets, state_kinds, states, tracing,
@@ -64,7 +57,7 @@ def use() -> None:
 
 
 def onnx_of(module: nn.Module, *arguments: Any, **options: Any) -> onnx_ir.Model:
-    """As `ptune.export.trace.onnx_of`: a graph of the caller's own, to be changed at will."""
+    """As `ptune.export.decoder.trace.onnx_of`: a graph of the caller's own, to be changed at will."""
     model, rows = getattr(module, "model", None), getattr(module, "rows", None)
     if not isinstance(model, PreTrainedModel) or not is_bare(model):
         return fresh(module, *arguments, **options)

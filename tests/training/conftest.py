@@ -26,7 +26,7 @@ Make = Callable[..., Recipe]
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, step: int, rollbacks: int = 0) -> None:
     """Sends this process a real SIGINT in the middle of a step that is run after so many rollbacks, once."""
-    from ptune.training.metrics_log import Journal
+    from ptune.training.journal.metrics_log import Journal
 
     write, left = Journal.write, [step]
 

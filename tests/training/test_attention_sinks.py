@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 
-from ptune.training.segments import NAME, PLAIN_NAME, segments
+from ptune.training.rows.segments import NAME, PLAIN_NAME, segments
 
 LENGTHS = (23, 1, 40)
 HEADS, KEYS, DIM, SCALE = 6, 2, 16, 0.3

@@ -16,7 +16,7 @@ from torch import nn
 from ptune.errors import FormatError, PtuneError
 from ptune.formats.whole_write import whole_folder
 from ptune.training.checkpoint import Checkpoints, State, tensors_folder
-from ptune.training.spike_protection import NormHistory
+from ptune.training.guards.spike_protection import NormHistory
 
 
 def trained(steps: int, seed: int = 0) -> tuple[nn.Module, torch.optim.Optimizer]:

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers.trainer_pt_utils import LabelSmoother
 
 from ptune.planning.storage import StorageTracker
-from ptune.training import chunked_loss
-from ptune.training.chunked_loss import chunk_rows, loss_and_correct
+from ptune.training.loss import chunked as chunked_loss
+from ptune.training.loss.chunked import chunk_rows, loss_and_correct
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

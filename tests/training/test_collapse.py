@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.training.checkpoint import State
-from ptune.training.collapse import Course, Levels, Watched
+from ptune.training.guards.collapse import Course, Levels, Watched
 
 CURVES = {
     curve["name"]: curve

@@ -21,7 +21,8 @@ from ptune.errors import PtuneError
 from ptune.fine_tune import train
 from ptune.training import loop
 from ptune.training.checkpoint import State
-from ptune.training.diagnosis import Alive, Watch
+from ptune.training.guards.diagnosis import Alive, Watch
+from ptune.training.job import Job
 from ptune.training.order import Order
 
 from .conftest import Make, refused
@@ -36,7 +37,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[[Change, int], None]:
     def planted(change: Change, at: int) -> None:
         step = loop.optimizer_step
 
-        def changed(job: loop.Job, batch: Any, number: int, steps: int) -> float:
+        def changed(job: Job, batch: Any, number: int, steps: int) -> float:
             if number + 1 == at:
                 with torch.no_grad():
                     change(job.model)
@@ -94,7 +95,7 @@ def test_the_example_is_named_that_has_the_token(
 
     held: dict[str, Any] = {}
 
-    def fit(job: loop.Job, state: State) -> tuple[State, loop.Ending]:
+    def fit(job: Job, state: State) -> tuple[State, loop.Ending]:
         held.update(examples=job.examples)
         return loop.fit(job, state)
 
@@ -131,7 +132,7 @@ def test_weights_that_are_no_numbers_are_never_saved(
 ) -> None:
     step = loop.optimizer_step
 
-    def breaking(job: loop.Job, batch: Any, number: int, steps: int) -> float:
+    def breaking(job: Job, batch: Any, number: int, steps: int) -> float:
         loss = step(job, batch, number, steps)
         if number == 2:
             next(p for p in job.model.parameters() if p.requires_grad).data[0, 0] = float("inf")

@@ -13,9 +13,9 @@ from support import tiny_models
 from ptune.backbone.load import load_codec
 from ptune.codecs.chat import Example
 from ptune.config.distillation import Distillation
-from ptune.data import dataset
-from ptune.data.teacher_labels import LabelWriter, Settings, Teacher, tokenizer_key, unlabelled
-from ptune.engine.decoder.distributions import Distributions
+from ptune.data.examples import dataset
+from ptune.data.teacher.labels import LabelWriter, Settings, Teacher, tokenizer_key, unlabelled
+from ptune.engine.decoder.answers.distributions import Distributions
 from ptune.tasks.chat.recipe_codec import codec_for
 
 from .conftest import Make

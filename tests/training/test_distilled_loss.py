@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ptune.training import chunked_loss
-from ptune.training.distilled_loss import SoftTargets
-from ptune.training.judged_loss import judged_loss, judged_loss_of
+from ptune.training.loss import chunked as chunked_loss
+from ptune.training.loss.distilled import SoftTargets
+from ptune.training.loss.judged import judged_loss, judged_loss_of
 
 CPU = torch.device("cpu")
 VOCAB = 61

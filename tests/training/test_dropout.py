@@ -7,7 +7,7 @@ from support import tiny_models
 from torch import nn
 
 from ptune.errors import RecipeError
-from ptune.training.dropout import set_dropout
+from ptune.training.layers.dropout import set_dropout
 
 
 def test_every_dropout_of_a_model_is_set() -> None:

@@ -13,8 +13,8 @@ from torch import nn
 from ptune.backbone.quantize import quantize
 from ptune.config.recipe import Recipe, Train
 from ptune.methods.lora import Lora
-from ptune.training.gated_mlp import with_gated_products
-from ptune.training.lora_product import with_lora_products
+from ptune.training.layers.gated_mlp import with_gated_products
+from ptune.training.layers.lora_product import with_lora_products
 from ptune.training.preparation import applied, checkpoint_layers
 
 IDS = torch.arange(5, 45).view(2, 20)

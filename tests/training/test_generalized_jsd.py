@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support.trl import of_trl
 from torch import Tensor
 
-from ptune.training import chunked_loss
-from ptune.training.generalized_jsd import WholeTeacher
-from ptune.training.judged_loss import judged_loss, judged_loss_of
+from ptune.training.loss import chunked as chunked_loss
+from ptune.training.loss.generalized_jsd import WholeTeacher
+from ptune.training.loss.judged import judged_loss, judged_loss_of
 
 CPU = torch.device("cpu")
 VOCAB = 61

@@ -12,8 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptune.methods.lora import Lora
-from ptune.training import chunked_loss
-from ptune.training.head import plain_head, replaced_by_loss
+from ptune.training.loss import chunked as chunked_loss
+from ptune.training.loss.head import plain_head, replaced_by_loss
 
 CPU = torch.device("cpu")
 AFTERWARDS = {

@@ -13,9 +13,9 @@ from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Work, follow
 from ptune.planning.storage import GIVEN_BACK
-from ptune.training import heap
+from ptune.training.memory import heap
 from ptune.training.preparation import applied
-from ptune.training.segments import segments
+from ptune.training.rows.segments import segments
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

@@ -23,14 +23,14 @@ from ptune.codecs.vision import FIRST_ROW
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
 from ptune.config.recipe import Backbone, Data, Evaluate, Recipe, Train
-from ptune.data import dataset
+from ptune.data.examples import dataset
 from ptune.errors import BackboneError, DataError, PtuneError, RecipeError
 from ptune.evaluation.evaluate import evaluate
 from ptune.fine_tune import train
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.segments import packing
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
 
 from .conftest import fingerprint, interrupt
 

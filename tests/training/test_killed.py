@@ -14,7 +14,7 @@ from support.forked import FSDP2
 from ptune.config.recipe import Recipe
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make, fingerprint
 

@@ -15,13 +15,14 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Train
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import Checkpoints, State
-from ptune.training.head import plain_head
-from ptune.training.loop import Job, fit, optimizer_step
-from ptune.training.metrics_log import Journal, read
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.guards.spike_protection import NormHistory
+from ptune.training.job import Job
+from ptune.training.journal.metrics_log import Journal, read
+from ptune.training.loop import fit, optimizer_step
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.preparation import optimizer_for
-from ptune.training.segments import packing
-from ptune.training.spike_protection import NormHistory
+from ptune.training.rows.segments import packing
 
 
 def conversations(count: int) -> list[Example]:

@@ -12,7 +12,7 @@ from support import tiny_models
 from torch import nn
 
 from ptune.backbone.quantize import quantize
-from ptune.training.lora_product import LoraProduct, with_lora_products
+from ptune.training.layers.lora_product import LoraProduct, with_lora_products
 from ptune.training.preparation import checkpoint_layers
 
 IDS = torch.arange(5, 45).view(2, 20)

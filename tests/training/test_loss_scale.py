@@ -18,10 +18,11 @@ from ptune.errors import PtuneError, RecipeError
 from ptune.fine_tune import train
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.training import loss_scale, preparation
+from ptune.training import preparation
 from ptune.training.checkpoint import State
-from ptune.training.loss_scale import LossScale
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
+from ptune.training.loss import scale as loss_scale
+from ptune.training.loss.scale import LossScale
 from ptune.training.preparation import resolved
 
 from .conftest import Make, fingerprint, interrupt

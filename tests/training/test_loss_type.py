@@ -10,9 +10,9 @@ from support import tiny_models
 from ptune.codecs.chat import Example
 from ptune.config.chat import Chat
 from ptune.config.distillation import Distillation
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.segments import packing
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
 
 CPU = torch.device("cpu")
 TEXTS = ([5, 9, 30, 44, 6], [7, 200, 3, 18, 90, 91, 2], [12, 13])

@@ -36,8 +36,8 @@ from ptune.methods.trainable_tokens import TrainableTokens
 from ptune.methods.vblora import VbLora
 from ptune.planning.prediction import predict
 from ptune.publish.decoder_run import ends_of
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.virtual_tokens import virtual_tokens
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.virtual_tokens import virtual_tokens
 
 from .conftest import Make, fingerprint, refused
 

@@ -14,8 +14,8 @@ from ptune.config.classification import TextClassification
 from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
 from ptune.methods.lora import Lora
-from ptune.training.noise import check_noise, with_noise
-from ptune.training.segments import segments
+from ptune.training.layers.noise import check_noise, with_noise
+from ptune.training.rows.segments import segments
 
 IDS = torch.tensor([[3, 60, 17, 101, 42, 301, 9]])
 

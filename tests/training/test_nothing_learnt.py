@@ -10,7 +10,7 @@ import pytest
 from ptune.evaluation.report import troubles
 from ptune.fine_tune import train
 from ptune.training import loop
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.loss.next_token import NextTokenObjective
 
 from .conftest import Make, interrupt
 

@@ -18,9 +18,10 @@ from ptune.errors import PtuneError, RecipeError
 from ptune.fine_tune import train
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.training import offloading, preparation
-from ptune.training.memory import memory_errors
-from ptune.training.metrics_log import read
+from ptune.training import preparation
+from ptune.training.journal.metrics_log import read
+from ptune.training.memory import offloading
+from ptune.training.memory.out_of_memory import memory_errors
 from ptune.training.preparation import applied
 
 from .conftest import Make, fingerprint, interrupt, refused

@@ -13,7 +13,7 @@ from ptune import publish
 from ptune.config.on_policy_distillation import OnPolicyDistillation
 from ptune.config.recipe import Recipe
 from ptune.methods.lora import Lora
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make
 from .test_killed import TRAIN, kill_again_and_again

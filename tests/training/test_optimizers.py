@@ -22,7 +22,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.training.checkpoint import Checkpoints, State
 from ptune.training.distributed import check_launch
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 from ptune.training.preparation import optimizer_for
 
 from .conftest import Make, fingerprint, refused

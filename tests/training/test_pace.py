@@ -13,8 +13,8 @@ from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.run import RunRecord
 from ptune.methods.lora import Lora
-from ptune.training import pace
-from ptune.training.pace import Length, Pace
+from ptune.training.journal import pace
+from ptune.training.journal.pace import Length, Pace
 
 HERE = ("AVX2", 2)
 

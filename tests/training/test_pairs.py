@@ -14,7 +14,7 @@ from ptune.config.preference import Preference
 from ptune.config.recipe import Data, Recipe
 from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.methods.lora import Lora
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make
 from .test_killed import TRAIN, kill_again_and_again

@@ -19,7 +19,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.training import distributed
 from ptune.training.distributed import check_launch
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make, fingerprint
 

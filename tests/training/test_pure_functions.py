@@ -13,7 +13,7 @@ from transformers import get_cosine_schedule_with_warmup, get_linear_schedule_wi
 from ptune.codecs.chat import Example
 from ptune.config.recipe import Train
 from ptune.training.order import Order, step_seed
-from ptune.training.packing import Share, bins, one_each, pack, targets
+from ptune.training.rows.packing import Share, bins, one_each, pack, targets
 from ptune.training.schedule import factor
 
 EXAMPLES = st.lists(

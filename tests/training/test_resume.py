@@ -23,9 +23,9 @@ from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
 from ptune.tasks.chat import work
-from ptune.training import spike_protection
 from ptune.training.folder import locked
-from ptune.training.metrics_log import read
+from ptune.training.guards import spike_protection
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make, fingerprint, refused
 

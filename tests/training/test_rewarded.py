@@ -14,7 +14,7 @@ from ptune import publish
 from ptune.config.recipe import Data, Recipe
 from ptune.config.reinforcement import Reinforcement
 from ptune.methods.lora import Lora
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make
 from .test_killed import TRAIN, kill_again_and_again

@@ -15,6 +15,7 @@ from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.formats.whole_write import write_json
 from ptune.training import checkpoint, loop
+from ptune.training.job import Job
 
 from .conftest import Make, fingerprint, interrupt, refused
 
@@ -27,12 +28,12 @@ def ruin(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     planted, step, measured = list[tuple[int, int]](), loop.optimizer_step, loop.held_out
     ruined = [False]
 
-    def ruining(job: loop.Job, batch: Any, number: int, steps: int) -> float:
+    def ruining(job: Job, batch: Any, number: int, steps: int) -> float:
         loss = step(job, batch, number, steps)
         ruined[0] = any(number + 1 >= at and job.rollbacks < times for at, times in planted)
         return 12.0 if ruined[0] else loss
 
-    def measuring(job: loop.Job, examples: Any) -> tuple[float, float]:
+    def measuring(job: Job, examples: Any) -> tuple[float, float]:
         loss, right = measured(job, examples)
         return (12.0, 0.0) if ruined[0] else (loss, right)
 

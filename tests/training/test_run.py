@@ -25,7 +25,7 @@ from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.training import loop
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 from ptune.training.record import resume_command
 
 from .conftest import Make, fingerprint, refused

@@ -19,8 +19,8 @@ from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.lora import Lora
-from ptune.training.metrics_log import read
-from ptune.training.samples import Answer, Asked, Samples
+from ptune.training.journal.metrics_log import read
+from ptune.training.journal.samples import Answer, Asked, Samples
 
 from .conftest import Make, fingerprint
 

@@ -8,7 +8,7 @@ from ptune.config.chat import Chat
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.full import Full
-from ptune.training.memory_remedies import LEAST_ROW, SAVINGS, SHORTEST, Saving, as_planned, options
+from ptune.training.memory.remedies import LEAST_ROW, SAVINGS, SHORTEST, Saving, as_planned, options
 
 FIRST = {  # recipes that a saving is for, where it is not for all
     "tiled_mlp": Recipe(train=Train(gradient_checkpointing=True)),

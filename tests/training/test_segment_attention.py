@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptune.training.segment_attention import SegmentAttention
+from ptune.training.rows.segment_attention import SegmentAttention
 
 SCALE = 0.2
 

@@ -18,12 +18,12 @@ from transformers import PreTrainedModel
 
 from ptune.codecs.chat import Example
 from ptune.methods.lora import Lora
-from ptune.training import segments
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.packing import Batch
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.preparation import checkpoint_layers
-from ptune.training.segments import attention_kernel, packing
+from ptune.training.rows import segments
+from ptune.training.rows.packing import Batch
+from ptune.training.rows.segments import attention_kernel, packing
 
 LENGTHS = (23, 9, 17, 2)  # the tiny models' sliding windows are 8
 PACKED = (*tiny_models.FAMILIES, *tiny_models.ATTENTIONS)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.training.spike_protection import NormHistory
+from ptune.training.guards.spike_protection import NormHistory
 
 NORMS = st.lists(st.floats(0, 1e6), min_size=1, max_size=80)
 

@@ -15,7 +15,7 @@ from ptune.evaluation.evaluate import evaluate
 from ptune.fine_tune import train
 from ptune.methods.lora import Lora
 from ptune.training.distributed import check_launch
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 from ptune.training.preparation import resolved
 
 from .conftest import Make, fingerprint, interrupt

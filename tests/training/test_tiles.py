@@ -20,9 +20,9 @@ from ptune.fine_tune import train
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
+from ptune.training.layers.tiles import feed_forwards, tile_feed_forwards
 from ptune.training.preparation import applied
-from ptune.training.tiles import feed_forwards, tile_feed_forwards
 
 from .conftest import Make, fingerprint, interrupt, refused
 

@@ -16,8 +16,8 @@ import pytest
 
 from ptune.errors import RecipeError
 from ptune.formats.run import Run
-from ptune.training.metrics_log import read
-from ptune.training.trackers import tracker_of
+from ptune.training.journal.metrics_log import read
+from ptune.training.journal.trackers import tracker_of
 
 from .conftest import Make
 

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ptune import progress
 from ptune.progress import Progress
-from ptune.training.view import View, peak_bytes, sparkline
+from ptune.training.journal.view import View, peak_bytes, sparkline
 
 LATEST = {"lr": 5e-4, "grad_norm": 0.5234, "tokens_per_s": 1234.4, "loss": 2.0}
 
@@ -40,7 +40,7 @@ def test_the_loss_is_smoothed_and_its_course_stays_short() -> None:
 
 
 def test_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ptune.training.view.peak_bytes", lambda device: 1_900_000_000)
+    monkeypatch.setattr("ptune.training.journal.view.peak_bytes", lambda device: 1_900_000_000)
     view = View(torch.device("cpu"))
     assert view.details(LATEST) == "lr 0.0005, gradient 0.52, 1,234 tokens/s, 1.9 GB"
     assert view.details({**LATEST, "validation_loss": 2.4}).startswith("validation 2.4, lr")

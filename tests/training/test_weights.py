@@ -15,11 +15,11 @@ from torch import nn
 
 from ptune.codecs.chat import Example
 from ptune.config.recipe import Data
-from ptune.training.head import plain_head
+from ptune.training.journal.metrics_log import read
 from ptune.training.loop import optimizer_step
-from ptune.training.metrics_log import read
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.segments import packing
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
 
 from .conftest import Make, fingerprint
 from .test_loop import conversations, job, weights

@@ -15,14 +15,15 @@ from support.bundles import tiny_bundle
 from support.tiny_models import VOCAB
 from torch import Tensor, nn
 
-from ptune.engine.decoder import attention_metadata, step
-from ptune.engine.decoder.batch_layout import BatchLayoutCache
-from ptune.engine.decoder.flat_tokens import Tokens
+from ptune.engine.decoder import step
+from ptune.engine.decoder.inputs import attention_metadata
+from ptune.engine.decoder.inputs.batch_layout import BatchLayoutCache
+from ptune.engine.decoder.inputs.flat_tokens import Tokens
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
-from ptune.export import trace as tracing
+from ptune.export.decoder import trace as tracing
 from ptune.formats.bundle import FP32, Bundle
-from ptune.verify import company
+from ptune.verify.decoder import company
 
 LONGROPE: dict[str, Any] = {
     "original_max_position_embeddings": 64,

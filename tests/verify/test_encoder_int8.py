@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from ptune.tasks.encoder.infer import Encoded
-from ptune.verify import held_texts
-from ptune.verify.encoder_int8 import same_answers
+from ptune.verify.encoder import held_texts
+from ptune.verify.encoder.int8 import same_answers
 
 
 def rows(problem: str, count: int = 200) -> list[np.ndarray]:

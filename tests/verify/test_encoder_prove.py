@@ -16,9 +16,9 @@ from ptune.config.recipe import Backbone
 from ptune.engine.encoder.golden import load_inputs
 from ptune.formats.bundle import Bundle, hashes
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_compare import compare_hidden, compare_said
-from ptune.verify.encoder_prove import prove_encoder
-from ptune.verify.encoder_torch import reference
+from ptune.verify.encoder.compare import compare_hidden, compare_said
+from ptune.verify.encoder.prove import prove_encoder
+from ptune.verify.encoder.torch_side import reference
 from ptune.verify.proof import Proof
 
 

@@ -17,7 +17,7 @@ from ptune.engine.encoder.golden import load_inputs
 from ptune.errors import ParityError
 from ptune.formats.bundle import AdapterRecord
 from ptune.tasks.encoder.infer import classification, entities
-from ptune.verify.encoder_server import Question, _ask, _classified, _hop, _tagged, questions
+from ptune.verify.encoder.server import Question, _ask, _classified, _hop, _tagged, questions
 from ptune.verify.server import hop, post, serving
 from ptune_serve.encoders.classify import _described
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ptune.verify.held_tokens import HeldTokens, is_english
+from ptune.verify.decoder.held_tokens import HeldTokens, is_english
 
 ENGLISH = "The wind had risen, and the ships that lay in the harbour were not going to sail for days. "
 GERMAN = "Der Wind hatte zugenommen, und die Schiffe im Hafen sollten noch tagelang nicht auslaufen. "

@@ -10,9 +10,9 @@ from support.tiny_models import build
 
 from ptune.config.recipe import Backbone
 from ptune.publish.decoder_run import reference
-from ptune.verify import live
-from ptune.verify import probes as probing
-from ptune.verify.live import live_kernel_hops
+from ptune.verify.decoder import live
+from ptune.verify.decoder import probes as probing
+from ptune.verify.decoder.live import live_kernel_hops
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.verify.held_tokens import own_parts
+from ptune.verify.decoder.held_tokens import own_parts
 
 tokens = st.lists(st.integers(0, 2), max_size=8).map(tuple)
 

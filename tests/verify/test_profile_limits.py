@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from ptune.verify import profile
+from ptune.verify.decoder import profile
 
 
 @pytest.mark.parametrize(("name", "kept", "limits"), [

@@ -23,9 +23,9 @@ from ptune.formats.whole_write import sha256_of, write_json
 from ptune.publish import pipeline
 from ptune.publish.decoder import Decoder
 from ptune.publish.decoder_run import reference
-from ptune.verify import probes as probing
+from ptune.verify.decoder import probes as probing
+from ptune.verify.decoder.prove import TorchSide, prove, torch_side
 from ptune.verify.proof import Proof
-from ptune.verify.prove import TorchSide, prove, torch_side
 
 
 @pytest.fixture(scope="module")

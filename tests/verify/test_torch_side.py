@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.tiny_models import ALL, model
 
-from ptune.verify.torch_side import batch_logits_at
+from ptune.verify.decoder.torch_side import batch_logits_at
 
 NEAR = {
     "zamba2": 1e-4

@@ -36,10 +36,10 @@ from ptune.publish import pipeline
 from ptune.publish.decoder import Decoder
 from ptune.publish.decoder_run import reference
 from ptune.tasks.chat.infer import load
-from ptune.verify.endpoint import Endpoint
-from ptune.verify.endpoint_answers import by_chat, by_completions
+from ptune.verify.endpoint.answers import by_chat, by_completions
+from ptune.verify.endpoint.client import Endpoint
+from ptune.verify.endpoint.verdict import Figures, Verdict, judged
 from ptune.verify.parity_reference import measured, prompts_of
-from ptune.verify.verdict import Figures, Verdict, judged
 from ptune_serve.app import create_app
 
 OTHER = CHATML.replace("<|im_start|>", "### ").replace("<|im_end|>", "")

@@ -18,19 +18,19 @@ from ptune.engine.adapters.in_memory import adapter_of, record_of
 from ptune.engine.adapters.lora import Adapter, factor_bytes, load_adapter
 from ptune.engine.adapters.sums import combined
 from ptune.engine.base import EngineBase
-from ptune.engine.decoder.attention_metadata import spare_positions
-from ptune.engine.decoder.beam_sequences import BeamGroup
-from ptune.engine.decoder.device_cache import on_device
-from ptune.engine.decoder.distributions import Distributions, LabelledSequence, Wanted
-from ptune.engine.decoder.draft_model import DraftModel
-from ptune.engine.decoder.drafts import Drafts
+from ptune.engine.decoder.answers.beam_sequences import BeamGroup
+from ptune.engine.decoder.answers.distributions import Distributions, LabelledSequence, Wanted
+from ptune.engine.decoder.answers.generation import SampledSequence, ScoredSequence
+from ptune.engine.decoder.cache.device_cache import on_device
+from ptune.engine.decoder.cache.idle import Idle
+from ptune.engine.decoder.cache.kv_cache import KvCache, read_scales
+from ptune.engine.decoder.drafts.model import DraftModel
+from ptune.engine.decoder.drafts.proposals import Drafts
 from ptune.engine.decoder.forms import Form, FormError, chosen, own_golden, refuses
-from ptune.engine.decoder.generation import SampledSequence, ScoredSequence
 from ptune.engine.decoder.golden import Replay
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.idle import Idle
-from ptune.engine.decoder.images import Picture, Tower
-from ptune.engine.decoder.kv_cache import KvCache, read_scales
+from ptune.engine.decoder.inputs.attention_metadata import spare_positions
+from ptune.engine.decoder.inputs.images import Picture, Tower
 from ptune.engine.decoder.request import Request, Token, require_tokens
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import Chunk, TokenSequence

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ptune.engine.decoder.attention_metadata import Heads, least_keys
-from ptune.engine.decoder.flat_tokens import LEAST
+from ptune.engine.decoder.inputs.attention_metadata import Heads, least_keys
+from ptune.engine.decoder.inputs.flat_tokens import LEAST
 from ptune.engine.decoder.session import Session
 from ptune.engine.device import Device
 from ptune.engine.kernels import Kernels

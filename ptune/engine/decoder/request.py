@@ -7,16 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
-from ptune.engine.decoder.thinking import ThinkingBudget
-from ptune.engine.decoder.token_rules import require_some_token
+from ptune.engine.decoder.answers.thinking import ThinkingBudget
 from ptune.engine.job import Finish
 from ptune.engine.sampling import Sampling, require
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE
 
 if TYPE_CHECKING:
-    from ptune.engine.decoder.grammar import Grammar
-    from ptune.engine.decoder.images import Picture
+    from ptune.engine.decoder.answers.grammar import Grammar
+    from ptune.engine.decoder.inputs.images import Picture
 
 NO_TOKEN = -1  # id of a Token that only says that the sequence has ended
 _DEFAULT = Sampling()
@@ -33,7 +32,7 @@ class Beams:
     length_penalty: float = (
         1.0  # an answer's score is the sum of its log-probabilities / tokens ** length_penalty
     )
-    early_stopping: bool | Literal["never"] = False  # see ptune.engine.decoder.beams
+    early_stopping: bool | Literal["never"] = False  # see ptune.engine.decoder.answers.beams
 
     def __post_init__(self) -> None:
         require(
@@ -109,11 +108,22 @@ class Request:
         require_known("allowed_token_ids", self.allowed_token_ids or (), vocab)
         for word in self.bad_words:
             require_known("bad_words", word, vocab)
-        if self.min_tokens or self.bad_words or self.allowed_token_ids is not None:
-            require_some_token(self, vocab)
+        self._require_some_token(vocab)
         for name, top in (("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)):
             if (top or 0) > vocab:
                 raise RequestError(f"{name} must be at most {vocab} (is {top})", param=name)
+
+    def _require_some_token(self, vocab: int) -> None:
+        """Raises: RequestError where the rules could leave no token to choose at some point of an answer."""
+        forbidden = {word[-1] for word in self.bad_words} | (
+            self.stop_ids if self.min_tokens else frozenset()
+        )
+        allowed = self.allowed_token_ids
+        if len(forbidden) < vocab if allowed is None else allowed - forbidden:
+            return
+        named = "bad_words" if allowed is None else "allowed_token_ids"
+        message = f"{named}: with bad_words and min_tokens no token is left to choose; allow more tokens"
+        raise RequestError(message, param=named, code="invalid_value")
 
     def _require_beams_alone(self) -> None:
         """Raises: RequestError for options that cannot be combined with beam search."""

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.cache.budget import CacheBudget
+from ptune.engine.decoder.cache.slots import Copy, Cut, Put, Slide, Slots
+from ptune.engine.decoder.cache.snapshots import Snapshots
 from ptune.engine.decoder.fairness import FairQueue, first_to_go, giving_way, require_room
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.slots import Copy, Cut, Put, Slide, Slots
-from ptune.engine.decoder.snapshots import Snapshots
 from ptune.engine.decoder.token_budget import StepTimeModel, allocate_prefill
 
 if TYPE_CHECKING:
-    from ptune.engine.decoder.idle import Idle
+    from ptune.engine.decoder.cache.idle import Idle
 
 # Draft tokens for each generating sequence below which a step computes none: a few cost more than they bring, however right
 # they are. More are needed where the sequences have different adapters, as each adapter's group of tokens becomes wider.

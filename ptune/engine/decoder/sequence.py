@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ptune.codecs.positions import TokenPositions
     from ptune.engine.adapters.lora import Adapter
-    from ptune.engine.decoder.images import Picture
+    from ptune.engine.decoder.inputs.images import Picture
     from ptune.engine.job import Finish
     from ptune.errors import PtuneError
 
@@ -101,7 +101,7 @@ class TokenSequence:
 
     def begin(self, adapter: Adapter | None) -> None:
         """Gives it its adapter, finds where that is invoked, and adds the virtual tokens that it puts before a text: they are never
-        computed, but copied into its slot (`ptune.engine.decoder.slots`)."""
+        computed, but copied into its slot (`ptune.engine.decoder.cache.slots`)."""
         self.adapter = adapter
         if adapter is not None and adapter.invocation:
             self.invoked = last_start(self.tokens, adapter.invocation)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from ptune.engine.decoder.packed_factors import PackedFactors
+from ptune.engine.decoder.inputs.packed_factors import PackedFactors
 from ptune.engine.device import Device, Tensor, place
 from ptune.engine.kernels import FACTORS, OWN_ATTENTION, Kernels
 from ptune.engine.onnx_graph import Array, check_names, open_graph
@@ -47,7 +47,7 @@ class Session:
         """Loads the graph. `threads` defaults to the cores that this process really has.
 
         sockets: whether it takes adapters. grouped: whether it takes the grouped layout
-        of attention (see ptune.engine.decoder.attention_metadata). kernels: own operators for its int8 products.
+        of attention (see ptune.engine.decoder.inputs.attention_metadata). kernels: own operators for its int8 products.
         device: that computes it, on which caches and factors lie; None for the CPU.
         Raises: FormatError where onnxruntime cannot load it or its inputs are not the signature's.
         """

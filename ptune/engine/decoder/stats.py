@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptune.engine.base import QueueStats
-from ptune.engine.decoder.block_folder import DiskStats
+from ptune.engine.decoder.cache.block_folder import DiskStats
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ptune.engine.decoder.batch_layout import BatchLayoutCache, Demands
-from ptune.engine.decoder.end_inputs import EndInputs
-from ptune.engine.decoder.flat_tokens import Indices, divide, split_to_fit, split_wide
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
-from ptune.engine.decoder.lora_slots import LoraSlots
+from ptune.engine.decoder.inputs.batch_layout import BatchLayoutCache, Demands
+from ptune.engine.decoder.inputs.end_inputs import EndInputs
+from ptune.engine.decoder.inputs.flat_tokens import Indices, divide, split_to_fit, split_wide
+from ptune.engine.decoder.inputs.lora_slots import LoraSlots
 from ptune.engine.decoder.sequence import Chunk
 from ptune.formats.signature import Signature
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.evaluation.asking.question import Question, Said, Side
 from ptune.evaluation.retrieval.rankers import cosines
 from ptune.formats.run import Run
 from ptune.tasks.encoder.predictions import Predictor, text_predictor
 from ptune.tasks.retrieval.torch_side import TorchVectors, load_embeddings
-from ptune.training.adapter_off import adapter_off
+from ptune.training.layers.adapter_off import adapter_off
 
 NO_HEAD = "the base has no head that scores: training made it, so that there is no answer before"
 

@@ -14,8 +14,8 @@ from ptune.codecs.sequence import SequenceCodec
 from ptune.codecs.words import split
 from ptune.config.classification import TextClassification
 from ptune.config.recipe import Recipe
-from ptune.data.images import ImageRef
-from ptune.data.labelled import LabelledRow
+from ptune.data.images.labelled import ImageRef
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import UsageError
 from ptune.evaluation.asking.question import Mark, Question, Said, Side
 from ptune.formats.bundle import AdapterRecord

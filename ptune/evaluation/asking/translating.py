@@ -17,7 +17,7 @@ from ptune.tasks.translation.facts import is_seq2seq_run
 from ptune.tasks.translation.greedy import translated
 from ptune.tasks.translation.infer import LONGER, MORE
 from ptune.tasks.translation.seq2seq_work import translation_of
-from ptune.training.adapter_off import adapter_off
+from ptune.training.layers.adapter_off import adapter_off
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,17 @@ from ptune.config.chat import Chat
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.translation import Translation
-from ptune.data.conversations import Completion, Document, Judged, Preferred, recognise
 from ptune.data.problems import Problems
 from ptune.data.read import reader_of
-from ptune.data.shapes import shapes_of
+from ptune.data.shapes.by_task import shapes_of
+from ptune.data.shapes.conversations import Completion, Document, Judged, Preferred, recognise
 from ptune.errors import DataError, UsageError
 from ptune.evaluation.asking.question import Question, Said, Side
 from ptune.evaluation.evaluate import backbone_of, models_of
 from ptune.formats.run import Run
 from ptune.tasks.chat.greedy import greedy
 from ptune.tasks.translation.infer import most_tokens
-from ptune.training.adapter_off import adapter_off
+from ptune.training.layers.adapter_off import adapter_off
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.labels import Labels
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import DataError
 from ptune.evaluation.classification.outcome import OUTSIDE, Outcome, indices
 from ptune.evaluation.classification.results import Measured

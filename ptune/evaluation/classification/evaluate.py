@@ -17,7 +17,7 @@ from ptune.evaluation.training_chart import pages_of
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.kinds import imported
-from ptune.training.card import card
+from ptune.training.journal.card import card
 
 
 def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.data.held_out import Held
-from ptune.data.images import ImageRef
+from ptune.data.images.labelled import ImageRef
 from ptune.evaluation.classification.agreement import agreement
 from ptune.evaluation.classification.baselines import baselines
 from ptune.evaluation.classification.gallery import gallery

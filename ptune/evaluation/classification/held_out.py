@@ -14,7 +14,7 @@ from ptune.config.recipe import Recipe
 from ptune.config.task_spec import TaskSpec
 from ptune.config.tasks import tasks_of
 from ptune.data.held_out import Held, Split
-from ptune.data.labelled import LabelledRow, TextTask
+from ptune.data.shapes.labelled import LabelledRow, TextTask
 from ptune.errors import DataError
 from ptune.formats.bundle import AdapterRecord
 from ptune.formats.run import Run
@@ -65,7 +65,7 @@ def _splits(recipe: Recipe) -> tuple[dict[str, Sequence[LabelledRow]], list[dict
     """Returns the rows of train, validation and test, split as for training, and the files as in data.json."""
     task, seed = recipe.task, recipe.train.seed
     if isinstance(task, ImageClassification):
-        from ptune.data.image_splits import load_images
+        from ptune.data.images.splits import load_images
 
         images = load_images(recipe.data, task, seed)
         found = {"train": images.train, "validation": images.validation, "test": images.test}
@@ -95,13 +95,13 @@ def _given(
 ) -> tuple[Sequence[LabelledRow], list[dict[str, Any]]]:
     """Reads rows with known labels from files; returns them with the files' records."""
     if isinstance(task, ImageClassification):
-        from ptune.data.images import labelled, open_images
+        from ptune.data.images.labelled import labelled, open_images
 
         sources = [open_images(path, task.columns) for path in data]
         files = [{"path": str(source.path), "sha256": source.sha256} for source in sources]
         return [row for source in sources for row in labelled(source, labels)], files
-    from ptune.data.labelled import read_labelled
     from ptune.data.read import open_file
+    from ptune.data.shapes.labelled import read_labelled
 
     assert isinstance(task, TextTask)
     rows = read_labelled(data, task, labels)

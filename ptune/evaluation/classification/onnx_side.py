@@ -10,7 +10,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import FormatError, UsageError
 from ptune.formats.bundle import AdapterRecord, Bundle
 from ptune.formats.run import Run

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.labels import Labels
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.evaluation.classification import multi, regression, single, tags
 from ptune.evaluation.classification.results import Measured
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Recipe
 from ptune.data.held_out import Held
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.evaluation.classification.evaluation import PREDICTIONS, Pages
 from ptune.evaluation.classification.held_out import of_bundle, of_run
 from ptune.evaluation.classification.onnx_side import Served, served_as, the_adapter
@@ -32,7 +32,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_json, write_json_lines, write_text
 from ptune.progress import Progress
-from ptune.training.card import card
+from ptune.training.journal.card import card
 
 FIGURES = HEADLINE["steps"]
 _LABELS = ProcessReward.labels

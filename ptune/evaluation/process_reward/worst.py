@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.evaluation.process_reward.measures import Verdicts
 from ptune.evaluation.style import text
 

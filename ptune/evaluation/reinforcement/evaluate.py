@@ -16,7 +16,7 @@ from rich.table import Table
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
-from ptune.data.prompts import Prompt, read_prompts
+from ptune.data.shapes.prompts import Prompt, read_prompts
 from ptune.engine.adapters.safetensors import read_tensors
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import DataError, FormatError, UsageError
@@ -35,8 +35,8 @@ from ptune.tasks.own_answers.answer import Answer
 from ptune.tasks.own_answers.policy import POLICY, Policy
 from ptune.tasks.own_answers.served import engine_options, rollout_bundle
 from ptune.tasks.reinforcement.sampler import rewarded
-from ptune.training.card import card
 from ptune.training.folder import check_same_data
+from ptune.training.journal.card import card
 
 FORMAT = 1
 COMPARED = ("reward", "reward_sampled")

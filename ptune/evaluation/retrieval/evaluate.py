@@ -27,7 +27,7 @@ from ptune.formats.bundle import Bundle
 from ptune.formats.run import Run
 from ptune.formats.task_names import FEATURE_EXTRACTION, TEXT_RANKING
 from ptune.formats.whole_write import read_json, write_json, write_json_lines, write_text
-from ptune.training.card import card
+from ptune.training.journal.card import card
 
 
 def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:

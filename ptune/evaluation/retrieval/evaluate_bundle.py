@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ptune.config.reward_model import REWARD
-from ptune.data.interactions import names_users
+from ptune.data.shapes.interactions import names_users
 from ptune.evaluation.classification.onnx_side import the_adapter
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.retrieval import evaluate, recommend

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from ptune.config.recipe import Recipe
 from ptune.data.held_out import Held
-from ptune.data.interactions import splits_of
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.interactions import splits_of
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import DataError
 from ptune.evaluation.retrieval.queries import held_rows
 from ptune.formats.run import Run

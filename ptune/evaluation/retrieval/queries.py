@@ -12,7 +12,7 @@ from typing import Any, Literal
 from ptune.config.columns import USUAL, PairColumns
 from ptune.config.recipe import Recipe
 from ptune.config.retrieval import Embedding, Reranking
-from ptune.data.pairs import Pair, PairSplits, read_pair_splits, read_pairs
+from ptune.data.shapes.pairs import Pair, PairSplits, read_pair_splits, read_pairs
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.training.folder import check_same_data

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.evaluation.retrieval.measures import Scores
 from ptune.evaluation.retrieval.queries import Queries
 from ptune.progress import Progress

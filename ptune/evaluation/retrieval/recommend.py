@@ -14,7 +14,7 @@ import numpy as np
 
 from ptune.config.columns import InteractionColumns
 from ptune.config.recipe import Recipe
-from ptune.data.interactions import History, Interaction, Interactions, read_had, read_interactions
+from ptune.data.shapes.interactions import History, Interaction, Interactions, read_had, read_interactions
 from ptune.errors import DataError, UsageError
 from ptune.evaluation.classification.evaluation import Pages
 from ptune.evaluation.classification.onnx_side import served_as, the_adapter
@@ -32,8 +32,8 @@ from ptune.formats.task_names import FEATURE_EXTRACTION
 from ptune.formats.whole_write import read_json, write_text
 from ptune.progress import Progress
 from ptune.tasks.recommendation.index import ItemIndex
-from ptune.training.card import card
 from ptune.training.folder import check_same_data
+from ptune.training.journal.card import card
 
 _NAMED = 5  # titles of a history shown in the report
 

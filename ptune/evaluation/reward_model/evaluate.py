@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ptune.config.columns import RewardColumns
 from ptune.config.recipe import Recipe
-from ptune.data.rewards import RewardPair
+from ptune.data.shapes.rewards import RewardPair
 from ptune.evaluation import binomial
 from ptune.evaluation.classification.bootstrap import Counts, Values, intervals, mean
 from ptune.evaluation.classification.evaluation import PREDICTIONS, Pages
@@ -33,7 +33,7 @@ from ptune.formats.run import Run
 from ptune.formats.task_names import TEXT_RANKING
 from ptune.formats.whole_write import read_json, write_json, write_json_lines, write_text
 from ptune.progress import Progress
-from ptune.training.card import card
+from ptune.training.journal.card import card
 
 FIGURES = HEADLINE["pairs"]
 Rewards = NDArray[np.float64]  # [pairs, 2], the better answer's first

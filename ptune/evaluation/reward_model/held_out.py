@@ -11,9 +11,9 @@ from ptune.config.columns import USUAL, RewardColumns
 from ptune.config.recipe import Recipe
 from ptune.config.reward_model import RewardModel
 from ptune.data.held_out import Held
-from ptune.data.labelled import LabelledRow
-from ptune.data.pairs import PairFile
-from ptune.data.rewards import RewardPair, open_rewards, read_reward_splits, reward_rows
+from ptune.data.shapes.labelled import LabelledRow
+from ptune.data.shapes.pairs import PairFile
+from ptune.data.shapes.rewards import RewardPair, open_rewards, read_reward_splits, reward_rows
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.tasks.encoder.facts import Facts

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ptune.data.rewards import RewardPair
+from ptune.data.shapes.rewards import RewardPair
 from ptune.evaluation.style import text
 
 SHOWN = 12

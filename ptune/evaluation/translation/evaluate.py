@@ -23,8 +23,8 @@ from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.tasks.translation.facts import is_seq2seq_run
-from ptune.training.adapter_off import adapter_off
-from ptune.training.card import card
+from ptune.training.journal.card import card
+from ptune.training.layers.adapter_off import adapter_off
 
 
 def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str, Any]:

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ptune.config.chat import Chat
-from ptune.data.conversations import Askable
 from ptune.data.read import open_file
-from ptune.data.shapes import shapes_of
+from ptune.data.shapes.by_task import shapes_of
+from ptune.data.shapes.conversations import Askable
+from ptune.data.shapes.translations import in_columns
 from ptune.data.source import open_source
-from ptune.data.translations import in_columns
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json

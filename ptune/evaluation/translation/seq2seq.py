@@ -12,8 +12,8 @@ from torch import nn
 from ptune.backbone.seq2seq import load_seq2seq
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Recipe
-from ptune.data.seq2seq_examples import load_pairs
-from ptune.data.translations import as_conversation
+from ptune.data.examples.seq2seq import load_pairs
+from ptune.data.shapes.translations import as_conversation
 from ptune.errors import BackboneError
 from ptune.evaluation.classification.onnx_side import served_as
 from ptune.evaluation.kept_step import chosen_by
@@ -31,8 +31,8 @@ from ptune.tasks.translation.greedy import translated
 from ptune.tasks.translation.infer import LONGER, MORE
 from ptune.tasks.translation.seq2seq_infer import load
 from ptune.tasks.translation.seq2seq_work import translation_of
-from ptune.training.adapter_off import adapter_off
-from ptune.training.card import card
+from ptune.training.journal.card import card
+from ptune.training.layers.adapter_off import adapter_off
 
 ROWS = 16  # texts in a batch
 

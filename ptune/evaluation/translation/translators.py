@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from ptune.codecs.chat import ChatCodec
-from ptune.data.conversations import Askable, Conversation
+from ptune.data.shapes.conversations import Askable, Conversation
 from ptune.evaluation.held_out import HeldOut
 from ptune.evaluation.in_context import shots
 from ptune.evaluation.translation.served import limits

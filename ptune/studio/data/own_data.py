@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ptune.begin.starts import STARTS, Word
 from ptune.config.read_recipe import read_recipe
-from ptune.data.hub import PREFIX
+from ptune.data.readers.hub import PREFIX
 from ptune.formats.whole_write import disk_errors, whole_file
 from ptune.studio.workspace import Workspace
 

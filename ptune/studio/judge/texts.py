@@ -9,9 +9,9 @@ from typing import Any
 
 from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.recipe import Recipe
-from ptune.data.labelled import TEXT, WORDS
 from ptune.data.problems import Problems
 from ptune.data.read import reader_of, resolve
+from ptune.data.shapes.labelled import TEXT, WORDS
 from ptune.errors import PtuneError
 from ptune.formats.run import Run
 from ptune.studio.sheet import shortened

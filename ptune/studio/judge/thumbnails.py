@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ptune.data.image_arrays import Arrays, open_arrays
-from ptune.data.images import ImageRef
+from ptune.data.images.arrays import Arrays, open_arrays
+from ptune.data.images.labelled import ImageRef
 from ptune.errors import PtuneError
 from ptune.evaluation.classification.gallery import thumbnail
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ptune.begin.presets import WHAT, Preset
 from ptune.config.recipe import Recipe
 from ptune.progress import duration
-from ptune.training.pace import Pace, examples_of, length
+from ptune.training.journal.pace import Pace, examples_of, length
 
 
 def label(preset: Preset, recipe: Recipe | None, rows: int | None, pace: Pace | None = None) -> str:

@@ -10,7 +10,7 @@ from ptune.config.recipe import Recipe
 from ptune.errors import FormatError
 from ptune.formats.whole_write import read_json, write_json
 from ptune.studio.workspace import Workspace
-from ptune.training.pace import Pace, of_earlier_run, pace_in, same_steps
+from ptune.training.journal.pace import Pace, of_earlier_run, pace_in, same_steps
 
 
 def known(workspace: Workspace, recipe: Recipe) -> Pace | None:

@@ -15,7 +15,7 @@ import gradio as gr
 from ptune.begin.presets import WHAT
 from ptune.begin.starts import STARTS
 from ptune.config.cards import GPUS
-from ptune.data.row_count import rows_of
+from ptune.data.readers.row_count import rows_of
 from ptune.errors import PtuneError, UsageError
 from ptune.formats.whole_write import write_json
 from ptune.methods import METHODS

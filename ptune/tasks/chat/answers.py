@@ -8,7 +8,7 @@ import torch
 
 from ptune.codecs.chat import ChatCodec
 from ptune.tasks.chat.greedy import greedy
-from ptune.training.samples import Answer
+from ptune.training.journal.samples import Answer
 
 ROWS = 16  # prompts answered at once
 

@@ -15,9 +15,9 @@ from ptune.codecs.chat import ChatCodec
 from ptune.codecs.reading import Reading
 from ptune.codecs.structured_output import StructuredOutput
 from ptune.codecs.template_request import NO_VARIABLES, Variables
+from ptune.engine.decoder.answers.grammar import Grammar, Grammars
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.grammar import Grammar, Grammars
-from ptune.engine.decoder.images import Tower
+from ptune.engine.decoder.inputs.images import Tower
 from ptune.engine.decoder.request import NO_TOKEN, Beams, Request, Token
 from ptune.engine.job import Finish
 from ptune.engine.options import EngineKeywords, EngineOptions

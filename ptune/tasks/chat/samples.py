@@ -11,13 +11,13 @@ from transformers import PreTrainedModel
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Recipe
 from ptune.tasks.chat.answers import answered
-from ptune.training.samples import Answer, Asked, room_for_prompt
-from ptune.training.segments import attending
+from ptune.training.journal.samples import Answer, Asked, room_for_prompt
+from ptune.training.rows.segments import attending
 
 
 @dataclass(frozen=True)
 class ChatAnswering:
-    """See `ptune.training.samples.Answering`."""
+    """See `ptune.training.journal.samples.Answering`."""
 
     asked: tuple[Asked, ...]
     prompts: tuple[tuple[int, ...], ...]

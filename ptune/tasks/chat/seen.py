@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ptune.codecs.image import MAX_PIXELS
 from ptune.codecs.image_parts import image_of_part
 from ptune.codecs.vision import Placed, has_images, image_count, with_rows
-from ptune.engine.decoder.images import NO_PICTURES, Picture, Tower
+from ptune.engine.decoder.inputs.images import NO_PICTURES, Picture, Tower
 from ptune.errors import DataError, RequestError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.reading import Reading
-from ptune.engine.decoder.thinking import ThinkingBudget
+from ptune.engine.decoder.answers.thinking import ThinkingBudget
 from ptune.errors import RequestError
 
 UNLIMITED = -1

@@ -20,11 +20,11 @@ from ptune.codecs.chat import ChatCodec
 from ptune.config.on_policy_distillation import OnPolicyDistillation
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
-from ptune.data import dataset
-from ptune.data.dataset import Dataset
-from ptune.data.preferences import Pairs
-from ptune.data.store import Examples
-from ptune.doctor.doctor import Doctor, judge
+from ptune.data.examples import dataset
+from ptune.data.examples.dataset import Dataset
+from ptune.data.examples.store import Examples
+from ptune.data.shapes.preferences import Pairs
+from ptune.doctor.doctor import Doctor, doctor_command, judge
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run
@@ -38,10 +38,10 @@ from ptune.tasks.chat.recipe_codec import codec_for
 from ptune.tasks.chat.samples import ChatAnswering, answering
 from ptune.tasks.chat.saving import save_trained
 from ptune.training.distributed import decided_by_one
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.samples import Asked
-from ptune.training.segments import packing
+from ptune.training.journal.samples import Asked
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
 from ptune.training.work import Base
 
 
@@ -144,7 +144,6 @@ def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerat
         return replace(
             data, summary={**data.summary, "findings": read_json(run.data_path).get("findings", [])}
         )
-    examination = command.replace("ptune train", "ptune doctor", 1)
     examined: list[
         Dataset
     ] = []  # in the process that examines; where the set is large, its tokens stay for the others
@@ -153,7 +152,7 @@ def _examined(recipe: Recipe, codec: ChatCodec, run: Run, accelerator: Accelerat
         doctor = Doctor(task, codec)
         examined.append(dataset.load(recipe.data, task, codec, seed, examiner=doctor))
         findings = doctor.findings()
-        judge(findings, examination if examination.startswith("ptune doctor") else "ptune doctor RECIPE")
+        judge(findings, doctor_command(command))
         return [finding.described() for finding in findings]
 
     found = decided_by_one(accelerator, examine)

@@ -14,7 +14,7 @@ from ptune.backbone.image_model import load_image_model
 from ptune.codecs.image import Pixels, Preprocessing
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Recipe
-from ptune.data.labelled import LabelledRow
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.tasks.encoder.facts import Facts

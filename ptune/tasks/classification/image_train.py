@@ -14,13 +14,13 @@ from torch import nn
 
 from ptune.codecs.image import Pixels, Preprocessing, resized
 from ptune.codecs.labels import Labels
-from ptune.data.images import ImageRef
-from ptune.data.labelled import LabelledRow
+from ptune.data.images.labelled import ImageRef
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.tasks.classification.image_predictions import pixels_of
 from ptune.tasks.encoder.train import Loss
-from ptune.training.batch_norm import still
+from ptune.training.layers.batch_norm import still
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Share
+from ptune.training.rows.packing import ALONE, Share
 
 Augmentation: TypeAlias = Literal["none", "flip", "standard"]
 

@@ -16,8 +16,8 @@ from ptune.backbone.image_model import load_image_model, read_preprocessing, sav
 from ptune.codecs.image import Preprocessing, save_codec
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Recipe
-from ptune.data.image_splits import ImageData, read_image_splits, usable
-from ptune.data.labelled import LabelledRow
+from ptune.data.images.splits import ImageData, read_image_splits, usable
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.doctor.doctor import doctor_command
 from ptune.doctor.images import judged
 from ptune.engine.memory import ram_bytes
@@ -33,9 +33,9 @@ from ptune.tasks.classification.image_train import ImageObjective, PixelStore, b
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.saving import reloaded_hop, write_trained
 from ptune.tasks.encoder.train import Loss
-from ptune.training.batch_norm import freeze_statistics
 from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import decided_by_one, sharded
+from ptune.training.layers.batch_norm import freeze_statistics
 from ptune.training.work import Base
 
 _KEPT_SHARE = 4  # a quarter of the memory, at most, holds decoded images

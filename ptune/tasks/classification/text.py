@@ -13,9 +13,9 @@ from ptune.codecs.labels import Labels
 from ptune.config.classification import TextClassification
 from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Recipe
+from ptune.data.examples.sequences import encoded
 from ptune.data.label_splits import read_splits
-from ptune.data.labelled import TextTask
-from ptune.data.sequences import encoded
+from ptune.data.shapes.labelled import TextTask
 from ptune.doctor.classification import judged
 from ptune.doctor.doctor import doctor_command
 from ptune.errors import RecipeError

@@ -11,14 +11,14 @@ from tokenizers import Tokenizer
 
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.recipe import Recipe
-from ptune.data.teacher_labels import (
+from ptune.data.teacher.labels import (
     LabelWriter,
     Settings,
     Teacher,
     tokenizer_key,
     unlabelled,
 )
-from ptune.engine.decoder.distributions import Wanted
+from ptune.engine.decoder.answers.distributions import Wanted
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.options import EngineOptions
 from ptune.errors import UsageError

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from ptune.codecs.chat import Example
-from ptune.data.store import Examples
-from ptune.data.teacher_labels import TeacherLabels
-from ptune.engine.decoder.distributions import Distributions
-from ptune.training.distilled_loss import SoftTargets
-from ptune.training.next_token import NextTokenObjective
+from ptune.data.examples.store import Examples
+from ptune.data.teacher.labels import TeacherLabels
+from ptune.engine.decoder.answers.distributions import Distributions
+from ptune.training.loss.distilled import SoftTargets
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Batch, Share, bins, idle, row_of, targets
+from ptune.training.rows.packing import ALONE, Batch, Share, bins, idle, row_of, targets
 
 
 @dataclass(frozen=True, slots=True)

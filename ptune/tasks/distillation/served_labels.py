@@ -11,10 +11,10 @@ import numpy as np
 
 from ptune.codecs.chat import Example
 from ptune.config.recipe import Recipe
-from ptune.data.example_index import ExampleIndex
-from ptune.data.served_logprobs import Scored, TokenOf, scored
-from ptune.data.teacher_labels import LabelWriter, Settings, Teacher, tokenizer_key, unlabelled
-from ptune.engine.decoder.distributions import Distributions
+from ptune.data.examples.index import ExampleIndex
+from ptune.data.teacher.labels import LabelWriter, Settings, Teacher, tokenizer_key, unlabelled
+from ptune.data.teacher.served_logprobs import Scored, TokenOf, scored
+from ptune.engine.decoder.answers.distributions import Distributions
 from ptune.errors import DataError, UsageError
 from ptune.progress import say
 from ptune.tasks.distillation.student import Student

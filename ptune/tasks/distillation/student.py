@@ -10,9 +10,9 @@ from ptune.backbone.load import load_codec
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.distillation import Distillation
 from ptune.config.recipe import Recipe
-from ptune.data import dataset
-from ptune.data.dataset import Dataset
-from ptune.data.teacher_labels import vocabulary_size
+from ptune.data.examples import dataset
+from ptune.data.examples.dataset import Dataset
+from ptune.data.teacher.labels import vocabulary_size
 from ptune.errors import RecipeError
 from ptune.tasks.chat.recipe_codec import codec_for
 

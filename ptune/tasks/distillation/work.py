@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from ptune.config.distillation import Distillation
 from ptune.config.recipe import Recipe
-from ptune.data.dataset import Dataset
-from ptune.data.teacher_labels import INDEX, TeacherLabels, tokenizer_key
+from ptune.data.examples.dataset import Dataset
+from ptune.data.teacher.labels import INDEX, TeacherLabels, tokenizer_key
 from ptune.errors import DataError, RecipeError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, sha256_of

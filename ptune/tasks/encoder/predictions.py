@@ -15,12 +15,12 @@ from torch import nn
 from ptune.backbone.classifier import load_classifier
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
-from ptune.data.labelled import LabelledRow
-from ptune.data.sequences import example_of
+from ptune.data.examples.sequences import example_of
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.formats.run import Run
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.encoder.train import Loss, SequenceObjective
-from ptune.training.padding import padded_rows
+from ptune.training.rows.padding import padded_rows
 
 Logits: TypeAlias = NDArray[np.float32]
 Tell: TypeAlias = Callable[[int], object]

@@ -11,11 +11,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ptune.codecs.labels import Labels
-from ptune.data.label_values import Target
-from ptune.data.sequences import SequenceExample
+from ptune.data.examples.sequences import SequenceExample
+from ptune.data.shapes.label_values import Target
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Share
-from ptune.training.padding import padded_rows
+from ptune.training.rows.packing import ALONE, Share
+from ptune.training.rows.padding import padded_rows
 
 
 @dataclass(frozen=True)

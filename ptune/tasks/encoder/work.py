@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.classifier import load_classifier, plain_tokenizer
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
-from ptune.data.sequences import SequenceData, SequenceExample
+from ptune.data.examples.sequences import SequenceData, SequenceExample
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run

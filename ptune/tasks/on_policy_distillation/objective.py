@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from ptune.codecs.chat import Example
 from ptune.tasks.on_policy_distillation.teacher import Teacher
 from ptune.tasks.own_answers.certificate import Certificate
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Batch, Share, bins, idle, row_of, targets
+from ptune.training.rows.packing import ALONE, Batch, Share, bins, idle, row_of, targets
 from ptune.training.sampler import Sampler
 
 

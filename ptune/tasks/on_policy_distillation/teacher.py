@@ -12,14 +12,14 @@ from transformers import PreTrainedModel
 from ptune.backbone.load import Loaded, load, load_codec
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Recipe
-from ptune.data.teacher_labels import tokenizer_key
+from ptune.data.teacher.labels import tokenizer_key
 from ptune.errors import RecipeError
 from ptune.planning.teacher import teacher_backbone
-from ptune.training.generalized_jsd import WholeTeacher
-from ptune.training.head import plain_head, replaced_by_its_input
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.packing import Batch
-from ptune.training.segments import packing
+from ptune.training.loss.generalized_jsd import WholeTeacher
+from ptune.training.loss.head import plain_head, replaced_by_its_input
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.packing import Batch
+from ptune.training.rows.segments import packing
 
 
 @dataclass(frozen=True)

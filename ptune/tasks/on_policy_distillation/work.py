@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.load import Loaded, load_codec
 from ptune.config.on_policy_distillation import OnPolicyDistillation
 from ptune.config.recipe import Recipe
-from ptune.data.dataset import Dataset
+from ptune.data.examples.dataset import Dataset
 from ptune.errors import DataError, RecipeError
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ptune.config.preference import Preference
-from ptune.data.preferences import Pair
+from ptune.data.shapes.preferences import Pair
 from ptune.tasks.preference.losses import Answers, losses, won
-from ptune.training.answer_rows import AnswerRows, answer_rows, size
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Share, targets
+from ptune.training.rows.answer_rows import AnswerRows, answer_rows, size
+from ptune.training.rows.packing import ALONE, Share, targets
 
 Reference = Mapping[str, NDArray[np.float64]]
 """Split -> log-probabilities of its answers before training, [pairs, 2]."""

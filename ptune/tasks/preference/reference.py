@@ -11,7 +11,7 @@ from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 from torch import nn
 
-from ptune.data.preferences import Pair
+from ptune.data.shapes.preferences import Pair
 from ptune.errors import RecipeError
 from ptune.progress import Progress
 from ptune.tasks.preference.objective import PreferenceObjective

@@ -15,15 +15,15 @@ from transformers import PreTrainedModel
 
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
-from ptune.data.dataset import Dataset
-from ptune.data.preferences import Pairs
+from ptune.data.examples.dataset import Dataset
+from ptune.data.shapes.preferences import Pairs
 from ptune.formats.run import Run
 from ptune.tasks.chat.work import OverChat
 from ptune.tasks.chat.work import prepare as prepare_chat
 from ptune.tasks.preference.objective import PreferenceObjective, Reference
 from ptune.tasks.preference.reference import log_probabilities, refuse_sharded
-from ptune.training.adapter_off import without_adapter
 from ptune.training.distributed import decided_by_one
+from ptune.training.layers.adapter_off import without_adapter
 
 
 @dataclass(frozen=True)

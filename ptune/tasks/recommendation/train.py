@@ -13,8 +13,8 @@ from torch import nn
 from ptune.backbone.classifier import load_sequence_codec
 from ptune.config.recipe import Recipe
 from ptune.config.recommendation import Recommendation
-from ptune.data.interactions import Interaction, Interactions, read_interactions
-from ptune.data.pair_examples import encoded_pairs
+from ptune.data.examples.pairs import encoded_pairs
+from ptune.data.shapes.interactions import Interaction, Interactions, read_interactions
 from ptune.doctor.doctor import doctor_command
 from ptune.doctor.interactions import judged
 from ptune.errors import RecipeError

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
-from ptune.data.prompts import read_prompts
+from ptune.data.shapes.prompts import read_prompts
 from ptune.doctor.examined import Examined
 from ptune.doctor.kept_codec import chat_codec
 from ptune.doctor.prompts import PromptExamination, examined

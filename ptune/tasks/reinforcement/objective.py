@@ -13,11 +13,11 @@ from ptune.config.reinforcement import Reinforcement
 from ptune.tasks.reinforcement.losses import answer_losses, divergence, is_clipped, ratios
 from ptune.tasks.reinforcement.rollout import Rollout
 from ptune.tasks.reinforcement.seen import Seen
-from ptune.training.adapter_off import without_adapter
-from ptune.training.answer_rows import AnswerRows, answer_rows, size
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.layers.adapter_off import without_adapter
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Share
+from ptune.training.rows.answer_rows import AnswerRows, answer_rows, size
+from ptune.training.rows.packing import ALONE, Share
 from ptune.training.sampler import Sampler
 
 KL = ("kl",)

@@ -12,9 +12,9 @@ from ptune.config.preference import Preference
 from ptune.tasks.preference.losses import Answers, losses, margins, won
 from ptune.tasks.reinforcement.objective import ReinforcementObjective
 from ptune.tasks.reinforcement.rollout import Rollout
-from ptune.training.answer_rows import AnswerRows, answer_rows, size
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Share
+from ptune.training.rows.answer_rows import AnswerRows, answer_rows, size
+from ptune.training.rows.packing import ALONE, Share
 
 FIGURES = ("margin", "accuracy")
 """Of the pairs of a step, before it is learnt from: the mean of `margins`, and the share that is `won`."""

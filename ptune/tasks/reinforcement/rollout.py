@@ -18,7 +18,7 @@ _SPREAD = 1e-4  # added to a standard deviation, as in TRL
 
 @dataclass(frozen=True)
 class Rollout:
-    """A group of answers to one prompt. See `ptune.training.answer_rows.Answered`."""
+    """A group of answers to one prompt. See `ptune.training.rows.answer_rows.Answered`."""
 
     prompt: tuple[int, ...]
     answers: tuple[Answer, ...]

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ptune.config.reinforcement import Reinforcement
-from ptune.data.prompts import Prompt
+from ptune.data.shapes.prompts import Prompt
 from ptune.progress import say
 from ptune.rewards import Reward
 from ptune.tasks.own_answers.answer import Answer

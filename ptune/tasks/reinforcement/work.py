@@ -17,7 +17,7 @@ from ptune.backbone.load import load, load_codec
 from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
-from ptune.data.prompts import PromptData, read_prompts
+from ptune.data.shapes.prompts import PromptData, read_prompts
 from ptune.doctor.doctor import doctor_command, judge
 from ptune.doctor.prompts import examined
 from ptune.errors import RecipeError
@@ -37,11 +37,11 @@ from ptune.tasks.reinforcement.pairs import FIGURES, PairObjective
 from ptune.tasks.reinforcement.sampler import Sampler
 from ptune.tasks.reinforcement.seen import Seen
 from ptune.training.distributed import decided_by_one
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.journal.samples import Asked
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.reload import PROMPTS
-from ptune.training.samples import Asked
-from ptune.training.segments import packing
+from ptune.training.rows.segments import packing
 from ptune.training.work import Base
 
 

@@ -17,8 +17,8 @@ from ptune.backbone.embedder import load_embedder
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
 from ptune.config.retrieval import Embedding
-from ptune.data.pair_examples import PairData, PairExample, encoded_pairs
-from ptune.data.pairs import read_pair_splits
+from ptune.data.examples.pairs import PairData, PairExample, encoded_pairs
+from ptune.data.shapes.pairs import read_pair_splits
 from ptune.doctor.doctor import doctor_command
 from ptune.doctor.pairs import judged
 from ptune.errors import RecipeError

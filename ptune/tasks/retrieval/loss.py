@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ptune.data.pair_examples import PairExample
+from ptune.data.examples.pairs import PairExample
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ptune.data.pairs import Pair
+from ptune.data.shapes.pairs import Pair
 
 _AT_ONCE = 512  # rows whose cosines are in memory at a time
 

@@ -13,9 +13,9 @@ from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
 from ptune.config.retrieval import RELEVANT, Reranking
+from ptune.data.examples.sequences import SequenceData, SequenceExample, SequenceSplit
 from ptune.data.label_splits import SPLITS
-from ptune.data.pairs import Pair, PairSplits, read_pair_splits
-from ptune.data.sequences import SequenceData, SequenceExample, SequenceSplit
+from ptune.data.shapes.pairs import Pair, PairSplits, read_pair_splits
 from ptune.doctor.doctor import doctor_command
 from ptune.doctor.pairs import judged
 from ptune.errors import DataError, RecipeError

@@ -19,7 +19,7 @@ from ptune.formats.run import Run
 from ptune.formats.task_names import FEATURE_EXTRACTION
 from ptune.tasks.encoder.facts import Facts
 from ptune.tasks.retrieval.train import padded_texts
-from ptune.training.padding import padded_rows
+from ptune.training.rows.padding import padded_rows
 
 Vectors = npt.NDArray[np.float32]
 _BATCH_TOKENS = 4096

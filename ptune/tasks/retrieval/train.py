@@ -15,11 +15,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ptune.data.pair_examples import PairExample
+from ptune.data.examples.pairs import PairExample
 from ptune.tasks.retrieval.loss import Layout, contrastive, layout_of
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Share
-from ptune.training.padding import padded_rows
+from ptune.training.rows.packing import ALONE, Share
+from ptune.training.rows.padding import padded_rows
 
 
 @dataclass(eq=False)

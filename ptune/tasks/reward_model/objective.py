@@ -16,11 +16,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ptune.data.sequences import SequenceExample
+from ptune.data.examples.sequences import SequenceExample
 from ptune.tasks.encoder.train import SequenceBatch, SequenceObjective
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Share
-from ptune.training.padding import padded_rows
+from ptune.training.rows.packing import ALONE, Share
+from ptune.training.rows.padding import padded_rows
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,10 +18,10 @@ from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
 from ptune.config.recipe import Recipe
 from ptune.config.reward_model import REWARD, RewardModel
+from ptune.data.examples.overlong import refuse_overlong
+from ptune.data.examples.sequences import SequenceData, SequenceExample, SequenceSplit
 from ptune.data.label_splits import SPLITS
-from ptune.data.overlong import refuse_overlong
-from ptune.data.rewards import RewardPair, read_reward_splits, reward_rows
-from ptune.data.sequences import SequenceData, SequenceExample, SequenceSplit
+from ptune.data.shapes.rewards import RewardPair, read_reward_splits, reward_rows
 from ptune.doctor.doctor import doctor_command
 from ptune.doctor.rewards import judged
 from ptune.errors import RecipeError

@@ -8,14 +8,14 @@ from torch import nn
 
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Recipe
-from ptune.data.seq2seq_examples import Seq2SeqData
+from ptune.data.examples.seq2seq import Seq2SeqData
 from ptune.tasks.translation.greedy import translated
-from ptune.training.samples import Answer, Asked, room_for_prompt
+from ptune.training.journal.samples import Answer, Asked, room_for_prompt
 
 
 @dataclass(frozen=True)
 class Translating:
-    """See `ptune.training.samples.Answering`."""
+    """See `ptune.training.journal.samples.Answering`."""
 
     asked: tuple[Asked, ...]
     sources: tuple[tuple[int, ...], ...]

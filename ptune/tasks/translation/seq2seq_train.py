@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from ptune.codecs.seq2seq import Writing
-from ptune.data.seq2seq_examples import Seq2SeqExample
-from ptune.training.head import replaced_by_loss
+from ptune.data.examples.seq2seq import Seq2SeqExample
+from ptune.training.loss.head import replaced_by_loss
 from ptune.training.objective import Score, score_of
-from ptune.training.packing import ALONE, Share
-from ptune.training.padding import padded_rows
+from ptune.training.rows.packing import ALONE, Share
+from ptune.training.rows.padding import padded_rows
 
 
 @dataclass(frozen=True)

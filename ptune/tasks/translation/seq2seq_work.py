@@ -19,7 +19,7 @@ from ptune.backbone.seq2seq import load_seq2seq, load_seq2seq_codec
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Recipe
 from ptune.config.translation import Translation
-from ptune.data.seq2seq_examples import Seq2SeqData, Seq2SeqExample, load_pairs
+from ptune.data.examples.seq2seq import Seq2SeqData, Seq2SeqExample, load_pairs
 from ptune.doctor.doctor import doctor_command, judge
 from ptune.doctor.seq2seq import examine_seq2seq
 from ptune.errors import RecipeError
@@ -32,7 +32,7 @@ from ptune.tasks.translation.seq2seq_samples import Translating, translating
 from ptune.tasks.translation.seq2seq_train import Seq2SeqObjective
 from ptune.training.checkpoint import whole_state
 from ptune.training.distributed import decided_by_one, sharded
-from ptune.training.head import plain_head
+from ptune.training.loss.head import plain_head
 from ptune.training.work import Base
 
 _MOST_LOGITS = 2**20  # compared of a pair, when what was written is read back

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ptune.codecs.chat import Example
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data.judged_examples import JudgedExample
+from ptune.data.examples.judged import JudgedExample
 from ptune.tasks.unpaired_preference.losses import losses, right
 from ptune.tasks.unpaired_preference.rows import Row, rows
-from ptune.training.next_token import NextTokenObjective
+from ptune.training.loss.next_token import NextTokenObjective
 from ptune.training.objective import Score
-from ptune.training.packing import ALONE, Share
+from ptune.training.rows.packing import ALONE, Share
 
 OWN, MISMATCHED = 0, 1
 Reference = Mapping[str, NDArray[np.float64]]

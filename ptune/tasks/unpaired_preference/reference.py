@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ptune.codecs.chat import Example
-from ptune.data.judged_examples import JudgedExample
+from ptune.data.examples.judged import JudgedExample
 from ptune.progress import Progress
 from ptune.tasks.unpaired_preference.objective import MISMATCHED, OWN, UnpairedObjective
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ptune.codecs.chat import Example
-from ptune.training.packing import Batch, Share, bins, idle, row_of, targets
+from ptune.training.rows.packing import Batch, Share, bins, idle, row_of, targets
 
 
 @dataclass(frozen=True)

@@ -15,16 +15,16 @@ from transformers import PreTrainedModel
 
 from ptune.config.recipe import Recipe
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data.dataset import Dataset
-from ptune.data.judged_examples import JudgedExamples, judged_examples
+from ptune.data.examples.dataset import Dataset
+from ptune.data.examples.judged import JudgedExamples, judged_examples
 from ptune.formats.run import Run
 from ptune.tasks.chat.work import OverChat
 from ptune.tasks.chat.work import prepare as prepare_chat
 from ptune.tasks.preference.reference import refuse_sharded
 from ptune.tasks.unpaired_preference.objective import Reference, UnpairedObjective
 from ptune.tasks.unpaired_preference.reference import log_probabilities
-from ptune.training.adapter_off import without_adapter
 from ptune.training.distributed import decided_by_one
+from ptune.training.layers.adapter_off import without_adapter
 
 
 @dataclass(frozen=True)

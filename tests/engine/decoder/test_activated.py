@@ -15,10 +15,10 @@ from support.prompt_adapters import Alone
 
 from ptune.engine.adapters.folder import install
 from ptune.engine.adapters.lora import Adapter
+from ptune.engine.decoder.cache.slots import Slots
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Beams, Request
 from ptune.engine.decoder.sequence import NEVER, TokenSequence, last_start
-from ptune.engine.decoder.slots import Slots
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 from ptune.formats.bundle import BASE, Bundle

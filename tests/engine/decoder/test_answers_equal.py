@@ -15,14 +15,14 @@ import numpy.typing as npt
 from hypothesis import given, settings
 
 from ptune.engine.adapters.lora import Adapter
-from ptune.engine.decoder.beam_sequences import BeamGroup
-from ptune.engine.decoder.beams import BeamSearch
-from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.answers.beam_sequences import BeamGroup
+from ptune.engine.decoder.answers.beams import BeamSearch
+from ptune.engine.decoder.cache.budget import CacheBudget
+from ptune.engine.decoder.cache.snapshots import Snapshots
 from ptune.engine.decoder.fairness import MOST_PREEMPTED
 from ptune.engine.decoder.request import Beams, Request, Token
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
-from ptune.engine.decoder.snapshots import Snapshots
 from ptune.engine.sampling import Sampling, log_softmax
 
 ADAPTERS = [None, Adapter("a", 1, {}, 0)]

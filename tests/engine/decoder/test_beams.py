@@ -13,7 +13,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptune.engine.decoder.beams import BeamSearch, Sequel
+from ptune.engine.decoder.answers.beams import BeamSearch, Sequel
 from ptune.engine.decoder.request import Beams, Request
 from ptune.engine.sampling import Floats, Sampling, log_softmax
 from ptune.errors import RequestError

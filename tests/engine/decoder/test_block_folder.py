@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ptune.engine.decoder import block_folder
-from ptune.engine.decoder.block_folder import BlockFolder
-from ptune.engine.decoder.kv_blocks import Block
+from ptune.engine.decoder.cache import block_folder
+from ptune.engine.decoder.cache.block_folder import BlockFolder
+from ptune.engine.decoder.cache.kv_blocks import Block
 
 HEAD, TOKENS = 40, b"tokens  " * 4
 
@@ -122,8 +122,8 @@ _WRITES = """
 import sys
 from pathlib import Path
 import numpy as np
-from ptune.engine.decoder.block_folder import BlockFolder
-from ptune.engine.decoder.kv_blocks import Block
+from ptune.engine.decoder.cache.block_folder import BlockFolder
+from ptune.engine.decoder.cache.kv_blocks import Block
 
 folder = BlockFolder(Path(sys.argv[1]), 1 << 30)
 for number in range(10_000):

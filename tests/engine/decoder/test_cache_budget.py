@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.cache.budget import CacheBudget
+from ptune.engine.decoder.cache.slots import Slots
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
-from ptune.engine.decoder.slots import Slots
 
 
 @given(

@@ -16,9 +16,10 @@ import pytest
 from support.fake_chat_model import wait_until
 from support.resident import resident_bytes
 
-from ptune.engine.decoder import flat_tokens, session
+from ptune.engine.decoder import session
+from ptune.engine.decoder.cache.lazy_memory import PAGE_BYTES
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.lazy_memory import PAGE_BYTES
+from ptune.engine.decoder.inputs import flat_tokens
 from ptune.engine.decoder.request import Beams, Request
 from ptune.engine.sampling import Sampling
 from ptune.errors import FormatError, RequestError, UsageError

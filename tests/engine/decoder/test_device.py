@@ -20,7 +20,7 @@ from support.prompt_adapters import Alone, install_prompt, save_prompt
 from support.tiny_models import VOCAB
 
 from ptune.engine.adapters.folder import install
-from ptune.engine.decoder.device_cache import DeviceCache
+from ptune.engine.decoder.cache.device_cache import DeviceCache
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.golden import Replay, record
 from ptune.engine.decoder.request import Request

@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from ptune.engine.decoder.draft_length import LENGTHS, DraftLength
-from ptune.engine.decoder.draft_model import DraftModel
+from ptune.engine.decoder.drafts.length import LENGTHS, DraftLength
+from ptune.engine.decoder.drafts.model import DraftModel
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import TokenSequence

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from support.fake_chat_model import wait_until
 
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.request import NO_TOKEN, Request, Token
 from ptune.engine.decoder.session import Session
 from ptune.engine.options import EngineOptions

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.engine.adapters.lora import Adapter
-from ptune.engine.decoder.flat_tokens import EMPTY, SCORES, divide, flat_indices, split_wide
-from ptune.engine.decoder.lora_slots import LoraSlots
+from ptune.engine.decoder.inputs.flat_tokens import EMPTY, SCORES, divide, flat_indices, split_wide
+from ptune.engine.decoder.inputs.lora_slots import LoraSlots
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.formats.signature import Signature
 

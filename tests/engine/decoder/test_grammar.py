@@ -19,8 +19,8 @@ from tokenizers import Tokenizer, decoders, models
 
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput
-from ptune.engine.decoder import grammar
-from ptune.engine.decoder.grammar import KEPT, MAX_BYTES, Grammars, Walk
+from ptune.engine.decoder.answers import grammar
+from ptune.engine.decoder.answers.grammar import KEPT, MAX_BYTES, Grammars, Walk
 from ptune.engine.sampling import Sampling, choose
 from ptune.errors import PtuneError, RequestError
 

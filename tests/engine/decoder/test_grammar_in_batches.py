@@ -15,8 +15,8 @@ from support import tiny_tokenizers
 
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput
+from ptune.engine.decoder.answers.grammar import Grammars
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.grammar import Grammars
 from ptune.engine.decoder.request import Request
 from ptune.engine.sampling import Sampling
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from ptune.engine.decoder import block_folder
-from ptune.engine.decoder.block_folder import DiskStats
+from ptune.engine.decoder.cache import block_folder
+from ptune.engine.decoder.cache.block_folder import DiskStats
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Beams, Request, Token
 from ptune.engine.sampling import Sampling

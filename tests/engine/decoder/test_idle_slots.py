@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from ptune.engine.adapters.digest import digest_of
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.adapters.prefix import Prefix
-from ptune.engine.decoder import idle, kv_blocks
-from ptune.engine.decoder.cache_budget import CacheBudget
-from ptune.engine.decoder.idle import Idle
-from ptune.engine.decoder.kv_blocks import Block, Owner, blocks_of
+from ptune.engine.decoder.cache import idle, kv_blocks
+from ptune.engine.decoder.cache.budget import CacheBudget
+from ptune.engine.decoder.cache.idle import Idle
+from ptune.engine.decoder.cache.kv_blocks import Block, Owner, blocks_of
+from ptune.engine.decoder.cache.slots import Slots
 from ptune.engine.decoder.sequence import TokenSequence
-from ptune.engine.decoder.slots import Slots
 
 ADAPTERS = (None, Adapter("a", 1, {}, 0), Adapter("late", 2, {}, 0, invocation=(1, 1)))
 SLOTS, MEMORY, PIECE = 3, 150, 8

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from ptune.codecs.tiles import Whole
 from ptune.codecs.vision import FIRST_ROW, Layout
-from ptune.engine.decoder.images import Picture, Tower, put_rows
+from ptune.engine.decoder.inputs.images import Picture, Tower, put_rows
 from ptune.engine.decoder.request import Request, require_tokens
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.errors import RequestError

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.resident import resident_bytes
 
-from ptune.engine.decoder import kv_cache
-from ptune.engine.decoder.kv_cache import LONG_TOKENS, KvCache, page_tokens
-from ptune.engine.decoder.lazy_memory import GIVE_BACK, PAGE_BYTES, LazyMemory, zeros
+from ptune.engine.decoder.cache import kv_cache
+from ptune.engine.decoder.cache.kv_cache import LONG_TOKENS, KvCache, page_tokens
+from ptune.engine.decoder.cache.lazy_memory import GIVE_BACK, PAGE_BYTES, LazyMemory, zeros
 from ptune.errors import UsageError
 from ptune.formats.bundle import CacheType
 from ptune.formats.signature import CacheLayer, Signature, StateLayer

@@ -14,9 +14,9 @@ from support.long_models import FAR, KINDS, Plain, long_bundle, prompt
 from support.own_memory import gained
 from support.resident import resident_bytes
 
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
 from ptune.engine.decoder.request import Request
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.step import Step

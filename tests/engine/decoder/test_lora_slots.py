@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.engine.adapters.lora import Adapter
-from ptune.engine.decoder.lora_slots import WIDER, LoraSlots, Window
+from ptune.engine.decoder.inputs.lora_slots import WIDER, LoraSlots, Window
 from ptune.formats.signature import Signature, Socket
 
 SOCKETS = (

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ptune.engine.adapters.lora import Adapter
+from ptune.engine.decoder.answers.generation import SampledSequence
+from ptune.engine.decoder.drafts.ngram import LONGEST, MATCH, PATIENCE, NgramProposer
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.generation import SampledSequence
-from ptune.engine.decoder.ngram_speculation import LONGEST, MATCH, PATIENCE, NgramProposer
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence

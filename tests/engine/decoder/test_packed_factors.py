@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ptune.engine.decoder.packed_factors import FactorLines, PackedFactors, balanced
+from ptune.engine.decoder.inputs.packed_factors import FactorLines, PackedFactors, balanced
 
 
 def read(line: np.ndarray, inputs: int, rank: int, outputs: int, panel: int) -> np.ndarray:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
-from ptune.engine.decoder.batch_layout import BatchLayout, Demands
+from ptune.engine.decoder.cache.kv_cache import KvCache
 from ptune.engine.decoder.graphs import Graphs
-from ptune.engine.decoder.kv_cache import KvCache
-from ptune.engine.decoder.lora_slots import LoraSlots
+from ptune.engine.decoder.inputs.batch_layout import BatchLayout, Demands
+from ptune.engine.decoder.inputs.lora_slots import LoraSlots
 from ptune.engine.decoder.sequence import Chunk, TokenSequence
 from ptune.engine.decoder.session import Session
 from ptune.engine.decoder.step import Step

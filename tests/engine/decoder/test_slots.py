@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from ptune.engine.adapters.lora import Adapter
 from ptune.engine.adapters.prefix import Prefix
-from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.cache.budget import CacheBudget
+from ptune.engine.decoder.cache.kept import common
+from ptune.engine.decoder.cache.slots import WORTH_A_COPY, Slots
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.kept import common
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.decoder.sequence import TokenSequence
-from ptune.engine.decoder.slots import WORTH_A_COPY, Slots
 from ptune.engine.sampling import Sampling
 
 if TYPE_CHECKING:

@@ -7,11 +7,11 @@ from itertools import count
 import pytest
 
 from ptune.engine.adapters.lora import Adapter
-from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.cache.budget import CacheBudget
+from ptune.engine.decoder.cache.slots import Slots
+from ptune.engine.decoder.cache.snapshots import Snapshots
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
-from ptune.engine.decoder.slots import Slots
-from ptune.engine.decoder.snapshots import Snapshots
 
 SYSTEM = list(range(100, 140))
 

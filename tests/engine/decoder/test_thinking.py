@@ -11,9 +11,9 @@ from support.tiny_bundle import TinyBundle
 
 from ptune.codecs.reasoning import ReasoningFormat
 from ptune.codecs.reasoning_reader import ReasoningReader
+from ptune.engine.decoder.answers.thinking import ThinkingBudget
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Beams, Request
-from ptune.engine.decoder.thinking import ThinkingBudget
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from support.tiny_bundle import TinyBundle
 from transformers import MinNewTokensLengthLogitsProcessor, NoBadWordsLogitsProcessor
 
+from ptune.engine.decoder.answers.token_rules import TokenRules
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
-from ptune.engine.decoder.token_rules import TokenRules
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 

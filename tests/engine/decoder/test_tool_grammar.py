@@ -17,7 +17,7 @@ from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput
 from ptune.codecs.tool_calls import calls, text_or_calls
 from ptune.codecs.tool_reader import Argued, Called, Said, ToolReader
-from ptune.engine.decoder.grammar import Grammars
+from ptune.engine.decoder.answers.grammar import Grammars
 from ptune.engine.sampling import Sampling, choose
 from ptune.errors import RequestError
 

@@ -13,7 +13,7 @@ from support.int8_cache import give_int8_cache
 from support.prompt_adapters import KINDS, Alone, install_prompt, save_prompt
 
 from ptune.engine.adapters.folder import install
-from ptune.engine.decoder.draft_model import DraftModel
+from ptune.engine.decoder.drafts.model import DraftModel
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Beams, Request
 from ptune.engine.decoder.sequence import Chunk

@@ -12,7 +12,7 @@ from support.tiny_models import VOCAB
 
 from ptune.engine.decoder.engine import Engine
 from ptune.formats.bundle import BASE, FP32
-from ptune.verify import company
+from ptune.verify.decoder import company
 
 
 @pytest.mark.parametrize("width", [136, 192, 256])  # DeepSeek's heads are 192 wide, Gemma's and Qwen3.5's 256

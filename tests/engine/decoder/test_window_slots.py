@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.engine.adapters.lora import Adapter
-from ptune.engine.decoder.cache_budget import CacheBudget
+from ptune.engine.decoder.cache.budget import CacheBudget
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
 

@@ -26,8 +26,8 @@ from ptune.engine.encoder.engine import EncoderEngine
 from ptune.engine.onnx_graph import open_graph
 from ptune.engine.options import LIGHT
 from ptune.errors import ParityError
-from ptune.export.encoder_int8 import write_int8
-from ptune.export.encoder_parts import trace_body
+from ptune.export.encoder.int8 import write_int8
+from ptune.export.encoder.parts import trace_body
 from ptune.export.write import write_traced
 from ptune.formats.bundle import BARE, BASE, FP32, INT8, Bundle
 from ptune.formats.whole_write import read_json, sha256_of, write_json
@@ -36,7 +36,7 @@ from ptune.publish.encoder_adapter import install_encoder
 from ptune.publish.golden import record_golden
 from ptune.publish.steps import enter_graph
 from ptune.tasks.encoder.facts import Facts
-from ptune.verify.encoder_torch import reference
+from ptune.verify.encoder.torch_side import reference
 
 LONGEST = 40
 ADAPTERS = ("four", "wide", BASE)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.one_layer import OneLayer, one_layer
 
 from ptune.backbone.exportable import WITH_STATES
-from ptune.export.state_kinds import KERNELS
+from ptune.export.decoder.state_kinds import KERNELS
 
 LAYERS: dict[str, dict[str, Any]] = {
     "qwen3_5": {},  # gated delta net: as many heads for two as for one key

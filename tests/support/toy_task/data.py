@@ -11,8 +11,8 @@ from ptune.codecs.labels import Labels
 from ptune.config.columns import USUAL
 from ptune.config.recipe import Recipe
 from ptune.data.held_out import Held, Split
-from ptune.data.labelled import LabelledRow
 from ptune.data.read import read
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import DataError
 from ptune.formats.run import Run
 from ptune.training.folder import check_same_data

@@ -8,7 +8,7 @@ from accelerate import Accelerator
 
 from ptune.backbone.classifier import load_sequence_codec
 from ptune.config.recipe import Recipe
-from ptune.data.sequences import SequenceData, SequenceSplit, example_of
+from ptune.data.examples.sequences import SequenceData, SequenceSplit, example_of
 from ptune.formats.run import Run
 from ptune.tasks.encoder.work import SequenceWork, check_backbone
 

@@ -22,8 +22,8 @@ from ptune.backbone.image_model import load_image_model
 from ptune.codecs.labels import Labels
 from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Backbone, Data, Recipe, Train
-from ptune.data.images import read_images
-from ptune.data.labelled import LabelledRow
+from ptune.data.images.labelled import read_images
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import BackboneError, RecipeError
 from ptune.fine_tune import train
 from ptune.formats.run import Run
@@ -36,7 +36,7 @@ from ptune.tasks.classification.image_train import ImageObjective, PixelStore, a
 from ptune.tasks.encoder.train import Loss
 from ptune.training import loop
 from ptune.training.checkpoint import Checkpoints
-from ptune.training.packing import ALONE, Share
+from ptune.training.rows.packing import ALONE, Share
 
 FAMILIES = (*tiny_images.FAMILIES, "timm")
 NAMES = Labels(tiny_images.LABELS, "single")

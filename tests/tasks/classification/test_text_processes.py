@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from ptune.formats.run import Run
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
 
 from ptune.config.recipe import Recipe, Train
-from ptune.data.labelled import read_labelled
+from ptune.data.shapes.labelled import read_labelled
 from ptune.errors import BackboneError, DataError, RecipeError
 from ptune.fine_tune import train
 from ptune.formats.run import Run
@@ -25,7 +25,7 @@ from ptune.methods.lora import Lora
 from ptune.tasks.classification.predictions import predictor
 from ptune.tasks.encoder.facts import Facts
 from ptune.training import loop
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 from ptune.training.preparation import optimizer_for
 
 from .conftest import Make, sentences, texts, write

@@ -16,11 +16,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from ptune.backbone.classifier import load_classifier, load_sequence_codec
 from ptune.codecs.labels import Labels
 from ptune.config.recipe import Backbone
-from ptune.data.labelled import LabelledRow
-from ptune.data.sequences import SequenceExample, example_of
+from ptune.data.examples.sequences import SequenceExample, example_of
+from ptune.data.shapes.labelled import LabelledRow
 from ptune.tasks.encoder.train import Loss, SequenceObjective, balanced
-from ptune.training.packing import Share
-from ptune.training.padding import padded_rows
+from ptune.training.rows.packing import Share
+from ptune.training.rows.padding import padded_rows
 
 CPU = torch.device("cpu")
 TEXTS = ["the devil", "love and war and so much more of everything", "x", "number seven of the devils"]

@@ -15,8 +15,8 @@ import ptune
 from ptune.backbone.load import load_codec
 from ptune.cli import main
 from ptune.codecs.chat import Example
-from ptune.data import dataset
-from ptune.data.teacher_labels import LabelWriter, TeacherLabels
+from ptune.data.examples import dataset
+from ptune.data.teacher.labels import LabelWriter, TeacherLabels
 from ptune.errors import PtuneError, RecipeError, UsageError
 from ptune.tasks.chat.recipe_codec import codec_for
 from ptune.tasks.distillation import labelling

@@ -16,8 +16,8 @@ from support import tiny_models
 from ptune.backbone.load import load, load_codec
 from ptune.config.chat import Chat
 from ptune.config.distillation import Distillation
-from ptune.data import dataset
-from ptune.data.teacher_labels import TeacherLabels
+from ptune.data.examples import dataset
+from ptune.data.teacher.labels import TeacherLabels
 from ptune.errors import DataError, FormatError, PtuneError, RecipeError
 from ptune.evaluation.evaluate import evaluate
 from ptune.fine_tune import train
@@ -28,11 +28,11 @@ from ptune.tasks.chat.recipe_codec import codec_for
 from ptune.tasks.distillation.labelling import label
 from ptune.tasks.distillation.objective import DistillationObjective, LabelledExamples
 from ptune.training.callbacks import StepInfo
-from ptune.training.head import plain_head
-from ptune.training.metrics_log import read
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.packing import Share
-from ptune.training.segments import packing
+from ptune.training.journal.metrics_log import read
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.packing import Share
+from ptune.training.rows.segments import packing
 
 from .conftest import Kit, Make
 

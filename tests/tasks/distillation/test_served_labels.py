@@ -15,7 +15,7 @@ from support import tiny_models
 import ptune
 from ptune.cli import main
 from ptune.codecs.chat import ChatCodec, Example
-from ptune.data.teacher_labels import TeacherLabels
+from ptune.data.teacher.labels import TeacherLabels
 from ptune.errors import DataError, PtuneError, UsageError
 from ptune.fine_tune import train
 from ptune.tasks.distillation.served_labels import label_from_files

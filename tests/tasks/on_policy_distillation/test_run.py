@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from ptune.backbone.load import load, load_codec
 from ptune.config.on_policy_distillation import OnPolicyDistillation
-from ptune.data import dataset
+from ptune.data.examples import dataset
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import DataError, PtuneError, RecipeError
 from ptune.evaluation.evaluate import evaluate
@@ -30,11 +30,11 @@ from ptune.tasks.on_policy_distillation.sampler import before_last_answer, on_po
 from ptune.tasks.on_policy_distillation.teacher import judging
 from ptune.tasks.own_answers.certificate import Certificate
 from ptune.training.callbacks import StepInfo
-from ptune.training.head import plain_head
-from ptune.training.metrics_log import read
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.packing import Share
-from ptune.training.segments import packing
+from ptune.training.journal.metrics_log import read
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.packing import Share
+from ptune.training.rows.segments import packing
 
 from .conftest import Make
 

@@ -14,13 +14,13 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ptune.codecs.chat import Example
 from ptune.config.preference import Preference
-from ptune.data.preferences import Pair
+from ptune.data.shapes.preferences import Pair
 from ptune.tasks.preference.objective import PreferenceObjective
-from ptune.training.answer_rows import alike, answer_rows
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.packing import ALONE, Share
-from ptune.training.segments import packing
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.answer_rows import alike, answer_rows
+from ptune.training.rows.packing import ALONE, Share
+from ptune.training.rows.segments import packing
 
 CPU = torch.device("cpu")
 

@@ -21,7 +21,7 @@ from ptune.methods.ia3 import Ia3
 from ptune.methods.lora import Lora
 from ptune.methods.prompt_tuning import PromptTuning
 from ptune.training.callbacks import StepInfo
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make, rows
 

@@ -14,8 +14,8 @@ from ptune.backbone.classifier import load_sequence_codec
 from ptune.codecs.labels import Labels
 from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Backbone, Data
+from ptune.data.examples.sequences import encoded
 from ptune.data.label_splits import read_splits
-from ptune.data.sequences import encoded
 from ptune.tasks.encoder.train import Loss, SequenceObjective
 
 from .conftest import rows, write

@@ -13,7 +13,7 @@ from support.recommendation_runs import NAME, TITLES, bundle, kit, recipe, run
 
 import ptune
 from ptune import publish
-from ptune.data.interactions import read_interactions
+from ptune.data.shapes.interactions import read_interactions
 from ptune.errors import RecipeError, RequestError, UsageError
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import parsed
@@ -24,7 +24,7 @@ from ptune.methods.full import Full
 from ptune.tasks.recommendation.index import ARRAYS, ItemIndex
 from ptune.tasks.recommendation.infer import RecommendQuery, Title, recommend
 from ptune.tasks.retrieval.torch_side import load_embeddings
-from ptune.verify.item_index import with_items
+from ptune.verify.encoder.item_index import with_items
 from ptune.verify.proof import Proof
 
 

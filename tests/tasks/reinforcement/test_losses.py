@@ -19,9 +19,9 @@ from ptune.tasks.own_answers.answer import Answer
 from ptune.tasks.reinforcement.losses import divergence
 from ptune.tasks.reinforcement.objective import ReinforcementObjective
 from ptune.tasks.reinforcement.rollout import Rollout, advantages, rollout_of
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.segments import packing
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
 
 CPU = torch.device("cpu")
 LONGEST = 12

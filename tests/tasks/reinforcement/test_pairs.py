@@ -21,17 +21,17 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ptune.config.preference import Preference
 from ptune.config.reinforcement import Reinforcement
-from ptune.data.preferences import Pair
+from ptune.data.shapes.preferences import Pair
 from ptune.tasks.own_answers.answer import Answer
 from ptune.tasks.preference.objective import PreferenceObjective
 from ptune.tasks.preference.reference import log_probabilities
 from ptune.tasks.reinforcement.pairs import FIGURES, PairObjective
 from ptune.tasks.reinforcement.rollout import Rollout, extremes, rollout_of
 from ptune.tasks.reinforcement.seen import Seen
-from ptune.training.adapter_off import without_adapter
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.segments import packing
+from ptune.training.layers.adapter_off import without_adapter
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
 
 CPU = torch.device("cpu")
 LONGEST, BETA = 9, 0.3

@@ -23,9 +23,9 @@ from ptune.tasks.reinforcement.losses import answer_losses
 from ptune.tasks.reinforcement.objective import RATIO, ReinforcementObjective
 from ptune.tasks.reinforcement.rollout import Rollout, rollout_of
 from ptune.tasks.reinforcement.seen import Seen
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.segments import packing
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.segments import packing
 
 from .test_losses import LONGEST, log_p_of, rollouts
 

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from ptune import publish
 from ptune.config.recipe import Data, Recipe
 from ptune.config.reinforcement import LOSSES, PAIR_LOSSES
-from ptune.data.prompts import Prompt
+from ptune.data.shapes.prompts import Prompt
 from ptune.engine.decoder.engine import Engine
 from ptune.errors import PtuneError, RecipeError
 from ptune.evaluation.reinforcement.evaluate import evaluate_run
@@ -25,7 +25,7 @@ from ptune.methods.lora import Lora
 from ptune.methods.prompt_tuning import PromptTuning
 from ptune.tasks.own_answers.policy import Policy
 from ptune.training.callbacks import StepInfo
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make
 

@@ -13,7 +13,7 @@ from ptune.fine_tune import train
 from ptune.formats.run import Run
 from ptune.tasks.own_answers.policy import Policy
 from ptune.training.callbacks import StepInfo
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make
 

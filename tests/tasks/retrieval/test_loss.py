@@ -11,11 +11,11 @@ import torch
 from ptune.backbone.classifier import load_sequence_codec
 from ptune.backbone.embedder import Embedder, load_embedder
 from ptune.config.recipe import Backbone
-from ptune.data.pair_examples import PairExample
+from ptune.data.examples.pairs import PairExample
 from ptune.tasks.retrieval.loss import contrastive, layout_of
 from ptune.tasks.retrieval.train import EmbeddingObjective
-from ptune.training.dropout import set_dropout
-from ptune.training.packing import Share
+from ptune.training.layers.dropout import set_dropout
+from ptune.training.rows.packing import Share
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from support.retrieval_runs import bundle, embedding_run
 
 from ptune.cli import main
 from ptune.config.columns import PairColumns
-from ptune.data.pairs import read_pairs
+from ptune.data.shapes.pairs import read_pairs
 from ptune.tasks.retrieval.mining import mined
 
 

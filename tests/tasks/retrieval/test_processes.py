@@ -11,7 +11,7 @@ import pytest
 from support.retrieval_runs import recipe
 
 from ptune.formats.run import Run
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 
 @pytest.mark.slow

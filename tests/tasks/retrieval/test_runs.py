@@ -24,7 +24,7 @@ from ptune.methods.full import Full
 from ptune.tasks.encoder.infer import load
 from ptune.tasks.retrieval.infer import embed
 from ptune.tasks.retrieval.torch_side import load_embeddings
-from ptune.verify.encoder_int8 import same_answers
+from ptune.verify.encoder.int8 import same_answers
 
 TEXTS = [
     "what is the devil of war",

@@ -9,11 +9,11 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from ptune.codecs.labels import Labels
-from ptune.data.sequences import SequenceExample
+from ptune.data.examples.sequences import SequenceExample
 from ptune.tasks.encoder.train import Loss, SequenceObjective
 from ptune.tasks.reward_model.objective import RewardExample, RewardObjective
 from ptune.training.objective import Score
-from ptune.training.packing import Share
+from ptune.training.rows.packing import Share
 
 CPU = torch.device("cpu")
 

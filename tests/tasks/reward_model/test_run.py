@@ -27,7 +27,7 @@ from ptune.methods.lora import Lora
 from ptune.tasks.encoder.infer import load
 from ptune.tasks.retrieval.infer import rerank
 from ptune.training.callbacks import StepInfo
-from ptune.training.metrics_log import read
+from ptune.training.journal.metrics_log import read
 
 from .conftest import Make, rows
 

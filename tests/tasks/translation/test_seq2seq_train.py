@@ -8,13 +8,13 @@ from support.seq2seq_models import SEQ2SEQ, seq2seq
 from transformers import GenerationConfig, PreTrainedModel
 
 from ptune.backbone.seq2seq import writing_of
-from ptune.data.seq2seq_examples import Seq2SeqExample
+from ptune.data.examples.seq2seq import Seq2SeqExample
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.tasks.translation.seq2seq_train import Seq2SeqObjective
-from ptune.training.head import plain_head
-from ptune.training.packing import Share
+from ptune.training.loss.head import plain_head
+from ptune.training.rows.packing import Share
 
 PAIRS = [
     Seq2SeqExample((11, 12, 13, 2), (21, 22, 2)),

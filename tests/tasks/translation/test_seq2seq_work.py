@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.config.translation import Translation
-from ptune.data.seq2seq_examples import load_pairs
+from ptune.data.examples.seq2seq import load_pairs
 from ptune.errors import DataError, RecipeError
 from ptune.evaluation.translation.evaluate import evaluate_run
 from ptune.fine_tune import train

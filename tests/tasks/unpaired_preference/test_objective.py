@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ptune.codecs.chat import Example
 from ptune.config.unpaired_preference import UnpairedPreference
-from ptune.data.judged_examples import JudgedExample
+from ptune.data.examples.judged import JudgedExample
 from ptune.tasks.unpaired_preference.objective import UnpairedObjective
-from ptune.training.head import plain_head
-from ptune.training.next_token import NextTokenObjective
-from ptune.training.packing import Share
-from ptune.training.segments import packing
+from ptune.training.loss.head import plain_head
+from ptune.training.loss.next_token import NextTokenObjective
+from ptune.training.rows.packing import Share
+from ptune.training.rows.segments import packing
 
 CPU = torch.device("cpu")
 

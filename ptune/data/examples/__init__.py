@@ -1,0 +1,1 @@
+"""Tokenised examples: encoded, cut to length, stored."""

@@ -1,0 +1,1 @@
+"""Images: labelled ones, and those in conversations."""

@@ -1,0 +1,1 @@
+"""What rows hold, recognised by their columns: conversations, preferences, labels, pairs, prompts."""

@@ -1,0 +1,1 @@
+"""What a teacher thought likely, for distillation."""

@@ -1,0 +1,1 @@
+"""How logits become an answer: masks, beams, budgets of thought."""

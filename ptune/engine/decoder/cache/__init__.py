@@ -1,0 +1,1 @@
+"""Keys, values and states of sequences: slots, prefixes, budgets, blocks on disk."""

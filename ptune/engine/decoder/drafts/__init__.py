@@ -1,0 +1,1 @@
+"""Draft tokens: proposed cheaply, checked by the model in one step."""

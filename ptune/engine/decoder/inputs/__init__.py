@@ -1,0 +1,1 @@
+"""The arrays that a step hands to the graph."""

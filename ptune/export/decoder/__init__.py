@@ -1,0 +1,1 @@
+"""Causal language models as one graph, and its profiles."""

@@ -1,0 +1,1 @@
+"""Encoders as a graph of the body and one for each head."""

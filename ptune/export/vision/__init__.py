@@ -1,0 +1,1 @@
+"""Bodies of image models, and their profile int8."""

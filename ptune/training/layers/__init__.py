@@ -1,0 +1,1 @@
+"""What training puts into the layers of a model, or has them compute otherwise."""

@@ -1,0 +1,1 @@
+"""Losses, computed in the output head a chunk of targets at a time."""

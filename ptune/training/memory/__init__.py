@@ -1,0 +1,1 @@
+"""Memory of a training: what saves it, and what to say when it runs out."""

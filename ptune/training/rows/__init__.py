@@ -1,0 +1,1 @@
+"""How examples lie in the rows of a batch, and attention that keeps them apart."""

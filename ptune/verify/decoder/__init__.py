@@ -1,0 +1,1 @@
+"""The hops of causal language models."""

@@ -1,0 +1,1 @@
+"""The hops of encoders, for texts and images."""
