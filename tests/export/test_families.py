@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -52,7 +53,7 @@ LENGTHS = (37, 23, 12)  # past the sliding windows of 8; prefilled in chunks of 
     ],
 )
 def test_engine_equals_transformers_and_peft(family: str, tmp_path: Path) -> None:
-    changes = {"num_hidden_layers": 1} if family in OF_ONE_LAYER else {}
+    changes: dict[str, Any] = {"num_hidden_layers": 1} if family in OF_ONE_LAYER else {}
     base, _loaded, bundle = tiny_bundle(tmp_path, family, **changes)
     where = {"target_modules": adapted(family)}
     adapters = {
