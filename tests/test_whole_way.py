@@ -1,6 +1,6 @@
 """The whole way through on the real default model: train, evaluate, reload in plain peft, export, prove, serve.
 
-By day on its first layers, which takes a third of the time; the whole model is among the long forms.
+By day on its first two layers; the whole model is among the long forms.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from ptune.verify.limits import MAX_ABS_LOGPROB
 from ptune.verify.server import serving
 
 PROMPTS, TOKENS = 20, 12
-LAYERS = 6  # of 30
+LAYERS = 2  # of 30
 TUNED, SECOND = "chat_lora_quick", "second"
 QUICKSTART_WITH = """
 import sys

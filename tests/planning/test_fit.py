@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from ptune.planning.hardware import gpu_bytes
 from .conftest import Make
 
 LENGTHS = [2000, 1800, 1500, 1200]
+_needed: dict[str, int] = {}  # several tests measure the same recipe by what it needs as it is
 
 
-def needed(recipe, lengths=LENGTHS) -> int:  # type: ignore[no-untyped-def]
-    return predict(recipe, lengths, device="cpu").needed_bytes
+def needed(recipe: Recipe, lengths: Sequence[int] = LENGTHS) -> int:
+    key = f"{recipe.model_dump_json()} {lengths}"
+    if key not in _needed:
+        _needed[key] = predict(recipe, lengths, device="cpu").needed_bytes
+    return _needed[key]
 
 
 def test_what_fits_is_left_as_it_is(make: Make) -> None:
@@ -39,12 +44,12 @@ def test_smaller_rows_come_first_as_they_change_no_result(make: Make) -> None:
     assert found.fits
     assert [change.split()[0] for change in found.changes] == ["--train.micro-batch-tokens"]
     assert max(LENGTHS) <= found.recipe.train.micro_batch_tokens < sum(LENGTHS)
-    assert found.ledger.needed_bytes <= needed(recipe) - 50_000_000
+    assert found.ledger.needed_bytes <= 0.95 * (needed(recipe) - 50_000_000)
     assert found.recipe.train.batch_size == recipe.train.batch_size
 
 
 def test_a_proposal_leaves_a_twentieth_free(make: Make) -> None:
-    for missing_bytes in (1000, 20_000_000, 50_000_000):
+    for missing_bytes in (1000, 20_000_000):  # of 50 MB the test above has the proposal
         memory = needed(make()) - missing_bytes
         found = fit_into(make(), LENGTHS, memory)
         assert found.fits
@@ -97,22 +102,25 @@ def test_layers_are_streamed_where_nothing_else_is_enough(make: Make, tmp_path: 
     assert Recipe.model_validate(found.recipe.model_dump())
 
 
-def test_where_nothing_helps_the_cheapest_that_would_do_is_named(make: Make) -> None:
+def test_where_nothing_helps_the_cheapest_that_would_do_is_named_and_refused(make: Make) -> None:
     found = fit_into(make(), LENGTHS, 10**6)
     assert not found.fits
     assert found.ledger.needed_bytes < needed(make())
     assert re.search(
         r"even with --train\S* .* it needs 0\.\d GB; 0\.\d GB of memory would do", found.described()
     )
+    ledger = predict(make(), LENGTHS, device="cpu")
+    with pytest.raises(RecipeError, match=r"activations .*nothing makes it fit: .* of memory would do"):
+        refuse(make(), ledger, found)
 
 
-@pytest.mark.parametrize("name", ["RTX 4060", "RTX 3060", "RTX 4090"])
-def test_on_a_card_the_cheapest_is_a_card(make: Make, name: str) -> None:
+def test_on_a_card_the_cheapest_is_a_card(make: Make) -> None:
     found = fit_into(make(), LENGTHS, 10**6, device="cuda")
     ledger = found.ledger
-    missing = int(0.95 * gpu_bytes(name)) - 1000 - ledger.baseline - ledger.step_bytes
-    larger = replace(found, ledger=replace(ledger, activations=ledger.activations + missing))
-    assert f"a card of {GPUS[name]} GB (" in larger.described()
+    for name in ("RTX 4060", "RTX 3060", "RTX 4090"):
+        missing = int(0.95 * gpu_bytes(name)) - 1000 - ledger.baseline - ledger.step_bytes
+        larger = replace(found, ledger=replace(ledger, activations=ledger.activations + missing))
+        assert f"a card of {GPUS[name]} GB (" in larger.described()
 
 
 def test_refusal_names_the_parts_and_the_way(make: Make) -> None:
@@ -120,8 +128,6 @@ def test_refusal_names_the_parts_and_the_way(make: Make) -> None:
     ledger, memory = predict(recipe, LENGTHS, device="cpu"), needed(recipe) - 50_000_000
     with pytest.raises(RecipeError, match=r"needs .* predicted, .*--train.micro-batch-tokens .*--plan.auto"):
         refuse(recipe, ledger, fit_into(recipe, LENGTHS, memory))
-    with pytest.raises(RecipeError, match=r"activations .*nothing makes it fit: .* of memory would do"):
-        refuse(recipe, ledger, fit_into(recipe, LENGTHS, 10**6))
 
 
 def test_proposed_rows_are_nearly_the_longest_that_fit(make: Make) -> None:
