@@ -25,8 +25,8 @@ class PlanOptions(Recipe):
     """A card by its name or size: "RTX 4090", 24GB. Default: what this machine has."""
     time: bool = False
     """Time a few steps of the recipe on this machine, and say how long all of it takes."""
-    models: bool = True
-    """Without a card: show which models from 1B to 70B fit on cards from 8 to 32 GB."""
+    models: bool = False
+    """Also show which models from 1B to 70B fit on cards from 8 to 32 GB; that takes minutes."""
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the ledger as JSON."""
 
@@ -90,7 +90,7 @@ def plan(recipe: Recipe, arguments: list[str], *, program: str) -> int:
         print(found.described())
     print(_time(lasts, options, fits=fits or recipe.plan.auto))
     out.print(commands_table(rows, changed=found is not None and found.fits))
-    if options.gpu is None and recipe.plan.memory is None and options.models:
+    if options.models:
         from ptune.planning.cards import table
 
         out.print(table())

@@ -96,7 +96,7 @@ def table(names: Sequence[str] = tuple(SHAPES)) -> Table:
     shown.add_column("model")
     for card in CARDS_GIB:
         shown.add_column(f"{card} GB")
-    label = "which models fit on which cards (--no-models leaves it out)"
+    label = "which models fit on which cards"
     with Progress(label, len(names) * len(WAYS), unit="ways") as progress:
         for number, name in enumerate(names, start=1):
             shown.add_row(name, *cells(shape(name), progress))

@@ -64,7 +64,7 @@ def test_a_followed_step_holds_what_a_real_one_holds(tmp_path: Path, name: str) 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder, _ = made.build(tmp_path / "model", made.FORMATS["gptq"])
-    asked = ["plan", "chat_lora", "--backbone.model", str(folder), "--no-models"]
+    asked = ["plan", "chat_lora", "--backbone.model", str(folder)]
     assert main([*asked, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["quantize"] == "gptq"
     assert main(asked) == 0

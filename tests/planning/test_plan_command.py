@@ -19,7 +19,7 @@ def recipe(make: Make, tmp_path: Path) -> str:
 
 
 def test_prints_the_ledger_and_the_verdict(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["plan", recipe, "--no-models"]) == 0
+    assert main(["plan", recipe]) == 0
     out = capsys.readouterr().out
     for word in ("weights", "quantisation state", "optimiser", "allocator slack", "fits", "merge", "export"):
         assert word in out
@@ -34,7 +34,7 @@ def test_a_card_is_planned_for_without_one(recipe: str, capsys: pytest.CaptureFi
 
 
 def test_what_does_not_fit_fails_with_the_change(recipe: str, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["plan", recipe, "--no-models", "--json"])
+    main(["plan", recipe, "--json"])
     needed = json.loads(capsys.readouterr().out)["needed_bytes"]
     assert main(["plan", recipe, "--memory", f"{(needed - 5 * 10**7) / 1e6:.2f}MB"]) == 1
     assert "--train.micro-batch-tokens" in capsys.readouterr().out

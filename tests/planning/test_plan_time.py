@@ -40,14 +40,14 @@ def chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Recipe:
 
 def planned(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     capsys.readouterr()
-    assert main(["plan", "recipe.yaml", "--no-models", "--json", *words]) == 0
+    assert main(["plan", "recipe.yaml", "--json", *words]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def test_steps_are_timed_and_counted_as_training_takes_them(
     chat: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", "recipe.yaml", "--no-models"]) == 0
+    assert main(["plan", "recipe.yaml"]) == 0
     assert "time: not known; --time times a few steps of it on this machine" in capsys.readouterr().out
     found = planned(capsys, "--time")["time"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "recipe.yaml", "train.jsonl"], (
@@ -89,7 +89,7 @@ def test_what_does_not_fit_is_not_timed(
         return Fit(recipe, predict(recipe), (), 10**6, fits=False)
 
     monkeypatch.setattr(fit, "fit_into", nothing_fits)
-    assert main(["plan", "recipe.yaml", "--no-models", "--time", "--memory", "1MB"]) == 1
+    assert main(["plan", "recipe.yaml", "--time", "--memory", "1MB"]) == 1
     assert "time: not known, as it does not fit" in capsys.readouterr().out
 
 

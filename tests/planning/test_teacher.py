@@ -44,7 +44,7 @@ def test_its_weights_are_there_all_the_time(models: Path) -> None:
 
 def test_a_plan_shows_it(models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe_of(models).save(tmp_path / "recipe.yaml")
-    assert main(["plan", str(tmp_path / "recipe.yaml"), "--no-models"]) == 0
+    assert main(["plan", str(tmp_path / "recipe.yaml")]) == 0
     assert "teacher" in capsys.readouterr().out
 
 
