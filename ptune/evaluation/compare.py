@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +56,15 @@ class _Evaluated:
 def compare(folders: Sequence[Path], seed: int = 0) -> Comparison:
     """Compares each run with the first, by the files that `ptune evaluate` wrote.
 
-    Raises: UsageError for fewer than two runs, or for different tasks or data, naming the differences; FormatError if
+    Raises: UsageError for fewer than two runs, one that is there twice, or different tasks or data, naming the differences; FormatError if
     a run has not been evaluated.
     """
     if len(folders) < 2:
         raise UsageError("compare needs two runs or more: ptune compare RUN RUN…")
+    if twice := next(
+        (one for one, times in Counter(one.resolve() for one in folders).items() if times > 1), None
+    ):
+        raise UsageError(f"{twice} is there twice: a run is compared with others")
     names = _names(folders)
     runs = [_opened(folder, name) for folder, name in zip(folders, names, strict=True)]
     for other in runs[1:]:

@@ -60,8 +60,10 @@ def listen(host: str, port: int) -> socket.socket:
 def _port_errors(host: str, port: int) -> Iterator[None]:
     try:
         yield
-    except (OSError, OverflowError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+    except OverflowError:
+        raise PtuneError(f"port {port} does not exist: a port is a number from 0 to 65535") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
             raise PtuneError(
                 f"port {port} of {host} is in use; choose another port, or 0 for any free one"
             ) from None

@@ -150,6 +150,8 @@ def test_a_run_that_was_not_evaluated_is_named(runs: tuple[Run, Run], tmp_path: 
         compare([runs[0].folder, other.folder])
     with pytest.raises(UsageError, match="two runs"):
         compare([runs[0].folder])
+    with pytest.raises(UsageError, match="is there twice"):
+        compare([runs[0].folder, runs[0].folder.parent / "." / runs[0].folder.name])
 
 
 def test_chat_runs_are_compared_by_loss(run: Run, runs: tuple[Run, Run], tmp_path: Path) -> None:

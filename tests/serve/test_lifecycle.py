@@ -220,13 +220,16 @@ def test_a_port_in_use_is_one_sentence():
             listen("127.0.0.1", port)
 
 
-@pytest.mark.parametrize(
-    ("host", "port"),
-    [("127.0.0.1", 70_000), ("127.0.0.1", -1), ("no.such.host.invalid", 0), ("192.0.2.1", 0)],
-)
-def test_an_address_that_is_none_is_one_sentence(host, port):
-    with pytest.raises(PtuneError, match="cannot listen on"):
-        listen(host, port)
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_an_address_that_is_none_is_one_sentence(host):
+    with pytest.raises(PtuneError, match=f"cannot listen on {host} port 0"):
+        listen(host, 0)
+
+
+@pytest.mark.parametrize("port", [70_000, 65_536, -1])
+def test_a_port_that_is_none_is_one_sentence(port):
+    with pytest.raises(PtuneError, match=f"port {port} does not exist: a port is a number from 0 to 65535"):
+        listen("127.0.0.1", port)
 
 
 def test_of_two_that_were_bound_at_once_one_listens():
