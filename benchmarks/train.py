@@ -24,9 +24,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.sides import Measured, Ratio, Side, alternate, interval, peak_bytes, ratio, reset_peak, write
+
+if TYPE_CHECKING:
+    from ptune.training.job import Job
 
 DATA = Path(__file__).parent / "data" / "chat.jsonl"
 BATCH, STEPS, THREADS = 4, 16, 2  # the first step warms up
@@ -68,7 +71,6 @@ def ptune(folder: Path, checkpointing: bool, dtype: str) -> Iterator[Measured]:
     from ptune.training.checkpoint import Checkpoints
     from ptune.training.job import Job
     from ptune.training.journal.metrics_log import Journal
-    from ptune.training.loop import optimizer_step
     from ptune.training.loss.head import plain_head
     from ptune.training.loss.next_token import NextTokenObjective
     from ptune.training.preparation import applied, optimizer_for
@@ -106,18 +108,20 @@ def ptune(folder: Path, checkpointing: bool, dtype: str) -> Iterator[Measured]:
             journal=Journal(folder / name, accelerator),
             checkpoints=Checkpoints(folder / "checkpoints", keep=1),
         )
-        for step in range(STEPS):
-            batch = examples[step * BATCH : (step + 1) * BATCH]
-            reset_peak()
-            started_s = time.perf_counter()
-            loss = optimizer_step(job, batch, step, STEPS)
-            seconds = time.perf_counter() - started_s
-            yield {
-                "seconds": seconds,
-                "loss": loss,
-                "tokens": sum(map(len, batch)),
-                "peak_bytes": peak_bytes(),
-            }
+        yield from _steps(job)
+
+
+def _steps(job: Job) -> Iterator[Measured]:
+    """Each step of a training, measured."""
+    from ptune.training.loop import optimizer_step
+
+    for step in range(STEPS):
+        batch = job.examples[step * BATCH : (step + 1) * BATCH]
+        reset_peak()
+        started_s = time.perf_counter()
+        loss = optimizer_step(job, batch, step, STEPS)
+        seconds = time.perf_counter() - started_s
+        yield {"seconds": seconds, "loss": loss, "tokens": sum(map(len, batch)), "peak_bytes": peak_bytes()}
 
 
 def trl(folder: Path, options: dict[str, Any]) -> Iterator[Measured]:

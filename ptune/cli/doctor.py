@@ -16,10 +16,15 @@ from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of
 from ptune.data.clean import write_clean
+from ptune.doctor.command_line import Follows, without
 from ptune.kinds import imported
 
 if TYPE_CHECKING:
     from ptune.doctor.examined import Examined
+
+_OWN: dict[str, Follows] = {"--rows": "one", "--clean": "one", "--json": "nothing"}
+"""Options that a training does not take."""
+_FILES: dict[str, Follows] = {"--data.files": "several"}
 
 
 class DoctorOptions(Recipe):
@@ -74,34 +79,13 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
                 f"{one.copy}: {one.kept:,} rows; left out: {one.unusable:,} unusable, {one.copies:,} copies of others"
                 f"{'' if one.encoding == 'UTF-8' else f'; read as {one.encoding}'}"
             )
-        again = without_own(words)
+        again = without(words, _OWN)
         if not examined.has_errors:
             say_next(f"{program.replace(' doctor ', ' train ', 1)} {shlex.join(again)}".rstrip())
         elif cleaned:
             of_copies = ["--data.files", *(one.copy for one in cleaned)]
-            say_next(f"{program} {shlex.join([*without_files(again), *of_copies])}")
+            say_next(f"{program} {shlex.join([*without(again, _FILES), *of_copies])}")
     return int(examined.has_errors)
-
-
-def without_own(words: list[str]) -> list[str]:
-    """The options that a training takes, too."""
-    kept, rest = list[str](), iter(words)
-    for word in rest:
-        if word in ("--rows", "--clean"):
-            next(rest, None)
-        elif word not in ("--json", "--no-json") and not word.startswith(("--rows=", "--clean=")):
-            kept.append(word)
-    return kept
-
-
-def without_files(words: list[str]) -> list[str]:
-    """The options but --data.files."""
-    kept, named = list[str](), False
-    for word in words:
-        named = word == "--data.files" or (named and not word.startswith("--"))
-        if not named and not word.startswith("--data.files="):
-            kept.append(word)
-    return kept
 
 
 def _model(recipe: Recipe, as_json: bool) -> dict[str, Any]:

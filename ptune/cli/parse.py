@@ -20,10 +20,18 @@ _COLUMN = re.compile(r"--task\.columns\.([^=]+)(?:=(.*))?", re.DOTALL)
 
 def parse(function: Callable[..., Result], arguments: list[str], command: str) -> Result:
     """Calls `function` with the options in `arguments`; exits with 2 and a message where they do not fit."""
+    return called(function, arguments, f"ptune {command}")
+
+
+def called(
+    function: Callable[..., Result], arguments: list[str], program: str, default: Result | None = None
+) -> Result:
+    """As `parse`, of a program by its whole name. default: of a class, an instance that has what no option says."""
     return tyro.cli(
         function,
         args=arguments,
-        prog=f"ptune {command}",
+        prog=program,
+        default=default,
         config=(tyro.conf.AvoidSubcommands,),
         registry=OPTIONS,
     )

@@ -10,12 +10,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, get_type_hints
 
-import tyro
 import yaml
 from pydantic import create_model
 
-from ptune.cli.option_values import OPTIONS
-from ptune.cli.parse import say_next, shown
+from ptune.cli.parse import called, say_next, shown
 from ptune.cli.ray_address import RayAddress
 from ptune.cli.result import tell
 from ptune.config.read_recipe import read_recipe
@@ -74,7 +72,7 @@ def show_common(options: type[Recipe], program: str) -> NoReturn:
         if name not in ("task", "method")
     }
     kind = create_model(options.__name__, __base__=Spec, __doc__=options.__doc__, **common)
-    tyro.cli(kind, default=kind(), args=["--help"], prog=program, config=(tyro.conf.AvoidSubcommands,))
+    called(kind, ["--help"], program, kind())
     raise AssertionError("--help exits")
 
 
@@ -131,14 +129,7 @@ def resolve(recipe: Recipe, arguments: list[str], program: str, kind: type[Optio
     Raises: RecipeError for values that no recipe can have. Exits with 2 where an option is unknown or malformed.
     """
     default = kind(**{name: getattr(recipe, name) for name in Recipe.model_fields})
-    options = tyro.cli(
-        kind,
-        default=default,
-        args=arguments,
-        prog=program,
-        config=(tyro.conf.AvoidSubcommands,),
-        registry=OPTIONS,
-    )
+    options = called(kind, arguments, program, default)
     return options.model_copy(update={"data": own_data(recipe.data, options.data)})
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -141,26 +140,6 @@ def judge(findings: list[Finding], command: str) -> None:
         raise DataError(f"the data has errors; nothing was trained. {command} shows more\n  {lines}")
     if findings:
         say(f"data: {len(findings)} warning{'s' * (len(findings) > 1)}; {command} shows them")
-
-
-_OF_TRAIN = {"--out": "one", "--workers": "one", "--ray": "perhaps", "--resume": "none", "--dry-run": "none"}
-"""Options of `ptune train` that are no fields of the recipe, and whether a word follows."""
-
-
-def doctor_command(command: str) -> str:
-    """The command that shows the findings on the data of a training `command`."""
-    if not command.startswith("ptune train "):
-        return command if command.startswith("ptune doctor ") else "ptune doctor RECIPE"
-    kept, words = list[str](), shlex.split(command.removeprefix("ptune train "))
-    while words:
-        word = words.pop(0)
-        name, equals, _ = word.partition("=")
-        follows = _OF_TRAIN.get(name.replace("--no-", "--", 1))
-        if follows is None:
-            kept.append(word)
-        elif not equals and words and (follows == "one" or (follows == "perhaps" and words[0][:1] != "-")):
-            words.pop(0)
-    return f"ptune doctor {shlex.join(kept)}"
 
 
 def _told(error: Finding) -> str:

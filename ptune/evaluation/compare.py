@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,10 +60,10 @@ def compare(folders: Sequence[Path], seed: int = 0) -> Comparison:
     """
     if len(folders) < 2:
         raise UsageError("compare needs two runs or more: ptune compare RUN RUN…")
-    if twice := next(
-        (one for one, times in Counter(one.resolve() for one in folders).items() if times > 1), None
-    ):
-        raise UsageError(f"{twice} is there twice: a run is compared with others")
+    places = [folder.resolve() for folder in folders]
+    for place in places:
+        if places.count(place) > 1:
+            raise UsageError(f"{place} is there twice: a run is compared with others")
     names = _names(folders)
     runs = [_opened(folder, name) for folder, name in zip(folders, names, strict=True)]
     for other in runs[1:]:

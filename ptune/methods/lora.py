@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field, field_validator, model_validator
 
 from ptune.errors import RecipeError
+from ptune.formats.name_patterns import in_any_order, unreadable
 from ptune.methods.lora_blocks import begin_in_blocks, repeat_in_blocks
 from ptune.methods.lora_from_data import FROM_DATA, Runs, begin_corda, begin_eva, begin_lora_ga
 from ptune.methods.lora_init import MIRRORED, begin_mirrored
-from ptune.methods.name_patterns import in_any_order, unreadable
 from ptune.methods.peft_method import PeftMethod
 from ptune.methods.targets import linear_layers
 from ptune.methods.token_rows import check_rows, rows_of

@@ -21,7 +21,8 @@ from ptune.cli.train import TrainOptions
 from ptune.codecs.chat import ChatCodec, Example
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Data, Recipe
-from ptune.doctor.doctor import Doctor, doctor_command, judge
+from ptune.doctor.command_line import doctor_command
+from ptune.doctor.doctor import Doctor, judge
 from ptune.doctor.examination import examine
 from ptune.doctor.finding import Finding, Place
 from ptune.doctor.histogram import bins, drawn, percentile

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, FiniteFloat, ValidationError
 
 from ptune.engine.adapters.source import Source
 from ptune.errors import AdapterError
+from ptune.formats.name_patterns import matches
 from ptune.formats.signature import Ends
 
 PEFT_PREFIX = "base_model.model."  # of the names in PEFT's files
@@ -170,7 +171,7 @@ def _try_patterns(config: LoraConfig) -> None:
 
 def _pattern_of(module: str, patterns: Iterable[str]) -> str:
     """The first pattern that matches the end of the module's path, as peft's get_pattern_key; else the path itself."""
-    return next((pattern for pattern in patterns if re.match(rf"(.*\.)?({pattern})$", module)), module)
+    return next((pattern for pattern in patterns if matches(pattern, module)), module)
 
 
 def _named(module: str, names: list[str] | str) -> bool:

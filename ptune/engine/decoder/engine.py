@@ -352,9 +352,9 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         return self._scheduler.busy
 
     def _next_batch(self) -> list[Chunk]:
-        for sequence in self._scheduler.running:
-            sequence.take_up()
-        self._leave()
+        taken_up = [sequence.take_up() for sequence in self._scheduler.running]
+        if any(taken_up):
+            self._leave()
         chunks, running = self._scheduler.plan(), self._scheduler.running
         self._stalled = not chunks and bool(running) and all(one.sits_out for one in running)
         return chunks

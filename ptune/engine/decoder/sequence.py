@@ -137,8 +137,12 @@ class TokenSequence:
         """Whether all its tokens are computed, and the next one cannot be chosen yet: it has no part in a step."""
         return False
 
-    def take_up(self) -> None:
-        """Chooses the next token of a sequence that sits out, if it can be chosen now. As `take`, between two steps."""
+    def take_up(self) -> bool:
+        """Chooses the next token of a sequence that sits out, if it can be chosen now. As `take`, between two steps.
+
+        Returns whether it did; the sequence may have ended by that.
+        """
+        return False
 
     def end(self, finish: Finish, error: str | None = None) -> None:
         """Finishes the sequence."""

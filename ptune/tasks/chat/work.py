@@ -24,7 +24,8 @@ from ptune.data.examples import dataset
 from ptune.data.examples.dataset import Dataset
 from ptune.data.examples.store import Examples
 from ptune.data.shapes.preferences import Pairs
-from ptune.doctor.doctor import Doctor, doctor_command, judge
+from ptune.doctor.command_line import doctor_command
+from ptune.doctor.doctor import Doctor, judge
 from ptune.errors import BackboneError
 from ptune.formats.bundle import BaseIdentity, Hop
 from ptune.formats.run import Run

@@ -18,7 +18,7 @@ from ptune.config.classification import ImageClassification
 from ptune.config.recipe import Recipe
 from ptune.data.images.splits import ImageData, read_image_splits, usable
 from ptune.data.shapes.labelled import LabelledRow
-from ptune.doctor.doctor import doctor_command
+from ptune.doctor.command_line import doctor_command
 from ptune.doctor.images import judged
 from ptune.engine.memory import ram_bytes
 from ptune.errors import RecipeError

@@ -17,7 +17,7 @@ from ptune.data.examples.sequences import encoded
 from ptune.data.label_splits import read_splits
 from ptune.data.shapes.labelled import TextTask
 from ptune.doctor.classification import judged
-from ptune.doctor.doctor import doctor_command
+from ptune.doctor.command_line import doctor_command
 from ptune.errors import RecipeError
 from ptune.formats.run import Run
 from ptune.formats.task_names import TEXT_CLASSIFICATION, TOKEN_CLASSIFICATION

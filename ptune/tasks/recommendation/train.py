@@ -15,7 +15,7 @@ from ptune.config.recipe import Recipe
 from ptune.config.recommendation import Recommendation
 from ptune.data.examples.pairs import encoded_pairs
 from ptune.data.shapes.interactions import Interaction, Interactions, read_interactions
-from ptune.doctor.doctor import doctor_command
+from ptune.doctor.command_line import doctor_command
 from ptune.doctor.interactions import judged
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop

@@ -18,7 +18,8 @@ from ptune.codecs.chat import ChatCodec
 from ptune.config.recipe import Recipe
 from ptune.config.reinforcement import Reinforcement
 from ptune.data.shapes.prompts import PromptData, read_prompts
-from ptune.doctor.doctor import doctor_command, judge
+from ptune.doctor.command_line import doctor_command
+from ptune.doctor.doctor import judge
 from ptune.doctor.prompts import examined
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop

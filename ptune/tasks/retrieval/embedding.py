@@ -19,7 +19,7 @@ from ptune.config.recipe import Recipe
 from ptune.config.retrieval import Embedding
 from ptune.data.examples.pairs import PairData, PairExample, encoded_pairs
 from ptune.data.shapes.pairs import read_pair_splits
-from ptune.doctor.doctor import doctor_command
+from ptune.doctor.command_line import doctor_command
 from ptune.doctor.pairs import judged
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop

@@ -16,7 +16,7 @@ from ptune.config.retrieval import RELEVANT, Reranking
 from ptune.data.examples.sequences import SequenceData, SequenceExample, SequenceSplit
 from ptune.data.label_splits import SPLITS
 from ptune.data.shapes.pairs import Pair, PairSplits, read_pair_splits
-from ptune.doctor.doctor import doctor_command
+from ptune.doctor.command_line import doctor_command
 from ptune.doctor.pairs import judged
 from ptune.errors import DataError, RecipeError
 from ptune.formats.run import Run

@@ -22,7 +22,7 @@ from ptune.data.examples.overlong import refuse_overlong
 from ptune.data.examples.sequences import SequenceData, SequenceExample, SequenceSplit
 from ptune.data.label_splits import SPLITS
 from ptune.data.shapes.rewards import RewardPair, read_reward_splits, reward_rows
-from ptune.doctor.doctor import doctor_command
+from ptune.doctor.command_line import doctor_command
 from ptune.doctor.rewards import judged
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop

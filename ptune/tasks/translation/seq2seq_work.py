@@ -20,7 +20,8 @@ from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Recipe
 from ptune.config.translation import Translation
 from ptune.data.examples.seq2seq import Seq2SeqData, Seq2SeqExample, load_pairs
-from ptune.doctor.doctor import doctor_command, judge
+from ptune.doctor.command_line import doctor_command
+from ptune.doctor.doctor import judge
 from ptune.doctor.seq2seq import examine_seq2seq
 from ptune.errors import RecipeError
 from ptune.formats.bundle import BaseIdentity, Hop

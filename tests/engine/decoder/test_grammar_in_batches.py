@@ -7,31 +7,23 @@ import queue
 import re
 import threading
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import numpy as np
 import pytest
-from support import tiny_tokenizers
 from support.fake_chat_model import wait_until
+from support.tiny_grammars import CODEC, END, GRAMMARS
 
-from ptune.codecs.chat import ChatCodec
 from ptune.codecs.structured_output import StructuredOutput
 from ptune.engine.decoder.answers import generation
-from ptune.engine.decoder.answers.grammar import Grammar, Grammars, Walk
+from ptune.engine.decoder.answers.grammar import Grammar, Walk
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
 from ptune.engine.sampling import Sampling
 
 if TYPE_CHECKING:
     from support.tiny_bundle import TinyBundle
-
-
-END = frozenset({2})
-CODEC = ChatCodec(tiny_tokenizers.tokenizer().backend_tokenizer, None, {"eos_token": "</s>"}, END, None)
-SPELL = partial(CODEC.encode_text, special=False)
-GRAMMARS = Grammars(CODEC.token_table(tiny_tokenizers.VOCAB), CODEC.special_ids, SPELL)
 
 
 @pytest.fixture(scope="module")

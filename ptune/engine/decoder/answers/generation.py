@@ -135,13 +135,15 @@ class SampledSequence(RequestSequence):
     def sits_out(self) -> bool:
         return self._unchosen is not None and not self.uncached
 
-    def take_up(self) -> None:
-        if self.sits_out and self._walk is not None and self._unchosen is not None and self._walk.ready():
-            try:
-                self._choose(None, self._unchosen)
-            except Exception as error:
-                self.cached = 0
-                self.fail(not_computed(error))
+    def take_up(self) -> bool:
+        if self._unchosen is None or self.uncached or self._walk is None or not self._walk.ready():
+            return False
+        try:
+            self._choose(None, self._unchosen)
+        except Exception as error:
+            self.cached = 0
+            self.fail(not_computed(error))
+        return True
 
     def _choose(self, chunk: Chunk | None, logits: Logits) -> None:
         """Emits the next token, and those of a chunk's draft that it leads to. logits: [1 + draft, vocab]."""

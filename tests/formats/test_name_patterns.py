@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from support import tiny_models
 from torch import nn
 
+from ptune.formats.name_patterns import in_any_order
 from ptune.methods.lora import Lora
-from ptune.methods.name_patterns import in_any_order
 
 PATTERNS = ("q_proj", "layers.1.self_attn.q_proj", ".*proj", "k_proj|q_proj", "layers.1.*")
 NAMES = ("model.layers.1.self_attn.q_proj", "model.layers.11.self_attn.q_proj", "model.layers.2.mlp.up_proj")
