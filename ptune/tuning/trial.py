@@ -115,10 +115,18 @@ def run_trial(
     with disk_errors(search.folder):
         process = start(search.trial_recipe(number), run.folder, search.trial_log(number), keep_open)
     try:
-        ended_by = _watch(process, run, search.metric, validated, stop)
+        asked = _watch(process, run, search.metric, validated, stop)
     finally:
         _end(process)
-    return _result(search, number, process.wait(), ended_by, time.monotonic() - started_s)
+    return _result(search, number, process.wait(), asked, time.monotonic() - started_s)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Why a training was asked to stop, "" if it was not, and after how many validations."""
+
+    why: Literal["", "pruned", "interrupted"]
+    validations: int
 
 
 def _watch(
@@ -127,31 +135,30 @@ def _watch(
     metric: Metric,
     validated: Callable[[int, float], bool],
     stop: Callable[[], bool],
-) -> Literal["", "pruned", "interrupted"]:
-    """Waits for the process; returns why it was asked to stop, "" if it was not."""
+) -> _Asked:
+    """Waits for the process, and asks it to stop where its time is better spent otherwise."""
     seen = 0
-    while process.poll() is None:
+    while (running := process.poll() is None) or seen < len(_validations(run, metric)):
         for value in _validations(run, metric)[seen:]:
             seen += 1
             if validated(seen, value):
-                return _asked_to_stop(process, "pruned")
-        if stop():
-            return _asked_to_stop(process, "interrupted")
-        time.sleep(LOOK_EVERY_S)
-    for value in _validations(run, metric)[seen:]:
-        seen += 1
-        validated(seen, value)  # it has ended, so pruning would save nothing
-    return ""
+                _ask_to_stop(process)
+                return _Asked("pruned", seen)
+        if running and stop():
+            _ask_to_stop(process)
+            return _Asked("interrupted", seen)
+        if running:
+            time.sleep(LOOK_EVERY_S)
+    return _Asked("", seen)
 
 
-def _asked_to_stop(
-    process: Training, why: Literal["pruned", "interrupted"]
-) -> Literal["pruned", "interrupted"]:
+def _ask_to_stop(process: Training) -> None:
+    if process.poll() is not None:
+        return
     with contextlib.suppress(ProcessLookupError):
         process.send_signal(signal.SIGINT)
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(STOP_LIMIT_S)
-    return why
 
 
 def _end(process: Training) -> None:
@@ -161,18 +168,25 @@ def _end(process: Training) -> None:
     process.wait()
 
 
-def _result(search: Search, number: int, code: int, ended_by: str, seconds: float) -> Result:
+def _result(search: Search, number: int, code: int, asked: _Asked, seconds: float) -> Result:
+    """What became of a trial; the same whether it was stopped in time, or had ended before anybody looked.
+
+    So one that was found hopeless is pruned even if it went on to its end meanwhile. By its last validation none is: stopping it would
+    save nothing.
+    """
     run = Run(search.trial_run(number))
+    hopeless = asked.why == "pruned" and asked.validations < len(_validations(run, search.metric))
     record = _record(run)
     steps = max((entry["step"] for entry in entries(run.metrics_path)), default=0)
-    if record is not None and record.status in ("finished", "stopped early") and code == 0:
+    done = record is not None and record.status in ("finished", "stopped early") and code == 0
+    if record is not None and done and not hopeless:
         value = kept_value(run, record, search.metric)
         if value is not None:
             return Result("finished", value, record.steps, record.seconds)
         return Result("failed", None, steps, seconds, f"it has no {search.metric}: is anything held out?")
-    if ended_by == "pruned":
+    if asked.why == "pruned":
         return Result("pruned", None, steps, seconds)
-    if ended_by == "interrupted":
+    if asked.why == "interrupted":
         return Result("interrupted", None, steps, seconds)
     # A training that stops itself after some steps tells something about these values; other failures do not.
     why = _last_words(search.trial_log(number)) or f"it ended with exit code {code}"

@@ -25,6 +25,7 @@ from ptune.config.recipe import Recipe
 from ptune.errors import PtuneError, RecipeError
 from ptune.methods.lora import Lora
 from ptune.tuning import search as search_of_trials
+from ptune.tuning import trial
 from ptune.tuning.outcome import Tried
 from ptune.tuning.study import open_study
 
@@ -155,6 +156,17 @@ def test_a_hopeless_trial_is_pruned(tmp_path):
     assert outcome.best is not None
     assert outcome.best.state == "finished"
     assert 'class="pruned"' in (folder / "report.html").read_text()
+
+
+def test_what_becomes_of_trials_does_not_depend_on_when_one_looks(tmp_path, monkeypatch):
+    """Before each validation of a trial, or after all of them."""
+    states = []
+    for look_s in (0.01, 2.0):
+        monkeypatch.setattr(trial, "LOOK_EVERY_S", look_s)
+        outcome = searched(search_of(tmp_path / str(look_s), trials=8, pause_s=0.15))
+        states.append([one.state for one in outcome.tried])
+    assert states[0] == states[1]
+    assert {*states[0]} == {"finished", "pruned"}
 
 
 def test_a_training_that_diverges_is_told_and_kept_away_from(tmp_path):
