@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,12 @@ def save_folder(
 
     state: replaces the model's own weights, which may be sharded.
     """
-    ends, settings = sorted(codec.eos_ids), model.generation_config
-    if ends and settings is not None:
-        settings.eos_token_id = ends if len(ends) > 1 else ends[0]
     model.save_pretrained(folder, state_dict=state)
+    ends = sorted(codec.eos_ids)
+    if ends and model.generation_config is not None:
+        settings = copy.copy(model.generation_config)
+        settings.eos_token_id = ends if len(ends) > 1 else ends[0]
+        settings.save_pretrained(folder)
     transformers_tokenizer(codec).save_pretrained(folder)
 
 

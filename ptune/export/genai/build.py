@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from peft import LoraConfig, get_peft_model
 from transformers import PreTrainedModel
 
-from ptune.backbone.tokenizer import transformers_tokenizer
+from ptune.backbone.tokenizer import save_folder
 from ptune.child import module_command
 from ptune.codecs.chat import ChatCodec
 from ptune.errors import BackboneError, UsageError
@@ -41,8 +41,7 @@ def build(model: PreTrainedModel, codec: ChatCodec, out: Path, *, places: bool) 
     """
     with TemporaryDirectory(dir=out.parent, prefix=f"{out.name}.") as rest:
         plain, adapter = Path(rest) / "model", Path(rest) / "adapter"
-        model.save_pretrained(plain)
-        transformers_tokenizer(codec).save_pretrained(plain)
+        save_folder(model, codec, plain)
         options = ["-i", plain, "-o", out, "-p", "fp32", "-e", "cpu", "-c", Path(rest) / "cache"]
         if places:
             _save_adapter(model, adapter)
