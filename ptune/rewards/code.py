@@ -19,8 +19,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ptune.rewards.exact import column_name
-from ptune.rewards.reward import Function, RewardError, column_of, text_of
+from ptune.rewards.by_column import ByColumn, column_name
+from ptune.rewards.reward import Function, RewardError, text_of
 
 COLUMN = "tests"
 CONFINED = Path(__file__).with_name("confined.py")
@@ -54,17 +54,14 @@ def code(argument: str | None, limits: Limits = Limits(), at_once: int | None = 
     column = column_name(argument, COLUMN)
     workers = at_once or len(os.sched_getaffinity(0))
 
-    def reward(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]
-    ) -> list[float | None]:
-        given = column_of(columns, column)
+    def score(completions: Sequence[Any], given: Sequence[Any]) -> list[float | None]:
         rows = [None if value is None else _tests(value, column, at) for at, value in enumerate(given, 1)]
         with ThreadPoolExecutor(workers) as pool:
             return list(
                 pool.map(lambda text, tests: _score(text, tests, limits), map(text_of, completions), rows)
             )
 
-    return reward
+    return ByColumn(column, score)
 
 
 def block_of(text: str) -> str | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from ptune.rewards.reward import Function, column_of, text_of
+from ptune.rewards.by_column import ByColumn, column_name
+from ptune.rewards.reward import Function, text_of
 
 COLUMN = "answer"
 
@@ -13,26 +14,14 @@ COLUMN = "answer"
 def exact(argument: str | None) -> Function:
     """1 where the answer equals a column, or one of its texts where it has several; upper and lower case, and how many spaces
     there are, do not count. argument: the column's name."""
-    column = column_name(argument)
-
-    def reward(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]
-    ) -> list[float | None]:
-        return [
-            None if wanted is None else float(_same(text_of(completion), wanted))
-            for completion, wanted in zip(completions, column_of(columns, column), strict=True)
-        ]
-
-    return reward
+    return ByColumn(column_name(argument, COLUMN), _score)
 
 
-def column_name(argument: str | None, default: str = COLUMN) -> str:
-    """Raises: ValueError for an empty name."""
-    if argument is None:
-        return default
-    if not argument.strip():
-        raise ValueError("no column stands behind the colon")
-    return argument.strip()
+def _score(completions: Sequence[Any], answers: Sequence[Any]) -> list[float | None]:
+    return [
+        None if wanted is None else float(_same(text_of(completion), wanted))
+        for completion, wanted in zip(completions, answers, strict=True)
+    ]
 
 
 def _same(text: str, wanted: Any) -> bool:

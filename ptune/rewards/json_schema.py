@@ -35,10 +35,13 @@ def json_schema(argument: str | None) -> Function:
 
 def _by_row(
     prompts: Sequence[Any], completions: Sequence[Any], schema: Sequence[Any], **columns: Sequence[Any]
-) -> list[float]:
+) -> list[float | None]:
     validators: dict[str, Any] = {}
-    scores = []
+    scores: list[float | None] = []
     for completion, own in zip(completions, schema, strict=True):
+        if own is None:
+            scores.append(None)
+            continue
         text = own if isinstance(own, str) else json.dumps(own)
         if text not in validators:
             try:

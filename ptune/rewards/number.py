@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from ptune.rewards.exact import column_name
-from ptune.rewards.reward import Function, RewardError, column_of, text_of
+from ptune.rewards.by_column import ByColumn, column_name
+from ptune.rewards.exact import COLUMN
+from ptune.rewards.reward import Function, RewardError, text_of
 
 _SIGN = r"[-+\N{MINUS SIGN}]?"
 _NUMBER = re.compile(
@@ -19,15 +20,11 @@ _NUMBER = re.compile(
 def number(argument: str | None) -> Function:
     """1 where the last number of the answer equals the last one of a column, such as `#### 18` of GSM8K; 0 where there is none.
     1,800, $1800 and 1800.0 are one number. argument: the column's name."""
-    column = column_name(argument)
+    column = column_name(argument, COLUMN)
 
-    def reward(
-        prompts: Sequence[Any], completions: Sequence[Any], **columns: Sequence[Any]
-    ) -> list[float | None]:
+    def score(completions: Sequence[Any], answers: Sequence[Any]) -> list[float | None]:
         found: list[float | None] = []
-        for at, (completion, wanted) in enumerate(
-            zip(completions, column_of(columns, column), strict=True), 1
-        ):
+        for at, (completion, wanted) in enumerate(zip(completions, answers, strict=True), 1):
             if wanted is None:
                 found.append(None)
             elif (expected := last_number(str(wanted))) is None:
@@ -36,7 +33,7 @@ def number(argument: str | None) -> Function:
                 found.append(float(last_number(text_of(completion)) == expected))
         return found
 
-    return reward
+    return ByColumn(column, score)
 
 
 def last_number(text: str) -> Decimal | None:

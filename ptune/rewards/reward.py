@@ -5,12 +5,13 @@ from __future__ import annotations
 import inspect
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from ptune.errors import PtuneError
+from ptune.rewards.by_column import ByColumn
 
 Function: TypeAlias = Callable[..., Sequence[float | None]]
 """Called by keywords: prompts, completions and each column of the rows, all lists of one length. None: no opinion about a row."""
@@ -37,6 +38,7 @@ class Reward:
         prompts: lists of messages, or texts. completions: lists of one message, or texts. columns: of the rows, a value each.
         Raises: RewardError that says which function, which answer, and what came back.
         """
+        self.check_columns(columns)
         given = {**columns, "prompts": prompts, "completions": completions}
         try:
             found = self.function(**self._accepted(given))
@@ -49,25 +51,40 @@ class Reward:
     def __str__(self) -> str:
         return f"reward {self.name!r}{_place(self.function)}"
 
-    def _accepted(self, given: dict[str, Any]) -> dict[str, Any]:
-        """The arguments that the function takes. Raises: RewardError for a column that it needs and that is not there."""
-        try:
-            parameters = inspect.signature(self.function).parameters.values()
-        except (TypeError, ValueError):  # of some functions written in C
-            return given
-        missing = [
+    def check_columns(self, columns: Iterable[str]) -> None:
+        """Raises: RewardError for a column that the function needs and that is not among these."""
+        there = [*columns]
+        missing = [name for name in self._needed() if name not in there]
+        if missing:
+            found = ", ".join(there) or "none beside the prompt"
+            raise RewardError(f"{self}: it needs the column {missing[0]!r}, and the rows have {found}")
+
+    def _needed(self) -> list[str]:
+        """The columns without which the function cannot be called."""
+        if isinstance(self.function, ByColumn):
+            return [self.function.column]
+        return [
             parameter.name
-            for parameter in parameters
+            for parameter in self._parameters() or ()
             if parameter.default is parameter.empty
             and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-            and parameter.name not in given
+            and parameter.name not in GIVEN
         ]
-        if missing:
-            raise RewardError(no_column(missing[0], given))
-        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+
+    def _accepted(self, given: dict[str, Any]) -> dict[str, Any]:
+        """The arguments that the function takes."""
+        parameters = self._parameters()
+        if parameters is None or any(one.kind is one.VAR_KEYWORD for one in parameters):
             return given
         names = {parameter.name for parameter in parameters}
         return {name: value for name, value in given.items() if name in names}
+
+    def _parameters(self) -> list[inspect.Parameter] | None:
+        """None: it does not tell."""
+        try:
+            return [*inspect.signature(self.function).parameters.values()]
+        except (TypeError, ValueError):  # of some functions written in C
+            return None
 
     def _checked(self, found: Any, count: int) -> list[float | None]:
         if isinstance(found, str | bytes | Mapping) or not hasattr(found, "__len__"):
@@ -97,19 +114,6 @@ class Reward:
             frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file
         ]
         return f" in line {lines[-1]}" if lines else ""
-
-
-def no_column(name: str, given: Mapping[str, Any]) -> str:
-    """What is said where the rows lack a column."""
-    columns = ", ".join(column for column in given if column not in GIVEN) or "none beside the prompt"
-    return f"it needs the column {name!r}, and the rows have {columns}"
-
-
-def column_of(columns: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
-    """A column by its name. Raises: RewardError where the rows lack it."""
-    if name not in columns:
-        raise RewardError(no_column(name, columns))
-    return columns[name]
 
 
 def text_of(completion: Any) -> str:

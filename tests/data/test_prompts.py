@@ -78,6 +78,18 @@ def test_a_column_of_another_name(codec: ChatCodec, tmp_path: Path) -> None:
     assert found.train[0].asked.columns == {"prompt": "not this"}
 
 
+def test_every_row_has_every_column(codec: ChatCodec, tmp_path: Path) -> None:
+    """A step's rows are any of a split: a reward is not to be without its column in one step and with it in the next."""
+    rows = [
+        {"prompt": f"{number} + 2 =", **({"right": number + 2} if number % 2 else {})} for number in range(9)
+    ]
+    found = read(tmp_path, codec, rows)
+    assert found.splits["train"].columns == ["right"]
+    for prompt in (*found.train, *found.validation):
+        number = int(str(prompt.asked.prompt)[0])
+        assert prompt.asked.columns == {"right": number + 2 if number % 2 else None}
+
+
 def test_prompts_that_are_too_long(codec: ChatCodec, tmp_path: Path) -> None:
     rows = [{"prompt": "2 + 2 ="}] * 3 + [{"prompt": "and so on " * 50}]
     (tmp_path / "held.jsonl").write_text(json.dumps(rows[0]) + "\n")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ptune.rewards import Reward, RewardError
+from ptune.rewards import Reward, RewardError, rewards_of
 
 HERE = Path(__file__)
 PROMPTS = [[{"role": "user", "content": "2+2"}], [{"role": "user", "content": "3+3"}]]
@@ -114,3 +114,19 @@ def test_a_column_that_is_not_there() -> None:
         of(needs)
     with pytest.raises(RewardError, match=r"and the rows have none beside the prompt$"):
         Reward("mine", 1.0, needs)(PROMPTS, ANSWERS, {})
+
+
+@pytest.mark.parametrize("name", ["exact:solution", "number:solution", "code:solution"])
+def test_a_missing_column_is_known_before_there_is_an_answer(name: str) -> None:
+    (reward,) = rewards_of([name])
+    reward.check_columns(["answer", "solution"])
+    with pytest.raises(RewardError, match=r"needs the column 'solution', and the rows have answer$"):
+        reward.check_columns(["answer"])
+
+
+def test_what_needs_no_column_is_content_with_none() -> None:
+    for reward in (
+        *rewards_of(["length:3", "regex:a"]),
+        Reward("mine", 1.0, lambda completions, level=1: []),
+    ):
+        reward.check_columns([])

@@ -224,8 +224,8 @@ def test_patterns_are_judged_as_jsonschema_judges_them(
 
 def test_a_row_may_have_its_own_schema() -> None:
     (reward,) = rewards_of(["json_schema"])
-    schemas = [{"type": "integer"}, '{"type": "string"}', {"type": "string"}]
-    assert reward([""] * 3, ["3", '"a"', "3"], {"schema": schemas}) == [1.0, 1.0, 0.5]
+    schemas = [{"type": "integer"}, '{"type": "string"}', {"type": "string"}, None]
+    assert reward([""] * 4, ["3", '"a"', "3", "3"], {"schema": schemas}) == [1.0, 1.0, 0.5, None]
     with pytest.raises(RewardError, match="no JSON schema"):
         reward([""], ["3"], {"schema": [{"type": "objekt"}]})
     with pytest.raises(RewardError, match="it needs the column 'schema'"):

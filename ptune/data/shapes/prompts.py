@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -65,6 +65,11 @@ class Prompt:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def with_columns(self, names: Iterable[str]) -> Prompt:
+        """With all of these columns: None for those that its row does not have."""
+        columns = {name: self.asked.columns.get(name) for name in names}
+        return replace(self, asked=replace(self.asked, columns=columns))
+
     @property
     def example(self) -> Example:
         """The prompt alone, all of whose tokens are targets: what exports and saved weights are compared on."""
@@ -78,6 +83,11 @@ class PromptSplit:
     prompts: list[Prompt] = field(default_factory=list)
     rows: int = 0
     overlong: list[tuple[int, str]] = field(default_factory=list)  # tokens and place
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns that rewards are given."""
+        return [*dict.fromkeys(name for prompt in self.prompts for name in prompt.asked.columns)]
 
     def described(self) -> dict[str, Any]:
         """The split for data.json; `sha256` is over the tokens."""
@@ -144,6 +154,8 @@ def read_prompts(data: Data, task: Reinforcement, codec: ChatCodec, seed: int) -
         counts = {"examples": len(splits[name].prompts) - before}
         described.append({"split": name, **source.described(), **counts})
     _refuse(splits, task)
+    for names in (("train", "validation"), ("test",)) if holds_out else ((name,) for name in SPLITS):
+        _give_all_columns([splits[name] for name in names])
     summary = {
         "files": described,
         "validation_share": data.validation_share if holds_out else None,
@@ -228,6 +240,13 @@ def _add(split: PromptSplit, asked: Asked, place: str, task: Reinforcement, code
         split.overlong.append((len(ids), place))
         return
     split.prompts.append(Prompt(tuple(ids), asked, len(split.prompts), place))
+
+
+def _give_all_columns(splits: Sequence[PromptSplit]) -> None:
+    """To rows of the same files: a reward is called with some of them, and none is to lack a column that others have."""
+    names = dict.fromkeys(name for split in splits for name in split.columns)
+    for split in splits:
+        split.prompts = [prompt.with_columns(names) for prompt in split.prompts]
 
 
 def _refuse(splits: dict[str, PromptSplit], task: Reinforcement) -> None:

@@ -106,6 +106,9 @@ def prepare(recipe: Recipe, run: Run, accelerator: Accelerator, command: str) ->
     plain_codec = load_codec(recipe.backbone)
     codec = codec_for(task, plain_codec)
     data = read_prompts(recipe.data, task, codec, recipe.train.seed)
+    for split in data.splits.values():
+        for reward in rewards if split.prompts else ():
+            reward.check_columns(split.columns)
     if run.record_path.is_file():  # it was examined when it began
         findings = read_json(run.data_path).get("findings", [])
     else:

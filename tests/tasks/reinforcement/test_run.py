@@ -202,6 +202,15 @@ def test_rewards_that_are_all_the_same_are_told(
     assert "all answers to a prompt had the same reward, 0.5 on average" in capsys.readouterr().err
 
 
+def test_a_missing_column_is_told_before_anything_is_exported(make: Make, tmp_path: Path) -> None:
+    recipe = make(task={"rewards": ("0.5*code",), "bundle": None})
+    with pytest.raises(
+        PtuneError, match="reward 'code': it needs the column 'tests', and the rows have number"
+    ):
+        train(recipe, tmp_path / "run")
+    assert not [*tmp_path.rglob("manifest.json")]
+
+
 @pytest.mark.parametrize("dropout", [None, 0.0])
 def test_losses_are_not_watched_for_a_collapse(make: Make, dropout: float | None, tmp_path: Path) -> None:
     run = train(make(dropout=dropout, max_steps=1), tmp_path / "run")
