@@ -60,11 +60,14 @@ def open_engine(folder: Path, profile: str, threads: int) -> Any:
 
 def engine(bundle: Path, profile: str, threads: int) -> Work:
     """ptune's engine: its thread, its scheduler, its sampling; everything but HTTP. Without speculation: each step one token."""
+    return answering(open_engine(bundle, profile, threads))
+
+
+def answering(opened: Any) -> Work:
+    """The work of an open engine."""
     from ptune.engine.decoder.request import Request, Token
     from ptune.engine.sampling import Sampling
     from ptune.formats.bundle import BASE
-
-    opened = open_engine(bundle, profile, threads)
 
     def work(prompts: Rows, new_tokens: int, adapters: Sequence[str] | None = None) -> Measured:
         tokens: list[list[int]] = [[] for _ in prompts]
