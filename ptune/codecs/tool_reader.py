@@ -62,6 +62,11 @@ class ToolReader:
         self._state = _State.TEXT if form.begin else _State.OPENING
         self._call = _Call()
 
+    @property
+    def calling(self) -> bool:
+        """Whether a call has begun that is not complete."""
+        return self._state is _State.CALL and self._call.told
+
     def push(self, text: str) -> list[Event]:
         """Adds text and returns the events that are certain now."""
         self._held += text

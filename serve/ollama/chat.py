@@ -144,11 +144,11 @@ class _OllamaReply:
 
 
 def _piece(event: BlockEvent) -> dict[str, Any]:
-    """What an event adds to the message. A call comes whole, once it is complete."""
+    """What an event adds to the message. A call comes whole, once it is complete; one in which the answer ended, not at all."""
     block = event.block
     if isinstance(event, Grew) and block.kind != "call":
         return {"thinking" if block.kind == "reasoning" else "content": event.text}
-    if isinstance(event, Ended) and block.kind == "call":
+    if isinstance(event, Ended) and block.kind == "call" and not block.cut:
         function = {"name": block.name, "arguments": called_with(block.text)}
         return {"tool_calls": [{"id": block.call_id, "function": function}]}
     return {}

@@ -20,6 +20,7 @@ class Block:
     text: str = ""
     call_id: str = ""
     name: str = ""  # of the function that is called
+    cut: bool = False  # of a call: the answer ended in it
     item_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -68,13 +69,16 @@ class AnswerBlocks:
                     self.finish = "length" if reason == "length" else "stop"
                 for event in self._read(choice["delta"]):
                     yield event
+        if self._open is not None:
+            self._open.cut = self._reply.calling(0)
         for event in self._close():
             yield event
 
     @property
     def calls(self) -> bool:
-        """Whether the answer calls a tool."""
-        return any(block.kind == "call" for block in self.blocks)
+        """Whether the answer calls a tool, and does not end within a call."""
+        called = [block for block in self.blocks if block.kind == "call"]
+        return bool(called) and not called[-1].cut
 
     def taken_logprobs(self) -> list[dict[str, Any]]:
         """The log-probabilities of the tokens since they were last taken; empty if they were not requested."""

@@ -126,6 +126,10 @@ class ChatReply:
         self.thinks = codec.reasoning_format is not None
         self._thoughts = [""] * body.n
 
+    def calling(self, index: int) -> bool:
+        """Whether an answer is within a call that is not complete."""
+        return self._choices[index].calling
+
     async def whole(self) -> dict[str, Any]:
         """The answers with their usage."""
         tokens: list[list[Token]] = [[] for _ in self._choices]

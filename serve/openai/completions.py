@@ -94,7 +94,7 @@ class _CompletionReply:
         for index in range(len(offsets) if self._body.echo or self._body.return_token_ids else 0):
             yield self._chunk(self._choice(index, self._echo(index), []) | self._prompt_ids(index))
         async for index, delta in self._call.deltas():
-            tokens = [delta.token] if delta.token is not None else []
+            tokens = [] if delta.token is None or delta.token.id == NO_TOKEN else [delta.token]
             choice = self._choice(index, delta.text, tokens, offset=offsets[index], finish=delta.finish)
             offsets[index] += sum(len(self._codec.token_text(token.id)) for token in tokens)
             if delta.text or choice["logprobs"] or choice.get("token_ids") or delta.finish is not None:

@@ -100,6 +100,11 @@ class Choice:
         """Whether the only call allowed is complete, so that further text is ignored."""
         return self._reader is not None and self._reader.done
 
+    @property
+    def calling(self) -> bool:
+        """Whether a call has begun that is not complete."""
+        return self._reader is not None and self._reader.calling
+
     def read(self, text: str, *, last: bool) -> list[Delta]:
         """Reads more text and returns its deltas. last: no text follows."""
         if self._reader is None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from openai.types import Completion
+from support import fake_chat_model
 from support.fake_chat_model import wait_until
+
+from ptune.engine.decoder.request import NO_TOKEN, Token
 
 
 def choices(response) -> list[dict[str, Any]]:
@@ -102,6 +106,30 @@ def test_scores_in_a_stream_are_those_of_the_whole(served):
         assert [entry for piece in pieces if piece["logprobs"] for entry in piece["logprobs"][name]] == whole[
             "logprobs"
         ][name]
+
+
+def test_a_stream_without_tokens_ends_like_a_whole_answer(served):
+    """Nothing is asked for but the prompt's scores: what ends the sequence is no token of the vocabulary."""
+    for asked in ({"echo": True, "logprobs": 1}, {"logprobs": 0}, {}):
+        [whole] = choices(served.complete("hi", max_tokens=0, **asked))
+        pieces = [
+            chunk["choices"][0] for chunk in chunks(served.complete("hi", max_tokens=0, stream=True, **asked))
+        ]
+        assert "".join(piece["text"] for piece in pieces) == whole["text"]
+        assert [piece["finish_reason"] for piece in pieces if piece["finish_reason"]] == ["length"]
+
+
+def test_a_stream_that_its_deadline_cuts_ends_with_what_there_is(served, monkeypatch):
+    def cut(*_: object) -> Iterator[Token]:
+        yield from (Token(97), Token(98), Token(NO_TOKEN, finish="length"))
+
+    monkeypatch.setattr(fake_chat_model, "_answer", cut)
+    pieces = [chunk["choices"][0] for chunk in chunks(served.complete("hi", stream=True))]
+    assert [(piece["text"], piece["finish_reason"]) for piece in pieces] == [
+        ("a", None),
+        ("b", None),
+        ("", "length"),
+    ]
 
 
 def test_if_one_prompt_finds_no_place_none_runs(served):

@@ -152,6 +152,26 @@ def test_a_tool_is_called_and_answered(client: anthropic.Anthropic, served: Any)
     assert after.content[0].to_dict()["text"] == "pirate heard: so?"
 
 
+@pytest.mark.parametrize(
+    ("script", "stop", "reason"),
+    [
+        (CALL, "Oslo", "stop_sequence"),  # within the arguments
+        (CALL[:60], "never", "end_turn"),
+        (f"{CALL} and more", "more", "tool_use"),
+    ],
+)
+def test_only_a_whole_call_is_to_be_answered(
+    client: anthropic.Anthropic, served: Any, script: str, stop: str, reason: str
+) -> None:
+    """A client that is told `tool_use` runs the tool: of a call that was cut it would not get the arguments."""
+    served.engine.script = script
+    asked: Any = {"model": "pirate", "max_tokens": 200, "tools": [WEATHER], "messages": USER}
+    answer = client.messages.create(**asked, stop_sequences=[stop])
+    with client.messages.stream(**asked, stop_sequences=[stop]) as stream:
+        assert [event.delta.stop_reason for event in stream if event.type == "message_delta"] == [reason]
+    assert (answer.content[0].type, answer.stop_reason) == ("tool_use", reason)
+
+
 def test_a_call_can_be_required_chosen_and_forbidden(client: anthropic.Anthropic, served: Any) -> None:
     asked: Any = {"model": "pirate", "max_tokens": 300, "tools": [WEATHER], "messages": USER}
     for choice in ({"type": "any"}, {"type": "tool", "name": "weather"}):

@@ -124,6 +124,24 @@ def test_a_tool_is_called_and_answered(client: ollama.Client, served: Any, strea
     assert after.message.content == "pirate heard: so?"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("ended", [{"num_predict": 60}, {"stop": ["Oslo"]}, {}])
+def test_a_call_that_is_cut_is_none(
+    client: ollama.Client, served: Any, ended: dict[str, Any], stream: bool
+) -> None:
+    """A client runs whatever call it gets: of this one it would not get the arguments."""
+    served.engine.script = f"{CALL}\n{CALL}"[: None if ended else -30]
+    ended = {"num_predict": len(CALL) + 60} if "num_predict" in ended else ended
+    tool: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+    chat: Any = client.chat  # its types know no bool
+    answers = chat(model="pirate", messages=USER, tools=[tool], options=ended, stream=stream)
+    parts = [*answers] if stream else [answers]
+    calls = [call for part in parts for call in part.message.tool_calls or ()]
+    whole = [] if "stop" in ended else [{"place": "Oslo"}]
+    assert [call.function.arguments for call in calls] == whole
+    assert parts[-1].done_reason == ("length" if "num_predict" in ended else "stop")
+
+
 def test_an_answer_has_a_form(client: ollama.Client) -> None:
     answer = client.chat(model="pirate", messages=USER, format={"enum": ["yes"]})
     assert answer.message.content == '"yes"'

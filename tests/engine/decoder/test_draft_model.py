@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,59 @@ def test_a_draft_model_that_fails_ends_no_answer(
     assert plain == drafted
     assert stats.drafted == 0
     assert caplog.text.count("the draft model failed") == 1
+
+
+def of_vocabulary(target: Path, folder: Path, size: int) -> Path:
+    """The same model with other rows behind the tokenizer's tokens: fewer or more than the target's. Of those that are more, one is
+    always by far the likeliest token."""
+    shutil.copytree(target, folder)
+    bundle, path = Bundle.open(folder), folder / "graphs" / "fp32" / "model.onnx"
+    model, before = onnx.load(path), bundle.decoder.vocab_size
+    for initializer in model.graph.initializer:
+        weights = onnx.numpy_helper.to_array(initializer)
+        if before in weights.shape:
+            axis = weights.shape.index(before)
+            row = 100 * np.take(weights, [5], axis)
+            more = [row, -row] * ((size - before) // 2)
+            kept = np.take(weights, range(min(size, before)), axis)
+            resized = np.concatenate([kept, *more], axis)
+            initializer.CopyFrom(onnx.numpy_helper.from_array(resized, initializer.name))
+    [logits] = (output for output in model.graph.output if output.name == "logits")
+    logits.type.tensor_type.shape.dim[-1].dim_value = size
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+    graph = bundle.manifest.graphs["fp32"].model_copy(
+        update={"files": {"graphs/fp32/model.onnx": sha256_of(path)}}
+    )
+    signature = bundle.decoder.model_copy(update={"vocab_size": size})
+    bundle.write_manifest(
+        bundle.manifest.model_copy(update={"graphs": {"fp32": graph}, "signature": signature})
+    )
+    return folder
+
+
+def test_a_text_with_a_token_that_it_does_not_know_is_left_to_the_target(
+    target: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Models of one tokenizer have different numbers of rows behind it. Nobody's request puts an end to the drafts of others."""
+    narrow = of_vocabulary(target, tmp_path / "narrow", 500)
+    known, unknown = requests_of(2, sampling=GREEDY)
+    unknown = replace(unknown, prompt=(*unknown.prompt, 580, 7))
+    plain, _ = answers(target, [unknown, known], None)
+    options: dict[str, Any] = {"threads": 1, "num_speculative_tokens": 0, "replay_golden": False}
+    with closing(Engine.open(target, draft_model=narrow, **options)) as engine:
+        assert engine.generate_all([unknown]) == plain[:1]
+        assert engine.generate_all([known, unknown]) == plain[::-1]
+        assert engine.stats().accepted > 0
+    assert not caplog.text
+
+
+def test_what_the_target_does_not_know_is_not_proposed(target: Path, tmp_path: Path) -> None:
+    wide = of_vocabulary(target, tmp_path / "wide", 620)
+    requests = requests_of(2, sampling=GREEDY)
+    (plain, _), (drafted, stats) = (answers(target, requests, draft) for draft in (None, wide))
+    assert plain == drafted
+    assert stats.accepted > 0
 
 
 def test_another_tokenizer_is_refused(target: Path, tiny: TinyBundle, tmp_path: Path) -> None:

@@ -28,9 +28,11 @@ class DraftModel:
     """Proposes tokens for sequences with slots. It has a slot of its own for each of the engine's, which holds what it has read
     of the sequence there; whatever differs, after a rejected draft or in another sequence, is read anew."""
 
-    def __init__(self, graphs: Graphs, bundle: Bundle, cache: KvCache, chunk: int) -> None:
-        """chunk: most tokens that are read before one proposal, for all sequences together."""
+    def __init__(self, graphs: Graphs, bundle: Bundle, cache: KvCache, chunk: int, vocab: int) -> None:
+        """chunk: most tokens that are read before one proposal, for all sequences together. vocab: tokens of the target's base."""
         self._cache, self._chunk = cache, chunk
+        # Models of one tokenizer may have different numbers of rows behind its tokens, and an adapter tokens of its own.
+        self._known, self._vocab = bundle.decoder.vocab_size, vocab
         self._step = Step(graphs, bundle.decoder, cache)
         self._read = [TokenSequence([]) for _ in range(cache.slots)]
         for slot, read in enumerate(self._read):
@@ -62,7 +64,7 @@ class DraftModel:
         own = KvCache(
             signature, cache.slots, capacity, spare=spare_positions(graphs.heads, graphs.least_keys)
         )
-        return cls(graphs, bundle, own, options.prefill_chunk)
+        return cls(graphs, bundle, own, options.prefill_chunk, target.decoder.vocab_size)
 
     @property
     def resident_bytes(self) -> int:
@@ -96,7 +98,7 @@ class DraftModel:
                 del chunks[sequence]
                 if not chunk.newest:
                     continue
-                token = int(found[-1].argmax())
+                token = int(found[-1][: self._vocab].argmax())
                 drafts[sequence].append(token)
                 if len(drafts[sequence]) < room[sequence]:
                     read.tokens.append(token)
@@ -104,7 +106,10 @@ class DraftModel:
         return {sequence: tuple(draft) for sequence, draft in drafts.items()}
 
     def _to_read(self, room: Mapping[TokenSequence, int]) -> dict[TokenSequence, Chunk]:
-        """What is read next of each sequence that fits: to its newest token, unless there is too much of it."""
+        """What is read next of each sequence that fits: to its newest token, unless there is too much of it.
+
+        A text with a token that this model does not know is not read: the graph has no row for it.
+        """
         chunks, left = {}, self._chunk
         self.steady = True
         for sequence, most in room.items():
@@ -113,6 +118,8 @@ class DraftModel:
             if not most or len(text) + most > self._cache.capacity:
                 continue
             read.cached = common(read.tokens, text, min(read.cached, len(text) - 1))
+            if max(text[read.cached :]) >= self._known:
+                continue
             read.tokens = text
             count = min(read.uncached, left)
             self.steady &= read.uncached <= 2  # the newest, and the last of an accepted draft
