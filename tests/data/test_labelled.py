@@ -60,6 +60,11 @@ def rows(splits: LabelSplits) -> dict[Any, Any]:
         ("a.jsonl", rows_of([{"text": "a", "label": True}, {"text": "b", "label": False}]), "single", ("false", "true"), [1, 0]),
         ("a.jsonl", rows_of([{"text": "a", "label": 1.5}, {"text": "b", "label": 2}]), "regression", ("value",), [1.5, 2.0]),
         ("a.jsonl", rows_of([{"text": "a", "labels": ["y", "x"]}, {"text": "b", "labels": []}]), "multi", ("x", "y"), [(0, 1), ()]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [1, 0, 1]}, {"text": "b", "labels": [0, 0, 0]}]), "multi", ("0", "2"), [(0, 1), ()]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [0.0, 1.0]}, {"text": "b", "labels": [1.0, 1.0]}]), "multi", ("0", "1"), [(1,), (0, 1)]),
+        ("a.csv", 'text,labels\na,"[true, false]"\nb,"[false, true]"\n', "multi", ("0", "1"), [(0,), (1,)]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [0, 1]}, {"text": "b", "labels": [0, 1]}]), "multi", ("0", "1"), [(0, 1), (0, 1)]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [1, 0]}, {"text": "b", "labels": [1]}]), "multi", ("0", "1"), [(0, 1), (1,)]),
         ("a.json", json.dumps([{"text": "a", "label": 3}, {"text": "b", "label": 4}]), "single", ("3", "4"), [0, 1]),
     ],
 )  # fmt: skip
@@ -87,6 +92,22 @@ def test_pairs_and_labels_that_the_recipe_names(tmp_path: Path) -> None:
     )
     splits = splits_of(tmp_path, "a.jsonl", content, TextClassification(labels=("no", "yes")))
     assert rows(splits) == {("a", "b"): 1, ("a", "c"): 0}
+
+
+def test_ones_and_zeros_for_labels_that_the_recipe_names(tmp_path: Path) -> None:
+    content = rows_of([{"text": "a", "labels": [0, 0, 1]}, {"text": "b", "labels": [1, 0, 1]}])
+    task = TextClassification(labels=("joy", "fear", "rage"))
+    splits = splits_of(tmp_path, "a.jsonl", content, task)
+    assert splits.labels == Labels(("joy", "fear", "rage"), "multi")
+    assert rows(splits) == {"a": (2,), "b": (0, 2)}
+    held = read_labelled([tmp_path / "a.jsonl"], task, splits.labels)
+    assert [row.label for row in held] == [(2,), (0, 2)]
+
+
+def test_shares_of_labels_are_refused(tmp_path: Path) -> None:
+    content = rows_of([{"text": "a", "labels": [0.8, 0.2]}, {"text": "b", "labels": [0.5, 0.5]}])
+    with pytest.raises(DataError, match="says 1 or 0 of each label"):
+        splits_of(tmp_path, "a.jsonl", content)
 
 
 def test_texts_of_several_labels_parted_by_bars(tmp_path: Path) -> None:
