@@ -134,9 +134,7 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
     weights.check_left(total, path)
     if isinstance(task, TextClassification):
         labels = without_vectors([row.label for row in written_rows])
-        written_rows = [
-            replace(row, label=label) for row, label in zip(written_rows, labels, strict=True)
-        ]
+        written_rows = [replace(row, label=label) for row, label in zip(written_rows, labels, strict=True)]
     unread = tuple(name for name in columns if name not in {*convert.used, convert.weight})
     return LabelledFile(file, written_rows, total, problems, unread, weights)
 
