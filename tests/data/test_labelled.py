@@ -110,6 +110,34 @@ def test_shares_of_labels_are_refused(tmp_path: Path) -> None:
         splits_of(tmp_path, "a.jsonl", content)
 
 
+def test_numbers_of_labels_that_the_recipe_names(tmp_path: Path) -> None:
+    task = TextClassification(labels=("no", "yes"))
+    assert rows(splits_of(tmp_path, "a.csv", "text,label\na,0\nb,1\nc,yes\n", task)) == {
+        "a": 0,
+        "b": 1,
+        "c": 1,
+    }
+    with pytest.raises(DataError, match="label '2' is unknown"):
+        splits_of(tmp_path, "a.csv", "text,label\na,0\nb,2\nc,yes\n", task)
+
+
+def test_a_number_is_no_index_where_names_are_numbers(tmp_path: Path) -> None:
+    content = rows_of([{"text": "a", "label": 0}, {"text": "b", "label": 1}, {"text": "c", "label": 2}])
+    with pytest.raises(DataError, match="label '0' is unknown: known are '1', '2'"):
+        splits_of(tmp_path, "a.jsonl", content, TextClassification(labels=("1", "2")))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_whole_numbers_that_no_float_holds(tmp_path: Path, name: str) -> None:
+    huge = "1" + "0" * 400
+    written = {
+        "a.csv": f"text,label\na,{huge}\nb,2\n",
+        "a.jsonl": f'{{"text": "a", "label": {huge}}}\n{{"text": "b", "label": 2}}\n',
+    }
+    with pytest.raises(DataError, match="is not a number, as task"):
+        splits_of(tmp_path, name, written[name], TextClassification(problem="regression"))
+
+
 def test_texts_of_several_labels_parted_by_bars(tmp_path: Path) -> None:
     task = TextClassification(problem="multi")
     splits = splits_of(tmp_path, "a.csv", "text,label\na,x|y\nb,\nc,y\n", task)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from ptune.codecs.labels import Labels, Problem
@@ -109,7 +110,12 @@ class Known:
     """Labels to look values up in."""
 
     labels: Labels
-    named: bool  # by the recipe: numbers are then indices of names
+    named: bool  # by the recipe: numbers are then indices of names, unless names are numbers
+
+    @cached_property
+    def _of_numbers(self) -> bool:
+        """Whether a label's name is a number: then no number is the index of a label."""
+        return any(_read_number(name) is not None for name in self.labels.names)
 
     def target(self, value: Written) -> Target:
         """The value as a training target. Raises: DataError for an unknown label."""
@@ -136,8 +142,9 @@ class Known:
             raise DataError(f"{what} is empty")
         if str(value) in names:
             return names.index(str(value))
-        if self.named and isinstance(value, int) and 0 <= value < len(names):
-            return value
+        index = _read_number(value) if self.named and not self._of_numbers else None
+        if isinstance(index, int) and 0 <= index < len(names):
+            return index
         near = difflib.get_close_matches(str(value), names, n=1)
         meant = f"; is {near[0]!r} meant?" if near else ""
         raise DataError(f"{what} {str(value)!r} is unknown: known are {_some(names)}{meant}")
@@ -177,14 +184,16 @@ def _read_number(value: Written) -> int | float | None:
         return None
     if isinstance(value, str):
         try:
-            return int(value)
+            value = int(value)
         except ValueError:
-            pass
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    return value if math.isfinite(value) else None
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float holds
+        return None
 
 
 def _order(name: str) -> tuple[bool, int, str]:
