@@ -29,7 +29,7 @@ class TextClassification(TaskSpec):
 
 
 class TokenClassification(TaskSpec):
-    """A tag for each word, in the BIO scheme. Data: CoNLL files, or columns `tokens` and `tags` (or `ner_tags`)."""
+    """A tag for each word, as in the BIO scheme. Data: CoNLL files, or columns `tokens` and `tags` (or `ner_tags`)."""
 
     columns: WordColumns = WordColumns()
     labels: tuple[str, ...] = ()

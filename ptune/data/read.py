@@ -176,6 +176,12 @@ def _reader(path: Path, file: Path) -> Reader:
         return Tmx(file, named)
     if suffix in TEXT_SUFFIXES and not is_object(beginning.partition(b"\n")[0]):
         return PlainText(file)
+    if beginning[:1] == b"{" and beginning[1:].lstrip(b" \t\r").startswith(b"\n"):
+        raise DataError(
+            "the file is one JSON object over many lines, not rows: ptune reads a list of objects, or an object on each line;"
+            " if the rows are a list in it, save that list alone",
+            file=named,
+        )
     return JsonArray(file, named) if beginning.startswith(b"[") else JsonLines(file)
 
 

@@ -65,12 +65,24 @@ def test_the_delimiter_is_what_the_header_has_most_of(suffix, line, mark):
         (b'a,"b\n1,2\n', "x.csv:1: the header cannot be read: a quote is opened and never closed"),
         (b"a,b\n1,\xff\n", "x.csv:2: not UTF-8: byte 0xff at offset 6"),
         ("a,b\n1,2\n".encode("utf-16"), "x.csv:1: the header is not UTF-8"),
+        ("a,b\r\n1,2\r\n".encode("utf-16"), "x.csv:1: the header is not UTF-8"),
+        (b"a,b\r1,2\r", "x.csv:1: the header cannot be read: a carriage return without a line feed"),
     ],
 )
 def test_a_broken_file_is_told_by_line(tmp_path, content, message):
     with pytest.raises(DataError) as error:
         rows_of(tmp_path / "x.csv", content)
     assert str(error.value).startswith(message)
+
+
+def test_the_index_that_pandas_writes_is_a_column(tmp_path):
+    assert [row.value for row in rows_of(tmp_path / "x.csv", b",a\n0,x\n1,y\n")] == [
+        {"Unnamed: 0": "0", "a": "x"},
+        {"Unnamed: 0": "1", "a": "y"},
+    ]
+    (row,) = rows_of(tmp_path / "x.csv", b",Unnamed: 0,a\n0,1,x\n")
+    assert list(row.value.values()) == ["0", "1", "x"]
+    assert len(row.value) == 3
 
 
 def test_all_problems_come_at_once(tmp_path):

@@ -180,6 +180,9 @@ def test_folders_that_are_none_of_labels(folder: Path, tmp_path: Path) -> None:
     (folder / "fox").rmdir()
     shutil.copytree(folder, tmp_path / "both" / "train")
     assert f"name it as --data.files {tmp_path}/both/train" in refused(tmp_path / "both")
+    for name in ("Train", "Training", "TEST", "dev"):
+        shutil.copytree(folder, tmp_path / name / name)
+        assert f"{name}/ holds folders of labels itself" in refused(tmp_path / name)
 
 
 def test_one_label_only_is_refused(folder: Path) -> None:

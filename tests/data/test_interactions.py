@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow
@@ -50,6 +51,33 @@ def test_the_smallest_hash_is_the_test_and_the_next_validates(tmp_path: Path) ->
     assert len(bob.train) == 1
     assert cid.test is None
     assert [row.item for row in cid.train] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        ["2024-01-31", "2024-02-01", "2024-10-01"],
+        ["2024-03-31 00:30:00", "2024-03-31 01:30:00", "2024-03-31 02:30:00.5"],
+        ["2024-01-01T09:00:00+02:00", "2024-01-01T08:00:00", "2024-01-01T07:30:00-01:00"],
+        ["9", "10", "1e3"],
+    ],
+)
+def test_times_may_be_dates(tmp_path: Path, times: list[str]) -> None:
+    had = [("c", times[2]), ("a", times[0]), ("b", times[1])]
+    content = "user,item,time\n" + "".join(f"ann,{item},{time}\n" for item, time in had)
+    found = read_interactions(recipe(tmp_path, content))
+    found.check()
+    assert [row.item for row in found.histories[0].kept] == ["a", "b", "c"]
+
+
+def test_times_of_parquet_are_those_of_utc(tmp_path: Path) -> None:
+    moments = [datetime(2024, 1, 2, 3), datetime(1970, 1, 1, 0, 1)]
+    table = pyarrow.table({"user": ["ann", "ann"], "item": ["a", "b"], "time": moments})
+    config = recipe(tmp_path, "", "had.parquet")
+    parquet.write_table(table, tmp_path / "had.parquet")
+    found = read_interactions(config)
+    found.check()
+    assert {row.item: row.time for row in found.rows} == {"a": 1704164400.0, "b": 60.0}
 
 
 def test_pairs_are_a_ring_of_training_items_only(tmp_path: Path) -> None:
@@ -105,6 +133,7 @@ def test_jsonl_and_parquet_are_read_too(tmp_path: Path) -> None:
         ("user,thing\na,b\n", "no column 'item'"),
         ("user,item\n,a\n", "has no user"),
         ("user,item,time\nx,a,soon\n", "'soon' is not a number"),
+        ("user,item,time\nx,a,1\nx,b,2024-13-01\n", "'2024-13-01' is not a number"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path: Path, text: str, words: str) -> None:

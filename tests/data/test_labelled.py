@@ -60,6 +60,11 @@ def rows(splits: LabelSplits) -> dict[Any, Any]:
         ("a.jsonl", rows_of([{"text": "a", "label": True}, {"text": "b", "label": False}]), "single", ("false", "true"), [1, 0]),
         ("a.jsonl", rows_of([{"text": "a", "label": 1.5}, {"text": "b", "label": 2}]), "regression", ("value",), [1.5, 2.0]),
         ("a.jsonl", rows_of([{"text": "a", "labels": ["y", "x"]}, {"text": "b", "labels": []}]), "multi", ("x", "y"), [(0, 1), ()]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [1, 0, 1]}, {"text": "b", "labels": [0, 0, 0]}]), "multi", ("0", "2"), [(0, 1), ()]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [0.0, 1.0]}, {"text": "b", "labels": [1.0, 1.0]}]), "multi", ("0", "1"), [(1,), (0, 1)]),
+        ("a.csv", 'text,labels\na,"[true, false]"\nb,"[false, true]"\n', "multi", ("0", "1"), [(0,), (1,)]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [0, 1]}, {"text": "b", "labels": [0, 1]}]), "multi", ("0", "1"), [(0, 1), (0, 1)]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [1, 0]}, {"text": "b", "labels": [1]}]), "multi", ("0", "1"), [(0, 1), (1,)]),
         ("a.json", json.dumps([{"text": "a", "label": 3}, {"text": "b", "label": 4}]), "single", ("3", "4"), [0, 1]),
     ],
 )  # fmt: skip
@@ -87,6 +92,50 @@ def test_pairs_and_labels_that_the_recipe_names(tmp_path: Path) -> None:
     )
     splits = splits_of(tmp_path, "a.jsonl", content, TextClassification(labels=("no", "yes")))
     assert rows(splits) == {("a", "b"): 1, ("a", "c"): 0}
+
+
+def test_ones_and_zeros_for_labels_that_the_recipe_names(tmp_path: Path) -> None:
+    content = rows_of([{"text": "a", "labels": [0, 0, 1]}, {"text": "b", "labels": [1, 0, 1]}])
+    task = TextClassification(labels=("joy", "fear", "rage"))
+    splits = splits_of(tmp_path, "a.jsonl", content, task)
+    assert splits.labels == Labels(("joy", "fear", "rage"), "multi")
+    assert rows(splits) == {"a": (2,), "b": (0, 2)}
+    held = read_labelled([tmp_path / "a.jsonl"], task, splits.labels)
+    assert [row.label for row in held] == [(2,), (0, 2)]
+
+
+def test_shares_of_labels_are_refused(tmp_path: Path) -> None:
+    content = rows_of([{"text": "a", "labels": [0.8, 0.2]}, {"text": "b", "labels": [0.5, 0.5]}])
+    with pytest.raises(DataError, match="says 1 or 0 of each label"):
+        splits_of(tmp_path, "a.jsonl", content)
+
+
+def test_numbers_of_labels_that_the_recipe_names(tmp_path: Path) -> None:
+    task = TextClassification(labels=("no", "yes"))
+    assert rows(splits_of(tmp_path, "a.csv", "text,label\na,0\nb,1\nc,yes\n", task)) == {
+        "a": 0,
+        "b": 1,
+        "c": 1,
+    }
+    with pytest.raises(DataError, match="label '2' is unknown"):
+        splits_of(tmp_path, "a.csv", "text,label\na,0\nb,2\nc,yes\n", task)
+
+
+def test_a_number_is_no_index_where_names_are_numbers(tmp_path: Path) -> None:
+    content = rows_of([{"text": "a", "label": 0}, {"text": "b", "label": 1}, {"text": "c", "label": 2}])
+    with pytest.raises(DataError, match="label '0' is unknown: known are '1', '2'"):
+        splits_of(tmp_path, "a.jsonl", content, TextClassification(labels=("1", "2")))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl"])
+def test_whole_numbers_that_no_float_holds(tmp_path: Path, name: str) -> None:
+    huge = "1" + "0" * 400
+    written = {
+        "a.csv": f"text,label\na,{huge}\nb,2\n",
+        "a.jsonl": f'{{"text": "a", "label": {huge}}}\n{{"text": "b", "label": 2}}\n',
+    }
+    with pytest.raises(DataError, match="is not a number, as task"):
+        splits_of(tmp_path, name, written[name], TextClassification(problem="regression"))
 
 
 def test_texts_of_several_labels_parted_by_bars(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_no_character_is_lost(tmp_path_factory, text):
         patch.setattr(plain_text, "_SHORTEST_BYTES", 8)
         rows = rows_of(path, text)
     read = "".join(row.value["text"] for row in rows)
-    whole = text.removeprefix("\ufeff")
+    whole = text.removeprefix("\ufeff").replace("\r\n", "\n")
     assert whole.startswith(read)
     assert not whole[len(read) :].strip()
     for row in rows:
@@ -48,6 +48,12 @@ def test_no_character_is_lost(tmp_path_factory, text):
         read[: sum(len(r.value["text"]) for r in rows[:index])].count("\n") + 1 for index in range(len(rows))
     ]
     assert [row.number for row in rows] == places
+
+
+def test_lines_end_with_line_feeds_alone_wherever_they_are_cut(tmp_path):
+    text = "word " * 819 + "\r\n" + "a\rb\r\r\n" + "x" * 4095 + "\r\nlast\r"
+    rows = rows_of(tmp_path / "x.txt", text)
+    assert "".join(row.value["text"] for row in rows) == text.replace("\r\n", "\n")
 
 
 def test_what_is_not_utf8_is_told_by_line(tmp_path):

@@ -107,6 +107,10 @@ def test_a_sample_is_named_by_its_name():
     [
         (b"", "x.jsonl: the file is empty"),
         (b"\xef\xbb\xbf\n \n", "x.jsonl: the file is empty"),
+        (
+            b'{\n  "data": [\n    {"a": 1}\n  ]\n}\n',
+            "x.jsonl: the file is one JSON object over many lines, not rows",
+        ),
         (b'{"a": 1}\n{"a": \n', "x.jsonl:2: not JSON: Expecting value at column 7"),
         (b'{"a": 1}\n\n"text"\n', "x.jsonl:3: not a JSON object but str"),
         (b'{"a": 1}\n{"a": "\xff"}\n', "x.jsonl:2: not UTF-8: byte 0xff at offset 16"),

@@ -75,6 +75,9 @@ def test_margins_are_numbers_of_a_column(tmp_path: Path) -> None:
     ("row", "message"),
     [
         ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "much"}, "margin is 'much'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": float("nan")}, "margin is nan"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "inf"}, "margin is 'inf'"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 10**400}, "margin is 1000"),
         ({"prompt": "a", "chosen": " ", "rejected": "c"}, "chosen is empty"),
         ({"prompt": "a", "chosen": "b"}, "no known shape"),
     ],

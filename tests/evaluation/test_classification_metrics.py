@@ -171,6 +171,25 @@ def test_resampled_tag_figures_are_those_of_seqeval() -> None:
         assert found["token_accuracy"][at] == pytest.approx(seq.accuracy_score(gold, said))
 
 
+def test_tags_without_marks_are_types() -> None:
+    gold, said = [["ORG", "ORG", "O", "NOUN"]], [["ORG", "ORG", "NOUN", "NOUN"]]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = tags.measure(gold, said)
+    assert found.metrics == pytest.approx(
+        {"precision": 1 / 2, "recall": 1 / 2, "f1": 1 / 2, "f1_macro": 1 / 2, "token_accuracy": 3 / 4}
+    )
+    assert {name: line["support"] for name, line in found.classes.items()} == {"ORG": 1, "NOUN": 1}
+    assert tags.confusion(gold, said) == {("ORG", "ORG"): 2, ("O", "NOUN"): 1, ("NOUN", "NOUN"): 1}
+
+
+def test_tags_of_bilou_are_parted_by_their_marks() -> None:
+    found = tags.measure([["U-PER", "U-PER", "B-PER", "L-PER"]], [["U-PER", "U-PER", "U-PER", "U-PER"]])
+    assert found.metrics["precision"] == 2 / 4
+    assert found.metrics["recall"] == pytest.approx(2 / 3)
+    assert found.metrics["token_accuracy"] == 2 / 4
+
+
 def test_tags_without_any_entity() -> None:
     found = tags.measure([["O", "O"]], [["O", "O"]])
     assert found.metrics["f1"] == 0.0

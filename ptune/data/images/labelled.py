@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 FOLDER = "image folder"  # the format of a folder with one folder per label
 IMAGE_COLUMNS = ("image", "path", "file_name")
 LABEL_COLUMNS = ("label",)
+_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "dev", "eval", "test", "testing")
 _OTHER_FILES = (
     "Thumbs.db",
     "desktop.ini",
@@ -192,9 +193,7 @@ def _in_folder(folder: Path) -> list[Named]:
 
 def _refuse_splits(folder: Path, label: Path, files: list[Path]) -> None:
     """Raises: DataError if the folders of labels are splits."""
-    if label.name in ("train", "val", "valid", "validation", "test") and all(
-        f.parent != label for f in files
-    ):
+    if label.name.casefold() in _SPLIT_NAMES and all(f.parent != label for f in files):
         raise DataError(
             f"{label.name}/ holds folders of labels itself: name it as --data.files {folder}/train, "
             f"--data.validation {folder}/val or --data.test {folder}/test",

@@ -69,6 +69,8 @@ class Delimited:
             except StopIteration:
                 break
             except csv.Error as error:
+                if header is None and lines.broken > broken:
+                    raise DataError("the header is not UTF-8", file=self.file, line=first) from None
                 self._complain(problems, first, header, error, swallowed=lines.ended)
                 continue
             if header is None and fields:
@@ -88,12 +90,16 @@ class Delimited:
         reason = f"not {self.format}: {error}"
         if swallowed or "field limit" in str(error):
             reason = "a quote is opened and never closed"
+        elif str(error).startswith("new-line character"):
+            reason = "a carriage return without a line feed: end lines with CR LF or LF, and put fields that hold one in quotes"
         if header is None:
             raise DataError(f"the header cannot be read: {reason}", file=self.file, line=first)
         problems.add(first, reason)
 
     def _checked(self, header: list[str], line: int) -> list[str]:
-        """Checks the header. Raises: DataError if the line cannot be one."""
+        """Checks the header. The first column may lack a name, as pandas writes an index. Raises: DataError if the line cannot be one."""
+        if len(header) > 1 and not header[0].strip():
+            header = [_unnamed(header), *header[1:]]
         twice = [name for name, count in Counter(header).items() if count > 1 and name]
         if twice:
             raise DataError(f"the header names {', '.join(twice)} more than once", file=self.file, line=line)
@@ -104,6 +110,14 @@ class Delimited:
             )
             raise DataError(message, file=self.file, line=line)
         return header
+
+
+def _unnamed(header: list[str]) -> str:
+    """A name for a column without one, as pandas calls it."""
+    name = "Unnamed: 0"
+    while name in header:
+        name += ".1"
+    return name
 
 
 class _Lines:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,15 +48,18 @@ class PlainText:
             yield first, "".join(passage)
 
     def _lines(self, problems: Problems) -> Iterator[tuple[int, str]]:
-        """Numbered lines; very long ones come in pieces."""
+        """Numbered lines, which end with line feeds alone; very long ones come in pieces."""
         number, offset = 1, 0
         with self.path.open("rb") as file:
             while raw := file.readline(_SHORTEST_BYTES):
+                if raw.endswith(b"\r") and len(raw) > 1:  # a line feed may follow
+                    raw = raw[:-1]
+                    file.seek(-1, os.SEEK_CUR)
                 while not raw.endswith(b"\n") and _inside_character(raw) and (byte := file.read(1)):
                     raw += byte
                 start = len(BYTE_ORDER_MARK) if offset == 0 and raw.startswith(BYTE_ORDER_MARK) else 0
                 try:
-                    yield number, raw[start:].decode()
+                    yield number, raw[start:].decode().replace("\r\n", "\n")
                 except UnicodeDecodeError as error:
                     problems.add(number, not_utf8(error, offset + start))
                 offset += len(raw)

@@ -12,6 +12,7 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.vision import is_image
 from ptune.data.images.columns import COLUMNS as IMAGES
 from ptune.data.images.columns import pictured
+from ptune.data.shapes.json_text import messages_or_text
 from ptune.data.shapes.row_weights import weight_of
 from ptune.errors import DataError, TemplateError
 
@@ -256,7 +257,7 @@ def sharegpt_conversation(row: Row) -> Conversation:
 
 def prompt_and_completion(row: Row) -> Askable:
     """A row of a prompt and its completion, texts or messages. Raises: DataError."""
-    prompt, completion = row["prompt"], row["completion"]
+    prompt, completion = (messages_or_text(row[name], name) for name in ("prompt", "completion"))
     if isinstance(prompt, str) and isinstance(completion, str):
         return Completion(prompt, completion)
     # Messages, too: only the completion is a target.

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -270,13 +272,22 @@ def _id(value: Any, column: str) -> str:
 
 
 def _seconds(value: Any, column: str) -> float:
-    """Raises: DataError."""
+    """A number, or the seconds since 1970 of a date, in UTC unless it says otherwise. Raises: DataError."""
     try:
-        if isinstance(value, bool):
-            raise ValueError
-        seconds = float(value)
-        if seconds != seconds:
-            raise ValueError
-        return seconds
-    except (TypeError, ValueError):
-        raise DataError(f"{column} {value!r} is not a number, such as seconds since 1970") from None
+        seconds = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        seconds = _since_1970(value)
+    if math.isnan(seconds):
+        raise DataError(
+            f"{column} {value!r} is not a number, such as seconds since 1970, nor a date, such as 2025-12-31 or 2025-12-31 18:30"
+        )
+    return seconds
+
+
+def _since_1970(value: Any) -> float:
+    """The seconds of a date, or of its text as ISO 8601 writes it; not a number if it is none."""
+    try:
+        moment = datetime.fromisoformat(str(value).strip())
+    except ValueError:
+        return math.nan
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 from ptune.codecs.labels import Labels, Problem
@@ -20,6 +21,7 @@ Target: TypeAlias = int | float | tuple[int, ...]
 OUTSIDE = "O"  # the tag of a word outside any entity
 REGRESSION = "value"  # default name of a regression's number
 _SHOWN = 12  # labels in a message
+_APPLIES: dict[str | int | float, bool] = {0: False, 1: True, "false": False, "true": True}
 
 
 def written(value: Any, column: str) -> Written:
@@ -46,6 +48,21 @@ def listed(value: Any, column: str) -> list[Any]:
     return list(value)
 
 
+def without_vectors(values: Sequence[Written]) -> Sequence[Written]:
+    """Lists that say 1 or 0 of each label, as most libraries want several labels, become lists of those that apply.
+
+    They are known by their equal lengths, and by numbers that a list of labels would hold twice or out of order.
+    """
+    vectors = [value for value in values if isinstance(value, tuple)]
+    widths, items = set(map(len, vectors)), {item for vector in vectors for item in vector}
+    if len(vectors) < len(values) or len(widths) != 1 or not items or not _APPLIES.keys() >= items:
+        return values
+    flags = [[_APPLIES[item] for item in vector] for vector in vectors]
+    if all(row == sorted(set(row)) for row in flags):
+        return values  # [0], [1] or [0, 1]: numbers of labels
+    return [tuple(at for at, applies in enumerate(row) if applies) for row in flags]
+
+
 def problem_of(values: Sequence[Written]) -> Problem:
     """Guesses the problem: lists are "multi", numbers with a decimal point "regression", all else "single"."""
     if any(isinstance(value, tuple) for value in values):
@@ -59,7 +76,8 @@ def problem_of(values: Sequence[Written]) -> Problem:
 def labels_of(values: Iterable[Written], problem: Problem, names: Sequence[str] = ()) -> Labels:
     """The labels that a recipe names, else the values': sorted, numbers by size, tag O first.
 
-    Raises: DataError for tags that are numbers without names, a name given twice, or several names for a regression.
+    Raises: DataError for tags that are numbers without names, parts of labels, a name given twice, or several names for a
+    regression.
     """
     if len(set(names)) < len(names):
         raise DataError(f"task.labels names a label twice: {', '.join(names)}")
@@ -77,6 +95,10 @@ def labels_of(values: Iterable[Written], problem: Problem, names: Sequence[str] 
     }
     if problem == "tags" and any(isinstance(item, int) for item in items):
         raise DataError("the tags are numbers: name them in their order by task.labels, as in O,B-PER,I-PER")
+    if problem == "multi" and (parts := [item for item in items if isinstance(item, float) and item % 1]):
+        raise DataError(
+            f"label holds {parts[0]}: a list names the labels that apply, or says 1 or 0 of each label"
+        )
     ordered = sorted({str(item) for item in items if item != ""}, key=_order)
     if problem == "tags" and OUTSIDE in ordered:
         ordered = [OUTSIDE, *(name for name in ordered if name != OUTSIDE)]
@@ -88,7 +110,12 @@ class Known:
     """Labels to look values up in."""
 
     labels: Labels
-    named: bool  # by the recipe: numbers are then indices of names
+    named: bool  # by the recipe: numbers are then indices of names, unless names are numbers
+
+    @cached_property
+    def _of_numbers(self) -> bool:
+        """Whether a label's name is a number: then no number is the index of a label."""
+        return any(_read_number(name) is not None for name in self.labels.names)
 
     def target(self, value: Written) -> Target:
         """The value as a training target. Raises: DataError for an unknown label."""
@@ -115,8 +142,9 @@ class Known:
             raise DataError(f"{what} is empty")
         if str(value) in names:
             return names.index(str(value))
-        if self.named and isinstance(value, int) and 0 <= value < len(names):
-            return value
+        index = _read_number(value) if self.named and not self._of_numbers else None
+        if isinstance(index, int) and 0 <= index < len(names):
+            return index
         near = difflib.get_close_matches(str(value), names, n=1)
         meant = f"; is {near[0]!r} meant?" if near else ""
         raise DataError(f"{what} {str(value)!r} is unknown: known are {_some(names)}{meant}")
@@ -156,14 +184,16 @@ def _read_number(value: Written) -> int | float | None:
         return None
     if isinstance(value, str):
         try:
-            return int(value)
+            value = int(value)
         except ValueError:
-            pass
-        try:
-            value = float(value)
-        except ValueError:
-            return None
-    return value if math.isfinite(value) else None
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+    try:
+        return value if math.isfinite(value) else None
+    except OverflowError:  # a whole number that no float holds
+        return None
 
 
 def _order(name: str) -> tuple[bool, int, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -14,7 +14,15 @@ from ptune.config.process_reward import RIGHT, WRONG, ProcessReward
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile, open_file
 from ptune.data.readers.rows import Row
-from ptune.data.shapes.label_values import Known, Target, Written, listed, parted, written
+from ptune.data.shapes.label_values import (
+    Known,
+    Target,
+    Written,
+    listed,
+    parted,
+    without_vectors,
+    written,
+)
 from ptune.data.shapes.named_columns import found, names_in, optional
 from ptune.data.shapes.row_weights import WEIGHT, Weights, weight_of
 from ptune.errors import DataError, TemplateError
@@ -124,6 +132,9 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
         if read.weight:
             written_rows.append(read)
     weights.check_left(total, path)
+    if isinstance(task, TextClassification):
+        labels = without_vectors([row.label for row in written_rows])
+        written_rows = [replace(row, label=label) for row, label in zip(written_rows, labels, strict=True)]
     unread = tuple(name for name in columns if name not in {*convert.used, convert.weight})
     return LabelledFile(file, written_rows, total, problems, unread, weights)
 

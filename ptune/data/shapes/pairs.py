@@ -17,6 +17,7 @@ from ptune.config.recipe import Data
 from ptune.data.label_splits import SPLITS
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile, open_file
+from ptune.data.shapes.json_text import texts_or_text
 from ptune.data.shapes.named_columns import found, names_in, optional
 from ptune.data.source import hold_out
 from ptune.errors import DataError, TemplateError
@@ -193,6 +194,8 @@ def _texts(value: Any, column: str) -> tuple[str, ...]:
     """Reads a cell of one text, several, or none. Raises: DataError."""
     if value is None or value == "":
         return ()
+    if isinstance(value, str):
+        value = texts_or_text(value)
     if isinstance(value, str):
         return (checked_text(value, column),)
     if not isinstance(value, list):

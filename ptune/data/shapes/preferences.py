@@ -21,6 +21,7 @@ from ptune.data.shapes.conversations import (
     tools_of,
     turn_of,
 )
+from ptune.data.shapes.json_text import messages_or_text
 from ptune.errors import DataError
 
 SIDES = ("chosen", "rejected")
@@ -98,7 +99,10 @@ def _openai(row: Row) -> Preferred:
 
 
 def _prompted(row: Row) -> Preferred:
-    prompt, answers = row["prompt"], [_parsed(row[side], side) for side in SIDES]
+    prompt, answers = (
+        messages_or_text(row["prompt"], "prompt"),
+        [messages_or_text(row[side], side) for side in SIDES],
+    )
     if isinstance(prompt, str) and all(isinstance(answer, str) for answer in answers):
         return Preferred(*(Completion(prompt, answer) for answer in answers))
     if all(_whole(answer) for answer in answers):
@@ -111,7 +115,7 @@ def _prompted(row: Row) -> Preferred:
 
 def _implicit(row: Row) -> Preferred:
     """Two whole conversations, which begin alike."""
-    chosen, rejected = (messages_of(_parsed(row[side], side), side) for side in SIDES)
+    chosen, rejected = (messages_of(messages_or_text(row[side], side), side) for side in SIDES)
     alike = 0
     for one, other in zip(chosen, rejected, strict=False):
         if one != other:
@@ -154,12 +158,6 @@ def _whole(answer: Any) -> bool:
     """Whether an answer is a whole conversation, which begins with the prompt."""
     first = answer[0] if isinstance(answer, list) and answer else None
     return isinstance(first, dict) and first.get("role") in ("system", "developer", "user")
-
-
-def _parsed(value: Any, path: str) -> Any:
-    """Messages that a file of columns holds as JSON text; a plain text stays one."""
-    is_json = isinstance(value, str) and value.lstrip().startswith("[{")
-    return objects_of(value, path) if is_json else value
 
 
 PREFERENCES = (

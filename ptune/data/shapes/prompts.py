@@ -24,6 +24,7 @@ from ptune.data.shapes.conversations import (
     tools_of,
     turn_of,
 )
+from ptune.data.shapes.json_text import messages_or_text
 from ptune.data.source import Source, hold_out, open_source
 from ptune.errors import DataError, TemplateError
 from ptune.progress import say
@@ -201,7 +202,7 @@ def _sharegpt(row: Row) -> Asked:
 
 def _prompted(row: Row, column: str, *, asks: bool = False) -> Asked:
     """asks: whether a text is a user's message; else it is continued as it is."""
-    prompt, read = row[column], (column, "tools", "system")
+    prompt, read = messages_or_text(row[column], column), (column, "tools", "system")
     if not isinstance(prompt, str):
         return _asked(row, led(row, objects_of(prompt, column)), read)
     if asks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -120,6 +121,9 @@ def _margin(value: Any, column: str) -> float:
     if value is None or value == "":
         return 0.0
     try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise DataError(f"{column} is {value!r}: it must be a number") from None
+        margin = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        margin = math.nan
+    if not math.isfinite(margin):
+        raise DataError(f"{column} is {value!r}: it must be a number")
+    return margin

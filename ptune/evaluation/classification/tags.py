@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ptune.codecs.tag_marks import OUTSIDE, entities_of, read_tag
 from ptune.evaluation.classification.bootstrap import Counts, Statistic, Values, intervals, share, sums
 from ptune.evaluation.classification.results import Measured
 
@@ -17,13 +18,15 @@ def measure(gold: Tags, predicted: Tags, seed: int = 0) -> Measured:
     """Measures each row's predicted tags against as many gold ones: micro averages, and one line per type."""
     from seqeval import metrics as seq
 
-    gold, predicted = [list(row) for row in gold], [list(row) for row in predicted]
+    ranges = intervals(len(gold), of_counts(gold, predicted), seed)
+    accuracy = seq.accuracy_score([list(row) for row in gold], [list(row) for row in predicted])
+    gold, predicted = marked(gold), marked(predicted)
     figures = {
         "precision": seq.precision_score(gold, predicted, zero_division=0),
         "recall": seq.recall_score(gold, predicted, zero_division=0),
         "f1": seq.f1_score(gold, predicted, zero_division=0),
         "f1_macro": seq.f1_score(gold, predicted, average="macro", zero_division=0) if _any(gold) else 0.0,
-        "token_accuracy": seq.accuracy_score(gold, predicted),
+        "token_accuracy": accuracy,
     }
     per_type = (
         seq.classification_report(gold, predicted, output_dict=True, zero_division=0)
@@ -40,7 +43,6 @@ def measure(gold: Tags, predicted: Tags, seed: int = 0) -> Measured:
         for name, line in per_type.items()
         if name not in ("micro avg", "macro avg", "weighted avg")
     }
-    ranges = intervals(len(gold), of_counts(gold, predicted), seed)
     return Measured({name: float(value) for name, value in figures.items()}, ranges, classes)
 
 
@@ -74,10 +76,15 @@ def _counted(gold: list[str], predicted: list[str]) -> tuple[int, int, int, int,
 
 
 def entities(tags: list[str]) -> set[tuple[str, int, int]]:
-    """(type, first word, last word) of each entity, as seqeval reads them."""
-    from seqeval.metrics.sequence_labeling import get_entities
+    """(type, first word, last word) of each entity, as they are served."""
+    return set(entities_of(tags))
 
-    return set(get_entities(tags))
+
+def marked(rows: Tags) -> list[list[str]]:
+    """Tags with the marks that seqeval knows: of others it takes the first letter for one, and so ORG for outside."""
+    return [
+        [tag.mark if tag.mark == OUTSIDE else "-".join(tag) for tag in map(read_tag, row)] for row in rows
+    ]
 
 
 def confusion(gold: Tags, predicted: Tags) -> dict[tuple[str, str], int]:
@@ -89,8 +96,8 @@ def confusion(gold: Tags, predicted: Tags) -> dict[tuple[str, str], int]:
 
 
 def type_of(tag: str) -> str:
-    """A tag's type, without its B- or I-; "O" for none."""
-    return tag[2:] if tag[:2] in ("B-", "I-") else tag
+    """A tag's type, without its mark; "O" for none."""
+    return read_tag(tag).type or OUTSIDE
 
 
 def _any(tags: Tags) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 from ptune.codecs import steps, words
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import EncodedWords, SequenceCodec
+from ptune.codecs.tag_marks import entities_of
 from ptune.engine.encoder.batch import Item
 from ptune.engine.encoder.engine import EncoderEngine
 from ptune.engine.onnx_graph import Array
@@ -41,7 +42,7 @@ class Classification:
 class Entity:
     """A span of a text, or a step of an answer: characters begin <= i < end."""
 
-    label: str  # without the B- or I- of its tags; of a step right or wrong
+    label: str  # without the mark of its tags, B- or I-; of a step right or wrong
     begin: int
     end: int
     text: str
@@ -248,34 +249,20 @@ def classification(logits: Array, record: AdapterRecord) -> Classification:
 def entities(text: Tagged, logits: Array, record: AdapterRecord) -> list[Entity]:
     """The entities of a text, from logits [words, labels], or an answer's steps.
 
-    An entity is a run of words of one type; B- begins a new one, and so does I- after another type, as in seqeval and
-    conlleval. Words that were cut off belong to no entity.
+    An entity is a run of words of one type, as far as their tags' marks do not part it (`ptune.codecs.tag_marks`). Words that
+    were cut off belong to no entity.
     """
     scores = _labels(record).scores(logits)
     if record.step_separator is not None:
         return _judged(text if isinstance(text, str) else text[-1], scores, record)
     assert isinstance(text, str)
-    best = scores.argmax(-1)
-    spans: list[Entity] = []
-    open_words: list[tuple[int, int, float]] = []  # begin, end, probability of each word of the open entity
-    open_type = ""
-
-    def close() -> None:
-        if open_words:
-            begin, end = open_words[0][0], open_words[-1][1]
-            score = sum(word[2] for word in open_words) / len(open_words)
-            spans.append(Entity(open_type, begin, end, text[begin:end], score))
-            open_words.clear()
-
-    for (begin, end), label, row in zip(words.split(text), best, scores, strict=False):
-        mark, _, kind = record.labels[label].partition("-")
-        if mark == "O" or mark == "B" or kind != open_type:
-            close()
-        open_type = "" if mark == "O" else kind
-        if mark != "O":
-            open_words.append((begin, end, float(row[label])))
-    close()
-    return spans
+    best = scores.argmax(-1).tolist()
+    places, found = words.split(text), []
+    for kind, first, last in entities_of([record.labels[label] for label in best]):
+        begin, end = places[first][0], places[last][1]
+        sure = [float(scores[at, best[at]]) for at in range(first, last + 1)]
+        found.append(Entity(kind, begin, end, text[begin:end], sum(sure) / len(sure)))
+    return found
 
 
 def _judged(answer: str, scores: Array, record: AdapterRecord) -> list[Entity]:

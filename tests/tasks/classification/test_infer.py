@@ -90,6 +90,20 @@ def test_entities_are_seqevals(tags: list[int]) -> None:
     assert [(entity.label, entity.begin, entity.end) for entity in found] == expected
 
 
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("O", "S-PER"), [("PER", "Ann"), ("PER", "Bob"), ("PER", "Eve")]),
+        (("DET", "NOUN"), [("NOUN", "Ann Bob"), ("DET", "ran"), ("NOUN", "Eve")]),
+        (("PER", "ORG"), [("ORG", "Ann Bob"), ("PER", "ran"), ("ORG", "Eve")]),
+    ],
+)
+def test_entities_of_tags_that_are_not_bio(labels: tuple[str, str], expected: list[tuple[str, str]]) -> None:
+    record = AdapterRecord(name="x", task="token-classification", labels=labels, problem="tags")
+    found = entities("Ann Bob ran Eve", np.eye(2, dtype=np.float32)[[1, 1, 0, 1]] * 9, record)
+    assert [(entity.label, entity.text) for entity in found] == expected
+
+
 def test_what_outputs_mean() -> None:
     logits = np.array([0.0, 2.0, -1.0], np.float32)
     record = AdapterRecord(name="x", task="text-classification", labels=("a", "b", "c"))
