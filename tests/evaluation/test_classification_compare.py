@@ -93,6 +93,37 @@ def test_other_problems_are_tested_by_the_paired_bootstrap(
     assert (found.value < 0) == (problem == "regression")
 
 
+@pytest.mark.parametrize("rows", [1, 3, 5])
+def test_a_few_rows_are_no_proof(rows: int) -> None:
+    """However far apart, with 5 rows or fewer: all of a few coins fall alike too often."""
+    near, far = ([{"gold": 1.0, "predicted": said}] * rows for said in (1.1, 9.0))
+    (found,) = differences("regression", (), near, far)
+    assert found.value == pytest.approx(-7.9, abs=1e-6)
+    assert found.p == pytest.approx(binomtest(rows, rows, 0.5).pvalue)
+    same = [{"gold": 1.0, "predicted": 2.0}] * 100
+    (more,) = differences("regression", (), same + near, same + far)
+    assert more.p >= binomtest(rows, rows, 0.5).pvalue
+
+
+def test_a_figure_that_the_rows_do_not_have_is_not_tested() -> None:
+    """Of answers without a wrong step none can be found: there was no figure, and p = 0.002."""
+    whole = ["right", "right"]
+    kept, missed = ([{"gold": whole, "predicted": [*said]}] * 20 for said in (whole, ["right", "wrong"]))
+    (steps,) = differences("steps", (), kept, missed)
+    assert steps.metric == "step_accuracy"
+    faulty = {"gold": ["right", "wrong"]}
+    found = differences(
+        "steps",
+        (),
+        [*kept, {**faulty, "predicted": ["right", "wrong"]}],
+        [*kept, {**faulty, "predicted": whole}],
+    )
+    assert [one.metric for one in found] == ["step_accuracy", "first_wrong_f1"]
+    assert found[1].value == pytest.approx(1.0)
+    assert np.isfinite(found[1].interval).all()
+    assert [one.p for one in found] == [1.0, 1.0]  # one row that differs
+
+
 def test_reward_models_are_compared_pair_by_pair() -> None:
     """Two thirds of the pairs are in order with one, a third with the other: 20 that the first alone has right, none the second."""
     one = [{"rewards": [2.0, 1.0]}, {"rewards": [2.0, 1.5]}, {"rewards": [0.0, 1.0]}] * 20
