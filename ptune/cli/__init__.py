@@ -39,7 +39,7 @@ COMMANDS = {
     "combine": "combine adapters of one base into one",
     "merge": "merge a run's adapter into its base: a plain transformers folder",
     "script": "write a recipe as a plain script of TRL's, which runs without ptune",
-    "push": "upload a run's adapter, a bundle or a GGUF export to a model hub, with its card and parity.json",
+    "push": "upload a run's adapter, a bundle or another export to a model hub, with its card and parity.json",
     "serve": "serve a bundle over HTTP, with a chat page",
     "key": "make an API key for a server, limit what it may do, or take it out",
     "chat": "open the chat page on a server that is running",

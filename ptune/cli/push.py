@@ -23,12 +23,12 @@ def push(
     message: str = "",
     dry_run: bool = False,
 ) -> int:
-    """Uploads a run's adapter, a bundle or a GGUF export to a model hub, with its card and parity.json, in one commit.
+    """Uploads a run's adapter, a bundle or another export to a model hub, with its card and parity.json, in one commit.
 
     Files that have a hash are held against it first. The token is what `hf auth login` or HF_TOKEN says.
 
     Args:
-        place: A run's folder, a bundle's, or what `ptune export RUN --gguf` wrote.
+        place: A run's folder, a bundle's, or what `ptune export RUN --gguf` or `--genai` wrote.
         repository: OWNER/NAME; made where there is none, as a private one.
         public: Make a new repository public.
         endpoint: Another hub's address; default: huggingface.co, or HF_ENDPOINT.

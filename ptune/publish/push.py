@@ -1,7 +1,8 @@
-"""Uploads a run, a bundle or a GGUF export to a model hub, in one commit, by huggingface_hub.
+"""Uploads a run, a bundle, or an export for another engine to a model hub, in one commit, by huggingface_hub.
 
-A run's adapter lies at the repository's top, where peft looks for it, with its card, parity.json and recipe. A bundle and a GGUF
-export go up as they are, after each of their files was held against its hash, with a card of their figures.
+A run's adapter lies at the repository's top, where peft looks for it, with its card, parity.json and recipe. A bundle and what
+`ptune export --gguf` or `--genai` wrote go up as they are, after each of their files was held against its hash, with a card of
+their figures.
 """
 
 from __future__ import annotations
@@ -17,9 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineMod
 
 from ptune.config.tasks import task_of, tasks_of
 from ptune.errors import PtuneError, UsageError
+from ptune.formats import genai_export, gguf_export
 from ptune.formats.bundle import BASE, Bundle, Hop, hashes
-from ptune.formats.gguf_export import RECORD, read_export
 from ptune.formats.hop_cells import figures
+from ptune.formats.onnx_adapter import SUFFIX
+from ptune.formats.other_export import OtherExport
 from ptune.formats.parity_json import FILE as PARITY
 from ptune.formats.run import Run
 from ptune.formats.task_names import CHAT
@@ -49,7 +52,7 @@ class Upload:
 
 
 def collected(place: Path) -> Upload:
-    """What of a run, a bundle or a GGUF export goes up.
+    """What of a run, a bundle, or an export for another engine goes up.
 
     Raises: UsageError for another folder, or a run that has not finished; FormatError where a file is damaged.
     """
@@ -57,10 +60,13 @@ def collected(place: Path) -> Upload:
         return _of_run(FinishedRun.open(Run.open(place)))
     if is_bundle(place):
         return _of_bundle(Bundle.open(place))
-    if (place / RECORD).is_file():
+    if (place / gguf_export.RECORD).is_file():
         return _of_gguf(place)
+    if (place / genai_export.RECORD).is_file():
+        return _of_genai(place)
     raise UsageError(
-        f"{place} is neither a run, a bundle nor a GGUF export: there is no run.json, manifest.json or {RECORD}"
+        f"{place} is neither a run, a bundle nor an export for another engine: there is no run.json, manifest.json,"
+        f" {gguf_export.RECORD} or {genai_export.RECORD}"
     )
 
 
@@ -149,19 +155,36 @@ def _of_bundle(bundle: Bundle) -> Upload:
 
 
 def _of_gguf(folder: Path) -> Upload:
-    record = read_export(folder)
-    files: dict[str, Content] = {name: folder / name for name in (*record.files, RECORD)}
+    record = gguf_export.read_export(folder)
+    text = [
+        f"`{record.base.source}` as GGUF ({record.type}), proved in llama.cpp by ptune: `{gguf_export.RECORD}` has every hop.",
+        f"`ollama create {folder.name} -f Modelfile` makes an Ollama model of it.",
+    ]
+    return _of_other(folder, gguf_export.RECORD, record, "gguf", ["gguf", "llama.cpp"], text)
+
+
+def _of_genai(folder: Path) -> Upload:
+    record = genai_export.read_export(folder)
+    adapters = ", ".join(f"`{name}`" for name in record.files if name.endswith(SUFFIX))
+    text = [
+        f"`{record.base.source}` for onnxruntime-genai, proved there by ptune: `{genai_export.RECORD}` has every hop.",
+        f"`onnxruntime_genai.Model` opens the folder; its adapter: {adapters or 'none'}.",
+    ]
+    tags = ["onnx", "onnxruntime-genai"]
+    return _of_other(folder, genai_export.RECORD, record, "onnxruntime-genai", tags, text)
+
+
+def _of_other(
+    folder: Path, written: str, record: OtherExport, library: str, tags: Sequence[str], text: list[str]
+) -> Upload:
+    files: dict[str, Content] = {name: folder / name for name in (*record.files, written)}
     header = {
         "base_model": record.base.source,
         "license": record.base.licence,
-        "library_name": "gguf",
+        "library_name": library,
         "pipeline_tag": "text-generation",
-        "tags": ["ptune", "gguf", "llama.cpp"],
+        "tags": ["ptune", *tags],
     }
-    text = [
-        f"`{record.base.source}` as GGUF ({record.type}), proved in llama.cpp by ptune: `{RECORD}` has every hop.",
-        f"`ollama create {folder.name} -f Modelfile` makes an Ollama model of it.",
-    ]
     files[CARD] = _card(header, folder.name, text, {"": record.hops})
     return Upload(files)
 

@@ -95,6 +95,33 @@ def test_a_bundle_that_sees_images_goes_up_with_its_tower(tmp_path: Path, hub: F
 
 
 @pytest.mark.parametrize(
+    ("written", "more", "library"),
+    [("gguf.json", {"type": "Q8_0"}, "gguf"), ("genai.json", {}, "onnxruntime-genai")],
+)
+def test_an_export_for_another_engine(
+    written: str, more: dict[str, str], library: str, tmp_path: Path, hub: FakeHub,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    place = tmp_path / "tuned"
+    place.mkdir()
+    (place / "weights.bin").write_bytes(b"weights")
+    _, _, bundle = tiny_bundle(tmp_path / "of")
+    base = bundle.manifest.base.model_dump(mode="json")
+    record = {"format": 1, "base": base, "files": hashes(place), "versions": {}, "hops": [], **more}
+    (place / written).write_text(json.dumps(record))
+    assert main(["push", str(place), "me/other", "--endpoint", hub.url]) == 0
+    files = hub.commits[0][1]
+    assert set(files) == {"weights.bin", written, "README.md"}
+    header = yaml.safe_load(files["README.md"].decode().split("---")[1])
+    assert header["library_name"] == library
+
+    (place / "weights.bin").write_bytes(b"others")
+    assert main(["push", str(place), "me/other", "--endpoint", hub.url]) == 1
+    assert "damaged" in capsys.readouterr().err
+    assert len(hub.commits) == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "token", "said", "code"),
     [
         (["me/tuned"], "hf_wrong", "does not let you write to me/tuned: log in with `hf auth login`", 1),
@@ -117,7 +144,7 @@ def test_no_hub_and_no_place(
     assert main(["push", str(run.folder), "me/tuned", "--endpoint", "http://127.0.0.1:9"]) == 1
     assert "http://127.0.0.1:9 cannot be reached" in capsys.readouterr().err
     assert main(["push", str(tmp_path), "me/tuned", "--endpoint", hub.url]) == 2
-    assert "is neither a run, a bundle nor a GGUF export" in capsys.readouterr().err
+    assert "is neither a run, a bundle nor an export for another engine" in capsys.readouterr().err
 
 
 def test_offline(
