@@ -279,14 +279,14 @@ def test_a_trial_that_ends_elsewhere_meanwhile_is_not_taken_up(tmp_path, monkeyp
     study = open_study(search)
     trial = study.ask()
     trial.set_user_attr("place", search_of_trials._place(search))
-    own = search_of_trials._own
+    own = search_of_trials._locked
 
     def ends_meanwhile(*claimed):
         lock = own(*claimed)
         study.tell(trial.number, 1.0)
         return lock
 
-    monkeypatch.setattr(search_of_trials, "_own", ends_meanwhile)
+    monkeypatch.setattr(search_of_trials, "_locked", ends_meanwhile)
     with search_of_trials._claimed(study, search) as (claimed, _):
         assert claimed is None
 
