@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ptune.config.recipe import Recipe
+from ptune.config.reinforcement import Reinforcement
 from ptune.errors import FormatError, UsageError
 from ptune.evaluation.paired import Difference, differences
 from ptune.formats.run import Run, RunRecord
@@ -70,7 +72,7 @@ def compare(folders: Sequence[Path], seed: int = 0) -> Comparison:
         _refuse_different(runs[0], other)
     first, classifies = runs[0], "metrics" in runs[0].evaluation
     if not classifies:
-        chats = tuple(_line(run, run.evaluation["after"], {}) for run in runs)
+        chats = tuple(_line(run, run.evaluation["after"], _of_reward(run)) for run in runs)
         shown = ("reward",) if "rewards" in first.evaluation else CHAT_METRICS
         return Comparison("chat", first.evaluation["split"], first.evaluation["examples"], shown, chats)
     predicted = [_predictions(run) for run in runs]
@@ -124,14 +126,7 @@ def _basis(evaluated: _Evaluated) -> dict[str, str]:
     """The things that must be equal: task, labels, split, each file by its hash, the rows."""
     evaluation = evaluated.evaluation
     if "metrics" not in evaluation:
-        files = read_json(evaluated.run.data_path)["files"]
-        chosen = [file for file in files if file["split"] == evaluation["split"]] or files
-        basis = {
-            "task": "chat, rewarded" if "rewards" in evaluation else "chat",
-            "split": evaluation["split"],
-            "number of examples": str(evaluation["examples"]),
-        }
-        return {**basis, "number of targets": str(evaluation["after"].get("targets")), **_hashes(chosen)}
+        return _basis_of_chat(evaluated)
     return {
         "task": f"{evaluation['task']}, {evaluation['problem']}",
         "labels": ", ".join(evaluation["labels"]),
@@ -140,6 +135,26 @@ def _basis(evaluated: _Evaluated) -> dict[str, str]:
         **_hashes(evaluation["files"]),
         "rows": evaluation["rows_sha256"][:12],
     }
+
+
+def _basis_of_chat(evaluated: _Evaluated) -> dict[str, str]:
+    """As `_basis`. Rows that were split off are those that the seed drew; rewards are one scale only if they are the same."""
+    evaluation, recipe = evaluated.evaluation, evaluated.recipe
+    files = read_json(evaluated.run.data_path)["files"]
+    chosen = [file for file in files if file["split"] == evaluation["split"]]
+    basis = {
+        "task": "chat, rewarded" if "rewards" in evaluation else "chat",
+        "split": evaluation["split"],
+        "number of examples": str(evaluation["examples"]),
+        "number of targets": str(evaluation["after"].get("targets")),
+        **_hashes(chosen or files),
+    }
+    if isinstance(recipe.task, Reinforcement):
+        basis["rewards"] = ", ".join(re.sub(r"[^*]*/", "", reward) for reward in recipe.task.rewards)
+    if not chosen:
+        basis["train.seed, which held rows out"] = str(recipe.train.seed)
+        basis["data.validation_share"] = f"{recipe.data.validation_share:g}"
+    return basis
 
 
 def _hashes(files: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -180,6 +195,12 @@ def _line(
         lr=evaluated.recipe.train.lr,
         differences=apart,
     )
+
+
+def _of_reward(evaluated: _Evaluated) -> dict[str, Sequence[float]]:
+    """The interval of a reward; other figures of chat runs have none."""
+    interval = evaluated.evaluation.get("rewards", {}).get("tuned", {}).get("reward", {}).get("interval")
+    return {} if interval is None else {"reward": interval}
 
 
 def _trained(run: Run) -> int | None:

@@ -5,7 +5,13 @@ from __future__ import annotations
 from rich.table import Table
 
 from ptune.evaluation.classification.report_style import STYLE
-from ptune.evaluation.classification.results import LOWER_IS_BETTER, shown, title
+from ptune.evaluation.classification.results import (
+    LOWER_IS_BETTER,
+    OF_A_HUNDRED,
+    PLAIN_NUMBERS,
+    shown,
+    title,
+)
 from ptune.evaluation.compare import Compared, Comparison
 from ptune.evaluation.paired import Difference
 from ptune.evaluation.style import page, text
@@ -88,8 +94,8 @@ def _sentence(name: str, first: str, difference: Difference) -> str:
     verdict = "no difference to be seen"
     if difference.p < 0.05:
         verdict = f"{name} is {'better' if better else 'worse'}"
-    scale = 1.0 if difference.metric in LOWER_IS_BETTER else 100.0
-    unit = "" if scale == 1.0 else " points"
+    scale = 1.0 if difference.metric in PLAIN_NUMBERS | OF_A_HUNDRED else 100.0
+    unit = "" if difference.metric in PLAIN_NUMBERS else " points"
     return (
         f"{name} against {first}: {title(difference.metric)} {scale * difference.value:+.2f}{unit} "
         f"[{scale * low:+.2f}, {scale * high:+.2f}], p = {difference.p:.3g} ({difference.test}): {verdict}"

@@ -54,7 +54,8 @@ def differences(
 ) -> list[Difference]:
     """Tests `one` minus `other`: lines of predictions.jsonl for the same rows in the same order.
 
-    Accuracies are tested by McNemar's test (exact binomial), other figures by the paired bootstrap.
+    Accuracies are tested by McNemar's test (exact binomial), other figures by the paired bootstrap. A figure that these rows
+    do not have, as that of the first wrong step where no step is wrong, is left out.
     """
     ours, theirs = (_statistic(problem, labels, side) for side in (one, other))
     whole = np.ones((1, len(one)), np.float32)
@@ -62,11 +63,14 @@ def differences(
     tested = []
     for metric in METRICS[problem]:
         value = float(_minus(ours(whole), theirs(whole))[metric][0])
-        low, high = np.percentile(apart[metric], [2.5, 97.5])
+        if not np.isfinite(value):
+            continue
+        known = apart[metric][np.isfinite(apart[metric])]
+        low, high = np.percentile(known, [2.5, 97.5])
         if metric == "accuracy":
             p, test = mcnemar(_right(problem, one), _right(problem, other)), "McNemar, exact"
         else:
-            p, test = _two_sided(apart[metric]), "paired bootstrap"
+            p, test = _two_sided(known, _differing(problem, metric, one, other)), "paired bootstrap"
         tested.append(Difference(metric, value, (float(low), float(high)), p, test))
     return tested
 
@@ -83,10 +87,27 @@ def _minus(ours: dict[str, Values], theirs: dict[str, Values]) -> dict[str, Valu
     return {name: ours[name] - theirs[name] for name in ours}
 
 
-def _two_sided(apart: Values) -> float:
-    """p: twice the share of resamples on the wrong side of 0, counting at least one."""
-    least = 1 / len(apart)
+def _two_sided(apart: Values, differing: int) -> float:
+    """p: twice the share of resamples on the wrong side of 0, counting at least one.
+
+    Of few rows that differ all resamples may be on one side. By luck each of them favours either run, so that all favour the
+    same one in 2 of 2^differing cases: no p is below that.
+    """
+    least = max(1 / len(apart), 0.5**differing)
     return float(min(1.0, 2 * max(least, min((apart <= 0).mean(), (apart >= 0).mean()))))
+
+
+def _differing(
+    problem: str, metric: str, one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]
+) -> int:
+    """Number of rows on which the two runs differ."""
+
+    def said(line: Mapping[str, Any]) -> Any:
+        if problem == "ranking":
+            return line["figures"][metric]
+        return line["rewards"] if problem == "pairs" else line["predicted"]
+
+    return sum(said(a) != said(b) for a, b in zip(one, other, strict=True))
 
 
 def _right(problem: str, side: Sequence[Mapping[str, Any]]) -> NDArray[np.bool_]:

@@ -94,7 +94,7 @@ def table(judged: list[Judged]) -> Table:
     for one in judged:
         losses = [side["loss"] for side in (one.base, one.own, one.combined)]
         found.add_row(
-            one.part, str(one.examples), *[f"{loss:.3f}" for loss in losses], f"{kept(one):.0%}" if losses[0] != losses[1] else "–"
+            one.part, str(one.examples), *[f"{loss:.3f}" for loss in losses], f"{kept(one):.0%}" if losses[1] < losses[0] else "–"
         )  # fmt: skip
     return found
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ptune.errors import PtuneError, UsageError
+from ptune.evaluation.classification.results import OF_A_HUNDRED
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json
 
@@ -34,7 +36,7 @@ class Requirement:
         match = _FORM.match(text)
         try:
             if match is not None:
-                return cls(match["name"], match["sign"], _number(match["limit"]))
+                return cls(match["name"], match["sign"], _number(match["limit"], match["name"]))
         except ValueError:
             pass
         raise UsageError(
@@ -60,8 +62,13 @@ class Requirement:
         return f"{self.name}{self.sign}{self.limit:g}"
 
 
-def _number(text: str) -> float:
-    return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+def _number(text: str, name: str) -> float:
+    """A limit; per cent of 1, or of the hundred that a figure such as chrF is out of. Raises: ValueError."""
+    each = 1 if name in OF_A_HUNDRED else 100
+    number = float(text[:-1]) / each if text.endswith("%") else float(text)
+    if math.isnan(number):
+        raise ValueError
+    return number
 
 
 def parsed(texts: Sequence[str]) -> list[Requirement]:

@@ -13,14 +13,14 @@ from typing import Any
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from ptune.errors import PtuneError
+from ptune.errors import PtuneError, RecipeError
 from ptune.formats.file_lock import take_lock
 from ptune.formats.run import Run
 from ptune.formats.whole_write import disk_errors
 from ptune.progress import duration, say
 from ptune.tuning.outcome import outcome, write
 from ptune.tuning.settings import Search
-from ptune.tuning.space import Value, changed, spelled
+from ptune.tuning.space import changed, spelled
 from ptune.tuning.study import ask
 from ptune.tuning.trial import Result, Start, beside, forget_checkpoints, ptune_train, run_trial
 
@@ -116,7 +116,9 @@ def _orphan(study: Study, search: Search) -> tuple[Trial, int] | None:
     for one in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if one.user_attrs.get("place") != _place(search):
             continue  # from another folder or machine
-        if (lock := _own(study, search, Trial(study, one._trial_id))) is not None:
+        if _refused(study, search, Trial(study, one._trial_id)):
+            continue
+        if (lock := _locked(search.trial_recipe(one.number))) is not None:
             if study.get_trials(deepcopy=False)[one.number].state == TrialState.RUNNING:
                 return Trial(study, one._trial_id), lock
             os.close(
@@ -126,24 +128,33 @@ def _orphan(study: Study, search: Search) -> tuple[Trial, int] | None:
 
 
 def _new(study: Study, search: Search) -> tuple[Trial | None, int]:
-    if len(study.get_trials(deepcopy=False)) >= search.trials:
-        return None, -1
-    trial = study.ask()
-    trial.set_user_attr("place", _place(search))
-    lock = _own(study, search, trial)
-    assert lock is not None  # no other process knows this trial yet
-    return trial, lock
+    while len(study.get_trials(deepcopy=False)) < search.trials:
+        trial = study.ask()
+        trial.set_user_attr("place", _place(search))
+        if _refused(study, search, trial):
+            continue
+        lock = _locked(search.trial_recipe(trial.number))
+        assert lock is not None  # no other process knows this trial yet
+        return trial, lock
+    return None, -1
 
 
-def _own(study: Study, search: Search, trial: Trial) -> int | None:
-    """Locks a trial's recipe file, written first if it is missing; None if another process holds the lock."""
+def _refused(study: Study, search: Search, trial: Trial) -> bool:
+    """Writes a trial's recipe if it is missing. Values that do not go together end the trial: each went with the recipe."""
     path = search.trial_recipe(trial.number)
-    if not path.is_file():
-        values: dict[str, Value] = ask(search, trial)
-        recipe = changed(search.recipe, values)
-        untested = recipe.data.model_copy(update={"test": ()})  # the test set must not influence a choice
-        recipe.model_copy(update={"data": untested}).save(path)
-    return _locked(path)
+    if path.is_file():
+        return False
+    try:
+        recipe = changed(search.recipe, ask(search, trial))
+    except RecipeError as error:
+        why = str(error)
+        say(f"trial {trial.number}: went wrong: {why}")
+        trial.set_user_attr("why", why)
+        study.tell(trial.number, None, state=TrialState.PRUNED)
+        return True
+    untested = recipe.data.model_copy(update={"test": ()})  # the test set must not influence a choice
+    recipe.model_copy(update={"data": untested}).save(path)
+    return False
 
 
 def _place(search: Search) -> str:

@@ -27,6 +27,7 @@ _WORDS = {"true": True, "false": False}
 NONE = "none"  # the field's own word if it has one (backbone.quantize), else None
 
 SECTIONS = ("train", "method", "backbone", "task")
+_DIGITS_OF_PEOPLE = 10  # characters of a number that somebody wrote: 0.99999, 0.00015625
 _LEFT_ALONE = {
     "train.seed": "it decides which examples validate, and the best of many seeds is luck",
     "train.tracker": "it changes nothing in the result",
@@ -121,10 +122,13 @@ def size(space: Space) -> int | None:
 
 
 def spelled(value: Value) -> str:
-    """A value in the syntax of a space."""
+    """A value in the syntax of a space; one of many digits, as a sampler draws them, by four."""
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    short = f"{value:.4g}"
+    return short if float(short) == value or len(repr(value)) > _DIGITS_OF_PEOPLE else repr(value)
 
 
 def _section(old: Spec, new: Mapping[str, Value]) -> Spec:

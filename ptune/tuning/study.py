@@ -36,8 +36,8 @@ def open_study(search: Search) -> Study:
             direction="maximize" if search.maximised else "minimize",
             load_if_exists=True,
             sampler=SeededTpe(search.seed),
-            # The first validation is too early to give up; later ones are compared with those of other trials.
-            pruner=MedianPruner(n_startup_trials=_PRUNE_AFTER_TRIALS, n_warmup_steps=1),
+            # The first validation, of number 1, is too early to give up; later ones are compared with those of other trials.
+            pruner=MedianPruner(n_startup_trials=_PRUNE_AFTER_TRIALS, n_warmup_steps=2),
         )
     except Exception as error:  # from SQLAlchemy, a missing driver, or the database itself
         raise PtuneError(

@@ -30,6 +30,8 @@ from ptune.evaluation.classification.held_out import of_run
 from ptune.evaluation.classification.outcome import Outcome
 from ptune.evaluation.classification.slices import slices
 from ptune.evaluation.options import EvaluationOptions
+from ptune.evaluation.parts import Judged
+from ptune.evaluation.parts import table as parts_table
 from ptune.evaluation.require import parsed, refuse_failed
 from ptune.formats.run import Run
 
@@ -250,3 +252,30 @@ def test_pixels_tell_light_images_from_dark_ones() -> None:
     assert found["pixels + logistic regression"]["metrics"]["accuracy"] == 1.0
     late = baselines.baselines(Labels(("dark", "light"), "single"), rows[:30], rows[30:], limit_s=-1.0)
     assert list(late) == ["commonest label"]
+
+
+def test_many_images_in_the_order_of_their_labels_are_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first of them had one label, and there was no baseline but the commonest label."""
+    monkeypatch.setattr(baselines, "MOST_IMAGES", 12)
+    pixels = np.repeat(np.arange(40, dtype=np.uint8) // 20 * 200, 64).reshape(40, 8, 8)
+    rows = [LabelledRow(ImageRef(Path("x.npz"), at, pixels), at // 20, "") for at in range(40)]
+    found = baselines.baselines(Labels(("dark", "light"), "single"), rows, rows)
+    assert found["pixels + logistic regression"]["metrics"]["accuracy"] == 1.0
+
+
+def test_per_cent_of_a_figure_that_is_out_of_a_hundred() -> None:
+    """chrF is 12 of 100: it was held to 0.5, and kept."""
+    [chrf, accuracy] = parsed(["chrf>=50%", "accuracy>=50%"])
+    assert not chrf.checked({"chrf": 12.0})["passed"]
+    assert chrf.checked({"chrf": 50.0})["passed"]
+    assert accuracy.checked({"accuracy": 0.5})["passed"]
+    with pytest.raises(UsageError, match="accuracy>=nan"):
+        parsed(["accuracy>=nan"])
+
+
+def test_nothing_is_kept_of_a_part_that_gained_nothing() -> None:
+    """A part and a combination that are both worse than the base had "kept" half of a gain."""
+    sides: list[dict[str, float | int]] = [{"loss": loss} for loss in (2.0, 2.5, 2.25)]
+    worse = Judged("a", "test", 9, *sides)
+    better = Judged("b", "test", 9, sides[1], sides[0], sides[2])
+    assert list(parts_table([worse, better]).columns[-1].cells) == ["–", "50%"]

@@ -57,6 +57,30 @@ def test_single_by_hand() -> None:
     assert "roc_auc" not in found.metrics
 
 
+def test_the_likeliest_five_of_equal_scores_begin_with_the_predicted_one() -> None:
+    """Ten labels that are all as likely: the first is predicted, so five likeliest labels without it are none."""
+    gold = np.array([0] * 30 + [9] * 10)
+    found = single.measure(tuple("abcdefghij"), gold, np.full((40, 10), 0.1, np.float32))
+    assert found.metrics["accuracy"] == found.metrics["top5_accuracy"] == 0.75
+    test = stats.binomtest(30, 40).proportion_ci(method="exact")
+    assert found.intervals["top5_accuracy"] == pytest.approx((test.low, test.high))
+
+
+def test_one_label_that_a_row_may_have() -> None:
+    """Right 2, missed 1, wrongly given 1: precision 2/3, recall 2/3; rows without it are no second label."""
+    gold = np.array([[1], [1], [1], [0], [0], [0]], bool)
+    scores = np.array([[0.9], [0.8], [0.1], [0.7], [0.2], [0.3]], np.float32)
+    found = multi.measure(("toxic",), gold, scores)
+    for name in ("precision", "recall", "f1"):
+        assert found.metrics[f"{name}_micro"] == found.metrics[f"{name}_macro"] == pytest.approx(2 / 3)
+        assert found.classes["toxic"][name] == pytest.approx(2 / 3)
+    assert found.metrics["subset_accuracy"] == pytest.approx(4 / 6)
+    expected = sk.average_precision_score(gold[:, 0], scores[:, 0])
+    assert found.metrics["average_precision"] == pytest.approx(expected)
+    low, high = found.intervals["f1_micro"]
+    assert low < 2 / 3 < high
+
+
 def test_calibration_by_hand() -> None:
     confidence, right = np.array([0.55, 0.56, 0.95, 0.97]), np.array([True, False, True, True])
     bins, error = reliability(confidence, right)

@@ -12,12 +12,15 @@ from sklearn.metrics import label_ranking_average_precision_score, ndcg_score, t
 from support.retrieval_runs import bundle, embedding_run, kit, reranking_run
 
 from ptune.cli import main
+from ptune.config.columns import PairColumns
+from ptune.data.shapes.pairs import read_pairs
 from ptune.errors import UsageError
 from ptune.evaluation.compare import compare
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import parsed
 from ptune.evaluation.retrieval.evaluate import evaluate_run
 from ptune.evaluation.retrieval.measures import measure, per_query
+from ptune.evaluation.retrieval.queries import Queries
 
 
 def test_one_right_passage_a_query_as_scikit_learn_counts_it() -> None:
@@ -45,6 +48,18 @@ def test_several_right_passages_and_candidates_only() -> None:
 def test_of_equal_scores_the_earlier_passage_comes_first() -> None:
     found = per_query(np.ones((1, 12), np.float32), [{2}])
     assert found["mrr"][0] == pytest.approx(1 / 3)
+
+
+def test_a_limit_makes_no_right_passage_wrong(tmp_path: Path) -> None:
+    """Of the rows behind the limit, those of a query before it say what else is right."""
+    path = tmp_path / "pairs.jsonl"
+    rows = [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4")]
+    path.write_text("".join(json.dumps({"anchor": one, "positive": two}) + "\n" for one, two in rows))
+    pairs = [row for file in read_pairs([path], PairColumns()) for row in file.rows]
+    found = Queries.of("test", pairs, ["1", "2", "3", "4"], [], limit=2)
+    assert found.queries == ["a", "b"]
+    assert found.relevant == [{0, 2}, {1}]
+    assert Queries.of("test", pairs, ["1", "2", "3", "4"], []).relevant == [{0, 2}, {1}, {3}]
 
 
 def test_a_run_is_judged_beside_its_base_and_its_bundle() -> None:

@@ -158,6 +158,23 @@ def test_a_hopeless_trial_is_pruned(tmp_path):
     assert 'class="pruned"' in (folder / "report.html").read_text()
 
 
+def test_no_trial_is_pruned_by_its_first_validation(tmp_path):
+    """However bad it is: the second one may be better than the median."""
+    study = open_study(search_of(tmp_path))
+    for _ in range(5):
+        trial = study.ask()
+        for at, value in ((1, 1.0), (2, 0.5)):
+            trial.report(value, at)
+        study.tell(trial, 0.5)
+    late, hopeless = study.ask(), study.ask()
+    for trial in (late, hopeless):
+        trial.report(9.0, 1)
+        assert not trial.should_prune()
+    late.report(0.4, 2)
+    hopeless.report(8.0, 2)
+    assert (late.should_prune(), hopeless.should_prune()) == (False, True)
+
+
 def test_what_becomes_of_trials_does_not_depend_on_when_one_looks(tmp_path, monkeypatch):
     """Before each validation of a trial, or after all of them."""
     states = []
@@ -176,6 +193,21 @@ def test_a_training_that_diverges_is_told_and_kept_away_from(tmp_path):
     assert all("diverged" in one.why for one in wrong)
     assert outcome.best is not None
     assert outcome.best.params == {"train.lr": 0.001}
+
+
+def test_values_that_do_not_go_together_lose_one_trial_each(tmp_path):
+    """PiSSA takes no weight decay: each value goes with the recipe, and the pair ended the search, now and on every resume."""
+    space = ("method.init=default|pissa", "train.weight_decay=0.0|0.1")
+    outcome = searched(search_of(tmp_path, *space, trials=10))
+    assert len(outcome.tried) == 10
+    wrong = [one for one in outcome.tried if one.state == "went wrong"]
+    assert wrong
+    for one in outcome.tried:
+        both = one.params == {"method.init": "pissa", "train.weight_decay": 0.1}
+        assert (one.state == "went wrong") == both
+    assert "weight_decay" in wrong[0].why
+    assert not (tmp_path / f"trial-{wrong[0].number}.yaml").exists()
+    assert outcome.best is not None
 
 
 def test_one_crash_loses_one_trial(tmp_path):
@@ -247,14 +279,14 @@ def test_a_trial_that_ends_elsewhere_meanwhile_is_not_taken_up(tmp_path, monkeyp
     study = open_study(search)
     trial = study.ask()
     trial.set_user_attr("place", search_of_trials._place(search))
-    own = search_of_trials._own
+    own = search_of_trials._locked
 
     def ends_meanwhile(*claimed):
         lock = own(*claimed)
         study.tell(trial.number, 1.0)
         return lock
 
-    monkeypatch.setattr(search_of_trials, "_own", ends_meanwhile)
+    monkeypatch.setattr(search_of_trials, "_locked", ends_meanwhile)
     with search_of_trials._claimed(study, search) as (claimed, _):
         assert claimed is None
 

@@ -13,7 +13,7 @@ from ptune.config.classification import TextClassification
 from ptune.config.recipe import Backbone, Recipe
 from ptune.errors import PtuneError, RecipeError, UsageError
 from ptune.methods.lora import Lora
-from ptune.tuning.space import Choice, Range, changed, check, parse, size
+from ptune.tuning.space import Choice, Range, changed, check, parse, size, spelled
 
 RECIPE = Recipe(task=TextClassification())
 
@@ -156,3 +156,12 @@ def test_a_changed_recipe_keeps_the_rest():
 def test_how_many_points_there_are():
     assert size(parse(["method.r=4|8|16", "train.epochs=1..3"])) == 9
     assert size(parse(["method.r=4|8|16", "train.lr=0.1..0.2"])) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [(0.99999, "0.99999"), (0.00015625, "0.00015625"), (1e-3, "0.001"), (0.00012345678901, "0.0001235")],
+)
+def test_a_number_that_somebody_wrote_is_told_as_it_is(value: float, told: str) -> None:
+    """An average's decay of 0.99999 was told as 1, which is none."""
+    assert spelled(value) == told

@@ -21,7 +21,7 @@ from ptune.evaluation.classification.outcome import OUTSIDE, Outcome, indices
 from ptune.evaluation.classification.results import Measured
 
 MOST_ROWS = 50_000  # training rows for a baseline; a random sample if there are more
-MOST_IMAGES = 6_000  # fewer, as each is read from disk again
+MOST_IMAGES = 6_000  # likewise; fewer, as each is read from disk again
 LIMIT_S = 60.0
 _EDGE = 28  # pixels: grey pictures of this size
 _STEPS = 25  # optimiser steps between two looks at the clock
@@ -37,9 +37,7 @@ def baselines(
     """Name -> metrics, intervals, seconds (and a note) on `rows`; empty without training rows."""
     if not train:
         return {}
-    if len(train) > MOST_ROWS:
-        chosen = np.random.default_rng(seed).choice(len(train), MOST_ROWS, replace=False)
-        train = [train[at] for at in np.sort(chosen)]
+    train = _some(train, MOST_ROWS, seed)
     sides = {"commonest label": _told(_commonest(labels, train, rows), 0.0, seed)}
     started_s = time.monotonic()
     if labels.problem == "tags":
@@ -51,11 +49,20 @@ def baselines(
             outcome = Outcome(labels, rows, list(scores))
             sides[f"TF-IDF + {kind}"] = _told(outcome, time.monotonic() - started_s, seed, note)
     elif labels.problem == "single":
-        seen, note = _pixels_seen(labels, train[:MOST_IMAGES], rows, started_s + limit_s)
+        some = _some(train, MOST_IMAGES, seed)  # a folder's images come label by label
+        seen, note = _pixels_seen(labels, some, rows, started_s + limit_s)
         if seen is not None:
             outcome = Outcome(labels, rows, list(seen))
             sides["pixels + logistic regression"] = _told(outcome, time.monotonic() - started_s, seed, note)
     return sides
+
+
+def _some(rows: Sequence[LabelledRow], most: int, seed: int) -> Sequence[LabelledRow]:
+    """At most so many rows, drawn at random, in their order."""
+    if len(rows) <= most:
+        return rows
+    chosen = np.random.default_rng(seed).choice(len(rows), most, replace=False)
+    return [rows[at] for at in np.sort(chosen)]
 
 
 def _told(outcome: Outcome, seconds: float, seed: int, note: str = "") -> dict[str, Any]:

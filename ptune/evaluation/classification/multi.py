@@ -21,14 +21,20 @@ def predicted(scores: NDArray[Any]) -> NDArray[np.bool_]:
     return scores >= THRESHOLD
 
 
+def indicators(labels: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """[rows, labels] with one more, which no row has: scikit-learn takes a single column for two classes, and "none" for one."""
+    return np.pad(labels, ((0, 0), (0, 1)))
+
+
 def measure(names: tuple[str, ...], gold: NDArray[np.bool_], scores: NDArray[Any], seed: int = 0) -> Measured:
     """`gold` and `scores` [rows, labels]. Average precision is the macro average over labels that occur."""
     from sklearn import metrics as sk
 
     labelled, present = predicted(scores), gold.any(axis=0)
-    figures = {"subset_accuracy": sk.accuracy_score(gold, labelled)}
+    both, every = (indicators(gold), indicators(labelled)), range(len(names))
+    figures = {"subset_accuracy": sk.accuracy_score(*both)}
     for kind in ("micro", "macro"):
-        values = sk.precision_recall_fscore_support(gold, labelled, average=kind, zero_division=0)
+        values = sk.precision_recall_fscore_support(*both, labels=every, average=kind, zero_division=0)
         figures |= {
             f"{name}_{kind}": value
             for name, value in zip(("precision", "recall", "f1"), values, strict=False)
@@ -37,7 +43,7 @@ def measure(names: tuple[str, ...], gold: NDArray[np.bool_], scores: NDArray[Any
         figures["average_precision"] = sk.average_precision_score(
             gold[:, present].astype(int), scores[:, present], average="macro"
         )
-    per_label = sk.precision_recall_fscore_support(gold, labelled, zero_division=0)
+    per_label = sk.precision_recall_fscore_support(*both, labels=every, zero_division=0)
     classes = {
         name: dict(zip(("precision", "recall", "f1", "support"), map(float, values), strict=True))
         for name, *values in zip(names, *per_label, strict=True)

@@ -57,7 +57,7 @@ OF_A_LABEL = ("precision", "recall", "f1", "support", "average_precision")
 
 LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse", "loss", "perplexity"})
 PLAIN_NUMBERS = frozenset(
-    {"log_loss", "mae", "rmse", "r2", "pearson", "spearman", "loss", "perplexity", "margin"}
+    {"log_loss", "mae", "rmse", "r2", "pearson", "spearman", "loss", "perplexity", "margin", "reward"}
 )
 """Figures that are no shares of anything."""
 OF_A_HUNDRED = frozenset({"chrf", "bleu", "chrf_gain"})

@@ -38,7 +38,8 @@ def measure(names: tuple[str, ...], gold: NDArray[Any], scores: NDArray[Any], se
         }
     figures["log_loss"] = sk.log_loss(gold, _normalised(scores), labels=every)
     if len(names) >= TOP_FROM:
-        figures["top5_accuracy"] = sk.top_k_accuracy_score(gold, scores, k=TOP, labels=every)
+        # scikit-learn's takes the last of equal scores, and a prediction is the first of them
+        figures["top5_accuracy"] = _among(gold, scores).mean()
     confidence, right = scores.max(axis=1), predicted == gold
     curve, figures["ece"] = reliability(confidence, right)
     binary, details = len(names) == 2 and len(set(gold.tolist())) == 2, dict[str, Any](reliability=curve)

@@ -107,7 +107,8 @@ def _figure(part: Outcome) -> float:
     if problem == "regression":
         return float(sk.mean_absolute_error(part.gold, part.predicted))
     assert metric == "f1_micro"
-    return float(sk.f1_score(part.present, multi.predicted(part.table), average="micro", zero_division=0))
+    both = multi.indicators(part.present), multi.indicators(multi.predicted(part.table))
+    return float(sk.f1_score(*both, average="micro", zero_division=0))
 
 
 def _interval(part: Outcome, metric: str, seed: int) -> Interval | None:

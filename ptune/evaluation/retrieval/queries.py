@@ -33,13 +33,21 @@ class Queries:
 
     @classmethod
     def of(
-        cls, split: Split, rows: Sequence[Pair], passages: Sequence[str], files: list[dict[str, Any]]
+        cls,
+        split: Split,
+        rows: Sequence[Pair],
+        passages: Sequence[str],
+        files: list[dict[str, Any]],
+        limit: int | None = None,
     ) -> Queries:
-        """Makes queries of rows; rows with the same anchor are one query."""
+        """Makes queries of the first `limit` rows; rows with the same anchor are one query, whose right passages all rows tell."""
         index = {text: at for at, text in enumerate(passages)}
         by_anchor: dict[str, tuple[set[int], str]] = {}
+        for row in rows[:limit]:
+            by_anchor.setdefault(row.anchor, (set(), row.place))
         for row in rows:
-            by_anchor.setdefault(row.anchor, (set(), row.place))[0].add(index[row.positive])
+            if row.anchor in by_anchor:
+                by_anchor[row.anchor][0].add(index[row.positive])
         right = [places for places, _ in by_anchor.values()]
         return cls(
             split, list(by_anchor), right, list(passages), [place for _, place in by_anchor.values()], files
@@ -70,12 +78,12 @@ def of_run(run: Run, data: Sequence[Path] = (), columns: Mapping[str, str] = USU
     files = [{"split": split, **file.described()} for split, file in splits.files]
     check_same_data(run, {"files": files})
     split: Split = "test" if recipe.data.test else "validation"
-    rows = held_rows(splits, recipe)
+    rows = splits.rows[split]
     source = split if recipe.data.test or recipe.data.validation else "train"
     used = [{"path": file["path"], "sha256": file["sha256"]} for file in files if file["split"] == source]
     if not rows:
         raise DataError(f"{run.folder} has no held-out row: name some with --data FILE")
-    return Queries.of(split, rows, splits.passages, used)
+    return Queries.of(split, rows, splits.passages, used, recipe.evaluate.limit)
 
 
 def held_rows(splits: PairSplits, recipe: Recipe) -> list[Pair]:

@@ -44,6 +44,9 @@ class Users:
 
     queries: Queries
     histories: list[list[int]]
+    had: list[
+        int
+    ]  # by how many users each item is had, whether they are among these or not; held-out items not counted
     left_out: list[list[int]]  # items not to recommend: the history, and other held-out items
     cold: bool  # whether the right items were withheld from training
 
@@ -98,7 +101,7 @@ def evaluate_bundle(folder: Path, out: Path, asked: EvaluationOptions) -> dict[s
     own = {"ONNX": ranked(users, index, None)}
     beside = {
         "item-kNN": ranked(users, index, 1.0),
-        "popularity": popular(users, index),
+        "popularity": popular(users),
         "titles": ranked(users, index, 0.0),
     }
     evaluation = figures(FEATURE_EXTRACTION, users.queries, own, beside, asked.require, 0)
@@ -116,6 +119,10 @@ def users_of(interactions: Interactions, files: list[dict[str, Any]], limit: int
         elif not cold and entry.test is not None:
             chosen.append((entry, entry.test, entry.kept[:-1], []))
     chosen = chosen[:limit]
+    had = [0] * len(interactions.titles)
+    for entry in interactions.histories:
+        for row in entry.kept[:-1] if entry.test is not None else entry.kept:
+            had[place[row.item]] += 1
     titles = list(interactions.titles.values())
     histories = [[place[row.item] for row in history] for _, _, history, _ in chosen]
     more = [[place[row.item] for row in others] for *_, others in chosen]
@@ -128,7 +135,7 @@ def users_of(interactions: Interactions, files: list[dict[str, Any]], limit: int
     passages = [f"{item}: {title}" for item, title in interactions.titles.items()]
     used = [{"path": file["path"], "sha256": file["sha256"]} for file in files]
     queries = Queries("test", named, right, passages, places, used)
-    return Users(queries, histories, [[*a, *b] for a, b in zip(histories, more, strict=True)], cold)
+    return Users(queries, histories, had, [[*a, *b] for a, b in zip(histories, more, strict=True)], cold)
 
 
 def _sides(run: Run, users: Users, asked: EvaluationOptions) -> tuple[dict[str, Scores], dict[str, Scores]]:
@@ -150,7 +157,7 @@ def _sides(run: Run, users: Users, asked: EvaluationOptions) -> tuple[dict[str, 
     if not users.cold:
         beside = {
             "item-kNN": ranked(users, index, 1.0),
-            "popularity": popular(users, index),
+            "popularity": popular(users),
             "titles": ranked(users, own, 0.0),
             **beside,
         }
@@ -165,13 +172,9 @@ def ranked(users: Users, index: ItemIndex, weight: float | None) -> Scores:
     return scores
 
 
-def popular(users: Users, index: ItemIndex) -> Scores:
+def popular(users: Users) -> Scores:
     """Scores [users, items] by how many users have an item, the same for every user."""
-    counts = np.bincount(
-        np.concatenate([np.asarray(history, np.int64) for history in users.histories]),
-        minlength=len(index.items),
-    )
-    scores = np.repeat(counts.astype(np.float32)[None], len(users.histories), 0)
+    scores = np.repeat(np.array(users.had, np.float32)[None], len(users.histories), 0)
     for row, left_out in zip(scores, users.left_out, strict=True):
         row[left_out] = -np.inf
     return scores

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from ptune.data.shapes.interactions import read_interactions
 from ptune.errors import RecipeError, RequestError, UsageError
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import parsed
-from ptune.evaluation.retrieval.recommend import evaluate_run, users_of
+from ptune.evaluation.retrieval.recommend import evaluate_run, popular, users_of
 from ptune.fine_tune import train
 from ptune.formats.bundle import Bundle
 from ptune.methods.full import Full
@@ -101,6 +102,18 @@ def test_a_run_is_judged_beside_counting() -> None:
     assert len(seen) == 30
     with pytest.raises(UsageError, match="--data"):
         evaluate_run(run(), EvaluationOptions(data=(Path("x"),)))
+
+
+def test_popularity_counts_all_users_however_few_are_asked() -> None:
+    """It counted the users that are judged: of three of them, next to nothing."""
+    found = read_interactions(recipe())
+    few, every = users_of(found, [], 3), users_of(found, [])
+    held = {one.user: one.kept[-1].item for one in found.histories if len(one.kept) > 1}
+    counted = Counter(row.item for row in found.rows if held.get(row.user) != row.item)
+    assert few.had == every.had == [counted[item] for item in found.titles]
+    for row, history in zip(popular(few), few.histories, strict=True):
+        left = [at for at in range(len(TITLES)) if at not in history]
+        assert [int(row[at]) for at in left] == [few.had[at] for at in left]
 
 
 def test_withheld_items_are_looked_for_by_title_alone(tmp_path: Path) -> None:
