@@ -22,6 +22,8 @@ counts as the best profile where 99 % of the answers are those of fp32. Without 
 The weights that are timed at 224 x 224 are those that were trained at 32 x 32. Of MiniLM:
 
     python -m benchmarks.encode --agreement BUNDLE --texts FILE     (JSONL with `text`; the first 5,000 of them)
+
+--machine amx keeps the rows of another machine beside these: results/encode_amx.json
 """
 
 from __future__ import annotations
@@ -110,6 +112,7 @@ def main() -> int:
     options.add_argument(
         "--work", type=Path, metavar="FOLDER", help="of --images: where trained models are kept"
     )
+    options.add_argument("--machine", default="", help="a name for this machine, for a file of its own")
     chosen = options.parse_args()
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     if (chosen.agreement is None) != (chosen.texts is None):
@@ -119,7 +122,7 @@ def main() -> int:
     if chosen.agreement is not None:
         row = agreement(chosen.agreement, chosen.texts)
         if not chosen.dry_run:
-            keep(row, {})
+            keep(chosen.machine, row, {})
         return 0 if row["int8_agreement_texts"]["met"] else 1
     rows: dict[str, Any] = {}
     passes: dict[str, Any] = {}
@@ -135,15 +138,17 @@ def main() -> int:
                 passes[f"{name}_b{batch}"] = found
                 rows |= judged(name, batch, found, share)
     if not chosen.dry_run:
-        keep(rows, passes)
+        keep(chosen.machine, rows, passes)
     return 0 if all(row["met"] is not False for row in rows.values()) else 1
 
 
-def keep(rows: Mapping[str, Any], passes: Mapping[str, Any]) -> None:
-    """Writes rows into results/encode.json; those of other calls stay."""
+def keep(machine: str, rows: Mapping[str, Any], passes: Mapping[str, Any]) -> None:
+    """Writes rows into results/encode.json, or a named machine's file; those of other calls stay."""
     command = "python -m benchmarks.encode --images FOLDER --work FOLDER"
     document = {"command": command, "threads": THREADS, "tokens": TOKENS, "pixels": PIXELS}
-    goals.keep("encode", {**document, "rows": rows, "passes": passes}, PACKAGES)
+    goals.keep(
+        "_".join(filter(None, ["encode", machine])), {**document, "rows": rows, "passes": passes}, PACKAGES
+    )
 
 
 def classifying(subject: Subject, images: Path, work: Path) -> tuple[Subject, dict[str, Any]]:

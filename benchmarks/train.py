@@ -1,6 +1,7 @@
 """Training speed and memory against TRL's SFTTrainer: python -m benchmarks.train   (10 minutes on 2 cores; needs trl)
 
---rounds 1 --only ptune tries whether it works, without TRL and without a result.
+--rounds 1 --only ptune tries whether it works, without TRL and without a result. --name N writes results/N.json, so that two
+releases of TRL stand side by side.
 
 SmolLM2-135M, LoRA r16 on all linear layers, four chat examples a step (benchmarks/data), loss on the answers. All sides
 see the same tokens, targets, initial adapter, optimiser and learning rate, in the same order, on the same number of
@@ -239,6 +240,7 @@ def main() -> int:
         "--rounds", type=int, default=STEPS - 1, help=f"steps that are measured, below {STEPS}"
     )
     parser.add_argument("--only", default="", help="sides whose names contain this; then nothing is judged")
+    parser.add_argument("--name", default="train", help="of the file in results/")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -256,7 +258,7 @@ def main() -> int:
         sides = {name: side for name, side in sides.items() if chosen.only in name}
         found = alternate(sides, chosen.rounds, threads=THREADS)
     table(found)
-    return 0 if chosen.only else report(found)
+    return 0 if chosen.only else report(found, chosen.name)
 
 
 def table(found: dict[str, list[Measured]]) -> None:
@@ -268,7 +270,7 @@ def table(found: dict[str, list[Measured]]) -> None:
         print(f"{name:<22} {speed:>9.0f} {peak:>9.0f}")
 
 
-def report(found: dict[str, list[Measured]]) -> int:
+def report(found: dict[str, list[Measured]], kept_as: str) -> int:
     """The goals, each met where the worse end of its interval meets it."""
     seconds = {name: [step["seconds"] for step in steps] for name, steps in found.items()}
     fastest = min(("trl fp32", "trl bf16"), key=lambda name: statistics.median(seconds[name]))
@@ -305,7 +307,7 @@ def report(found: dict[str, list[Measured]]) -> int:
         verdict = f"   goal {'≥' if more else '≤'} {goal}: {'met' if met[name] else 'MISSED'}"
         print(f"{name:<38} {value}{'' if goal is None else verdict}")
     document = {
-        "command": "python -m benchmarks.train",
+        "command": f"python -m benchmarks.train{'' if kept_as == 'train' else f' --name {kept_as}'}",
         "threads": THREADS,
         "trl_best": fastest,
         "ptune_best": ours,
@@ -316,7 +318,7 @@ def report(found: dict[str, list[Measured]]) -> int:
         },
         "steps": found,
     }
-    print(write("train", document, PACKAGES))
+    print(write(kept_as, document, PACKAGES))
     return 0 if False not in met.values() and drift <= 1e-4 else 1
 
 
