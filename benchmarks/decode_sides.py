@@ -100,11 +100,11 @@ def answering(opened: Any) -> Work:
     return work
 
 
-def llama_cpp(library: Path, model: Path, threads: int) -> Work:
+def llama_cpp(library: Path, model: Path, threads: int, sequences: int = ROWS) -> Work:
     """llama.cpp's own interface, without its server (ptune.llama_cpp.library)."""
     from ptune.llama_cpp.library import Llama
 
-    llama = Llama(library, model, threads, ROWS, 2048)
+    llama = Llama(library, model, threads, sequences, 2048)
 
     def work(prompts: Rows, new_tokens: int) -> Measured:
         started_s = time.perf_counter()

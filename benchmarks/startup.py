@@ -27,9 +27,9 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks import decode_sides
 from benchmarks.decode import DATA, PACKAGES, exported, write_ungated
 from benchmarks.decode_quality import conversations
-from benchmarks.decode_sides import told
 from benchmarks.decode_tables import INT4, MODEL, OURS, Q4, Q8, windows
 from benchmarks.gguf_files import SHAPES, source_file, write_q8_0, write_random
 from benchmarks.goals import host, judged, keep, shown
@@ -38,31 +38,24 @@ from benchmarks.workers import Open, Piece, Work, Workers
 from ptune.formats.bundle import Bundle
 from ptune.llama_cpp.library import system_info, wheel_library
 
-PAIRS, NEW, CONTEXT = 11, 64, 2048
+PAIRS, NEW = 11, 64
 AGAINST = {"int8_vs_llamacpp_q8": (OURS, Q8), "int4_vs_llamacpp_q4": (INT4, Q4)}
 
 
 def engine(folder: Path, profile: str, threads: int) -> Work:
     """As `ptune serve` opens it."""
-    from benchmarks.decode_sides import answering
     from ptune.engine.decoder.engine import Engine
 
     bundle = Bundle.open(folder)
     gated = bundle.golden_file(profile).is_file()  # of random weights no profile is
-    return with_memory(answering(Engine.open(bundle, profile=profile, threads=threads, replay_golden=gated)))
+    return with_memory(
+        decode_sides.answering(Engine.open(bundle, profile=profile, threads=threads, replay_golden=gated))
+    )
 
 
 def llama_cpp(library: Path, model: Path, threads: int) -> Work:
     """With room for one sequence."""
-    from ptune.llama_cpp.library import Llama
-
-    llama = Llama(library, model, threads, 1, CONTEXT)
-
-    def work(prompts: Any, new_tokens: int) -> Measured:
-        started_s = time.perf_counter()
-        return told(started_s, *llama.greedy(prompts, new_tokens))
-
-    return with_memory(work)
+    return with_memory(decode_sides.llama_cpp(library, model, threads, sequences=1))
 
 
 def with_memory(work: Work) -> Work:
@@ -154,7 +147,7 @@ def main() -> int:
         print(shown(name, row))
     document = {
         "command": f"python -m benchmarks.startup{f' --shape {chosen.shape}' if chosen.shape else ''} --work FOLDER",
-        "model": chosen.shape or MODEL, "threads": threads, "context": CONTEXT, "host": host(),
+        "model": chosen.shape or MODEL, "threads": threads, "host": host(),
         "llama_cpp": {"library": chosen.llama_library.name, "built_for": system_info(chosen.llama_library)},
         "rows": rows, "passes": found,
         "medians": {

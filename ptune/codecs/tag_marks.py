@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 OUTSIDE = "O"
+"""The tag of a word that belongs to no entity."""
 _MARKS = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S"}
 UNNAMED = "_"
 """The type of B, I and so on alone, as seqeval calls it."""

@@ -12,13 +12,13 @@ from typing import Any, TypeAlias
 
 from ptune.codecs.labels import Labels, Problem
 from ptune.codecs.messages import check_text
+from ptune.codecs.tag_marks import OUTSIDE
 from ptune.errors import DataError, TemplateError
 
 Written: TypeAlias = str | int | float | tuple[str | int | float, ...]
 """A label as a file has it: a name or a number, or a list of them."""
 Target: TypeAlias = int | float | tuple[int, ...]
 """A label as a head's outputs have it: see `ptune.data.shapes.labelled.LabelledRow.label`."""
-OUTSIDE = "O"  # the tag of a word outside any entity
 REGRESSION = "value"  # default name of a regression's number
 _SHOWN = 12  # labels in a message
 _APPLIES: dict[str | int | float, bool] = {0: False, 1: True, "false": False, "true": True}

@@ -133,8 +133,11 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
             written_rows.append(read)
     weights.check_left(total, path)
     if isinstance(task, TextClassification):
-        labels = without_vectors([row.label for row in written_rows])
-        written_rows = [replace(row, label=label) for row, label in zip(written_rows, labels, strict=True)]
+        given = [row.label for row in written_rows]
+        if (labels := without_vectors(given)) is not given:
+            written_rows = [
+                replace(row, label=label) for row, label in zip(written_rows, labels, strict=True)
+            ]
     unread = tuple(name for name in columns if name not in {*convert.used, convert.weight})
     return LabelledFile(file, written_rows, total, problems, unread, weights)
 

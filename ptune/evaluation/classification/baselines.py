@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.labels import Labels
+from ptune.codecs.tag_marks import OUTSIDE
 from ptune.data.shapes.labelled import LabelledRow
 from ptune.errors import DataError
-from ptune.evaluation.classification.outcome import OUTSIDE, Outcome, indices
+from ptune.evaluation.classification.outcome import Outcome, indices
 from ptune.evaluation.classification.results import Measured
 
 MOST_ROWS = 50_000  # training rows for a baseline; a random sample if there are more

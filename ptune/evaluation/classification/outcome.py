@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.labels import Labels
+from ptune.codecs.tag_marks import OUTSIDE
 from ptune.data.shapes.labelled import LabelledRow
 from ptune.evaluation.classification import multi, regression, single, tags
 from ptune.evaluation.classification.results import Measured
@@ -24,9 +25,6 @@ def indices(row: LabelledRow) -> tuple[int, ...]:
     label = row.label
     assert isinstance(label, tuple)
     return label
-
-
-OUTSIDE = "O"  # the tag of a word that belongs to no entity
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,8 @@ class Users:
 
     queries: Queries
     histories: list[list[int]]
-    had: list[
-        int
-    ]  # by how many users each item is had, whether they are among these or not; held-out items not counted
+    had: list[int]
+    """By how many users each item is had, whether they are among these or not; held-out items are not counted."""
     left_out: list[list[int]]  # items not to recommend: the history, and other held-out items
     cold: bool  # whether the right items were withheld from training
 
