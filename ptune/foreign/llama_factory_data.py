@@ -106,6 +106,8 @@ def _shape(draft: Draft, entry: Mapping[str, Any]) -> tuple[dict[str, str], list
     columns |= {_TURNS[name]: column for name, column in own.items() if name in _TURNS}
     usual = {"role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user"),
              "assistant_tag": ("gpt", "assistant")}  # fmt: skip
+    if shape == "conversations":
+        usual |= {"function_tag": ("function_call",), "observation_tag": ("observation", "tool")}
     odd = [f"{tag} {tags[tag]}" for tag, known in usual.items() if tag in tags and tags[tag] not in known]
     return columns, [f"turns are named {', '.join(odd)} there: rename them" for _ in odd[:1]], left
 

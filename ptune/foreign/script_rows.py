@@ -12,6 +12,10 @@ def messages_of(value: Any) -> list[dict[str, Any]]:
     """Messages in OpenAI's form, out of these or of ShareGPT's turns, or of their JSON."""
     turns = json.loads(value) if isinstance(value, str) else value
     turns = [turns] if isinstance(turns, dict) else turns
+    if any(turn.get("tool_calls") or turn.get("from") == "function_call" for turn in turns):
+        raise SystemExit(
+            f"this script does not hand on tool calls: leave rows with them out, such as {turns}"
+        )
     return [
         turn if "role" in turn else {"role": ROLES.get(turn["from"], turn["from"]), "content": turn["value"]}
         for turn in turns

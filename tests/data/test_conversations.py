@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
-from ptune.data.shapes.conversations import Completion, Conversation, recognise
+from ptune.data.shapes.conversations import Completion, Conversation, Preferred, recognise
+from ptune.data.shapes.preferences import PREFERENCES
 from ptune.errors import DataError
 
 USER, ASSISTANT = {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}
@@ -145,3 +147,77 @@ def test_an_unknown_shape_lists_its_columns_and_the_shapes_known():
 def test_a_row_that_does_not_fit_is_refused(row, message):
     with pytest.raises(DataError, match=message):
         convert(row)
+
+
+CALL = {"name": "weather", "arguments": {"place": "Oslo"}}
+BARE = {"name": "weather", "description": "Of a place.", "parameters": {"type": "object", "properties": {}}}
+
+
+@pytest.mark.parametrize("value", [CALL, [CALL], json.dumps(CALL), json.dumps([CALL])])
+def test_tool_calls_as_llama_factory_writes_them(value: Any) -> None:
+    """Its documentation's example; `tools` is JSON text there, of tools without OpenAI's outer object."""
+    turns = [
+        {"from": "human", "value": "Oslo?"},
+        {"from": "function_call", "value": value},
+        {"from": "observation", "value": "4 C"},
+        {"from": "gpt", "value": "Cold."},
+    ]
+    found = convert({"conversations": turns, "tools": json.dumps([BARE])})
+    assert list(found.messages) == [
+        {"role": "user", "content": "Oslo?"},
+        {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": CALL}]},
+        {"role": "tool", "content": "4 C"},
+        {"role": "assistant", "content": "Cold."},
+    ]
+    assert found.tools == ({"type": "function", "function": BARE},)
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("weather(Oslo)", " must be a list of objects"),
+        ('{"name": ', " is text, but not JSON"),
+        ('{"arguments": {}}', " has a tool call without a name"),
+        ("[]", " has no tool call"),
+        (
+            {"name": "weather", "arguments": "Oslo"},
+            ': the arguments of weather must be an object or its JSON text, not "Oslo"',
+        ),
+        ({"name": "weather", "arguments": ["Oslo"]}, ": the arguments of weather must be an object"),
+    ],
+)
+def test_tool_calls_that_are_none(value: Any, said: str) -> None:
+    with pytest.raises(DataError, match=rf"conversations\[0\].value{said}"):
+        convert({"conversations": [{"from": "function_call", "value": value}]})
+
+
+def test_several_tool_calls_with_a_thought_before_them() -> None:
+    """LLaMA-Factory takes the thought from before the calls, and puts it there again."""
+    text = json.dumps({"place": "Bergen"})
+    value = (
+        f"<think>Both.</think>\n{json.dumps([CALL, {'name': 'weather', 'arguments': text}, {'name': 'now'}])}"
+    )
+    found = convert({"conversations": [{"from": "function_call", "value": value}]}).messages[0]
+    assert found["content"] == "<think>Both.</think>"
+    assert [call["function"] for call in found["tool_calls"]] == [
+        CALL,
+        {"name": "weather", "arguments": text},
+        {"name": "now", "arguments": {}},
+    ]
+
+
+def test_an_empty_list_of_tools_is_none() -> None:
+    assert convert({"messages": [USER, ASSISTANT], "tools": "[]"}).tools is None
+
+
+def test_tool_calls_of_llama_factory_in_preferences() -> None:
+    """Its preferences have one turn a side."""
+    turns = [{"from": "human", "value": "Oslo?"}]
+    sides = {
+        "chosen": {"from": "function_call", "value": json.dumps(CALL)},
+        "rejected": {"from": "gpt", "value": "?"},
+    }
+    pair = recognise([*sides, "conversations"], PREFERENCES).convert({"conversations": turns, **sides})
+    assert isinstance(pair, Preferred)
+    assert isinstance(pair.chosen, Conversation)
+    assert pair.chosen.messages[-1]["tool_calls"] == [{"type": "function", "function": CALL}]

@@ -79,6 +79,14 @@ def test_examples_are_the_answers_that_ptune_learns(row: dict[str, Any], last_on
     assert all(len(one["completion"]) == 1 for one in found)
 
 
+@pytest.mark.parametrize(
+    "answer", [{"from": "function_call", "value": '{"name": "f"}'}, {"role": "assistant", "tool_calls": [{}]}]
+)
+def test_tool_calls_are_not_left_out_in_silence(answer: dict[str, Any]) -> None:
+    with pytest.raises(SystemExit, match="does not hand on tool calls"):
+        examples_of({"conversations": [ASKED, answer]}, None, False)
+
+
 @pytest.mark.parametrize("row", PAIRS.values(), ids=list(PAIRS))
 def test_pairs_are_those_that_ptune_compares(row: dict[str, Any]) -> None:
     (found,) = pairs_of(row, None, False)

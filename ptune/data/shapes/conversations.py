@@ -12,8 +12,9 @@ from ptune.codecs.chat import ChatCodec, Example
 from ptune.codecs.vision import is_image
 from ptune.data.images.columns import COLUMNS as IMAGES
 from ptune.data.images.columns import pictured
-from ptune.data.shapes.json_text import messages_or_text
+from ptune.data.shapes.json_text import messages_or_text, objects_of
 from ptune.data.shapes.row_weights import weight_of
+from ptune.data.shapes.sharegpt import turn_of
 from ptune.errors import DataError, TemplateError
 
 Row: TypeAlias = dict[str, Any]
@@ -331,29 +332,6 @@ def _of_another_shape(row: Row, than: Shape) -> str:
     return ""
 
 
-_SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "tool": "tool",
-    "observation": "tool",
-}
-
-
-def turn_of(turn: Row, path: str) -> Row:
-    """Converts a ShareGPT turn to a message. Some such files have the newer keys role and content."""
-    if "from" not in turn:
-        return turn
-    role = _SHAREGPT_ROLES.get(str(turn["from"]))
-    if role is None:
-        raise DataError(f"{path}.from is {turn['from']!r}; it must be one of {', '.join(_SHAREGPT_ROLES)}")
-    kept = {key: value for key, value in turn.items() if key not in ("from", "value")}
-    return {"role": role, "content": turn.get("value"), **kept}
-
-
 def messages_of(value: Any, path: str) -> tuple[Row, ...]:
     """Messages; only checked to be objects."""
     return tuple(_message(message) for message in objects_of(value, path))
@@ -372,19 +350,13 @@ def _message(message: Row) -> Row:
 def tools_of(row: Row) -> tuple[Row, ...] | None:
     """The tools on offer."""
     tools = row.get("tools")
-    return tuple(objects_of(tools, "tools")) if tools else None
+    return tuple(map(_described, objects_of(tools, "tools"))) or None if tools else None
 
 
-def objects_of(value: Any, path: str) -> list[Row]:
-    """A list of objects, or its JSON text, as in CSV and many files of columns."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            raise DataError(f"{path} is text, but not JSON") from None
-    if not isinstance(value, list | tuple) or not all(isinstance(item, dict) for item in value):
-        raise DataError(f"{path} must be a list of objects")
-    return list(value)
+def _described(tool: Row) -> Row:
+    """A tool as OpenAI describes it; LLaMA-Factory's files leave `{"type": "function"}` away."""
+    bare = "function" not in tool and isinstance(tool.get("name"), str)
+    return {"type": "function", "function": tool} if bare else tool
 
 
 def text_of(row: Row, column: str) -> str:

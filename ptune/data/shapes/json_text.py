@@ -25,6 +25,18 @@ def messages_or_text(value: Any, path: str) -> Any:
     return found if found and all(map(_is_message, found)) else value
 
 
+def objects_of(value: Any, path: str) -> list[dict[str, Any]]:
+    """A list of objects, or its JSON text, as in CSV and many files of columns."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise DataError(f"{path} is text, but not JSON") from None
+    if not isinstance(value, list | tuple) or not all(isinstance(item, dict) for item in value):
+        raise DataError(f"{path} must be a list of objects")
+    return list(value)
+
+
 def texts_or_text(value: str) -> list[str] | str:
     """Texts where a text is the JSON list of some; any other text stays one."""
     found = _listed(value) if value.lstrip().startswith("[") else None

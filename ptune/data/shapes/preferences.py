@@ -17,11 +17,10 @@ from ptune.data.shapes.conversations import (
     alpaca_prompt,
     led,
     messages_of,
-    objects_of,
     tools_of,
-    turn_of,
 )
-from ptune.data.shapes.json_text import messages_or_text
+from ptune.data.shapes.json_text import messages_or_text, objects_of
+from ptune.data.shapes.sharegpt import turn_of
 from ptune.errors import DataError
 
 SIDES = ("chosen", "rejected")
