@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from ptune.codecs.messages import answers_to_train, normalise
 from ptune.codecs.vision import is_image
 from ptune.config.chat import Chat
+from ptune.config.classification import TextClassification
 from ptune.config.reinforcement import Reinforcement
 from ptune.config.task_spec import TaskSpec
 from ptune.data.label_splits import problem_asked
@@ -24,7 +25,7 @@ from ptune.data.readers.rows import Row
 from ptune.data.readers.windows_1252 import converted
 from ptune.data.shapes.by_task import shapes_of
 from ptune.data.shapes.conversations import Conversation, Convertible, Judged, Preferred, recognise
-from ptune.data.shapes.label_values import Known, labels_of
+from ptune.data.shapes.label_values import Known, kind_of_lists, labels_of
 from ptune.data.shapes.labelled import LabelledFile, TextTask, open_labelled
 from ptune.data.shapes.row_weights import weight_of
 from ptune.data.shapes.translations import in_columns
@@ -110,6 +111,8 @@ def _opened(path: Path, task: TaskSpec) -> tuple[DataFile, Content]:
     """A file, and what its rows teach."""
     if isinstance(task, TextTask):
         labelled = open_labelled(path, task)
+        if isinstance(task, TextClassification) and kind_of_lists(labelled.written) == "flags":
+            labelled = labelled.with_flags_read()
         rows = _labelled_rows(labelled, task)
 
         def written(row: Row) -> Any:
@@ -183,8 +186,9 @@ def _labelled_rows(file: LabelledFile, task: TextTask) -> dict[int, Any]:
     """What each row teaches, by its number; rows whose label is empty or unknown are missing, as training refuses them."""
     if not file.rows:
         return {}
-    written = [row.label for row in file.rows]
-    known = Known(labels_of(written, problem_asked(task, written), task.labels), named=bool(task.labels))
+    known = Known(
+        labels_of(file.written, problem_asked(task, file.written), task.labels), named=bool(task.labels)
+    )
     return {number: (row.input, row.label) for row, number in file.looked_up(known)}
 
 

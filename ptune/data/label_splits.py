@@ -15,7 +15,7 @@ from ptune.codecs.labels import Labels, Problem
 from ptune.config.classification import TextClassification
 from ptune.config.recipe import Data
 from ptune.data.shapes.label_values import Known, Written, labels_of, problem_of
-from ptune.data.shapes.labelled import LabelledFile, LabelledRow, TextTask, open_labelled
+from ptune.data.shapes.labelled import LabelledFile, LabelledRow, TextTask, one_kind, open_labelled
 from ptune.data.shapes.row_weights import check_named
 from ptune.data.source import hold_out
 from ptune.errors import DataError
@@ -68,8 +68,14 @@ def read_splits(data: Data, task: TextTask, seed: int) -> LabelSplits:
                 splits.files.append((split, open_labelled(path, task)))
             except DataError as error:
                 splits.errors.append(error)
+    try:
+        settled = one_kind([file for _, file in splits.files], task, len(task.labels))
+    except DataError as error:
+        splits.errors.append(error)
+        return splits
+    splits.files = [(split, file) for (split, _), file in zip(splits.files, settled, strict=True)]
     training = [file for split, file in splits.files if split == "train"]
-    written = [row.label for file in training for row in file.rows]
+    written = [label for file in training for label in file.written]
     try:
         check_named(task.columns.named, {file.name: file.weights for file in training})
         if written:

@@ -63,7 +63,8 @@ def rows(splits: LabelSplits) -> dict[Any, Any]:
         ("a.jsonl", rows_of([{"text": "a", "labels": [1, 0, 1]}, {"text": "b", "labels": [0, 0, 0]}]), "multi", ("0", "2"), [(0, 1), ()]),
         ("a.jsonl", rows_of([{"text": "a", "labels": [0.0, 1.0]}, {"text": "b", "labels": [1.0, 1.0]}]), "multi", ("0", "1"), [(1,), (0, 1)]),
         ("a.csv", 'text,labels\na,"[true, false]"\nb,"[false, true]"\n', "multi", ("0", "1"), [(0,), (1,)]),
-        ("a.jsonl", rows_of([{"text": "a", "labels": [0, 1]}, {"text": "b", "labels": [0, 1]}]), "multi", ("0", "1"), [(0, 1), (0, 1)]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [0, 1]}, {"text": "b", "labels": [2]}]), "multi", ("0", "1", "2"), [(0, 1), (2,)]),
+        ("a.jsonl", rows_of([{"text": "a", "labels": [False, True]}, {"text": "b", "labels": [False, True]}]), "multi", ("1",), [(0,), (0,)]),
         ("a.jsonl", rows_of([{"text": "a", "labels": [1, 0]}, {"text": "b", "labels": [1]}]), "multi", ("0", "1"), [(0, 1), (1,)]),
         ("a.json", json.dumps([{"text": "a", "label": 3}, {"text": "b", "label": 4}]), "single", ("3", "4"), [0, 1]),
     ],
@@ -102,6 +103,34 @@ def test_ones_and_zeros_for_labels_that_the_recipe_names(tmp_path: Path) -> None
     assert rows(splits) == {"a": (2,), "b": (0, 2)}
     held = read_labelled([tmp_path / "a.jsonl"], task, splits.labels)
     assert [row.label for row in held] == [(2,), (0, 2)]
+
+
+@pytest.mark.parametrize(
+    ("others", "learned"),
+    [([[1, 0], [1, 1]], (1,)), ([[0], [1], [0, 1]], (0, 1)), ([["0"], ["1"]], None), ([[0, 1]], None)],
+)
+def test_lists_of_zero_and_one_are_what_those_of_the_other_files_are(
+    tmp_path: Path, others: list[Any], learned: Any
+) -> None:
+    """A file of [0, 1] alone, the validation's or one of several, was taken for numbers of two labels."""
+    held = tmp_path / "held.jsonl"
+    held.write_text(rows_of([{"text": "x", "labels": [0, 1]}, {"text": "y", "labels": [0, 1]}]))
+    content = rows_of([{"text": str(at), "labels": labels} for at, labels in enumerate(others)])
+    if learned is None:
+        with pytest.raises(DataError, match=r"every label is the list \[0, 1\]"):
+            splits_of(tmp_path, "a.jsonl", content, validation=(held,))
+    else:
+        splits = splits_of(tmp_path, "a.jsonl", content, validation=(held,))
+        assert [placed.row.label for placed in splits.rows["validation"]] == [learned, learned]
+
+
+def test_lists_of_zero_and_one_beside_labels_that_are_known(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text(rows_of([{"text": "a", "labels": [0, 1]}]))
+    three, two = ("joy", "fear", "rage"), ("joy", "fear")
+    (row,) = read_labelled([tmp_path / "a.jsonl"], TextClassification(labels=three), Labels(three, "multi"))
+    assert row.label == (0, 1)
+    with pytest.raises(DataError, match=r"write the names of labels that apply"):
+        read_labelled([tmp_path / "a.jsonl"], TextClassification(labels=two), Labels(two, "multi"))
 
 
 def test_shares_of_labels_are_refused(tmp_path: Path) -> None:

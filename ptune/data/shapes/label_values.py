@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from ptune.codecs.labels import Labels, Problem
 from ptune.codecs.messages import check_text
@@ -19,6 +19,8 @@ Written: TypeAlias = str | int | float | tuple[str | int | float, ...]
 """A label as a file has it: a name or a number, or a list of them."""
 Target: TypeAlias = int | float | tuple[int, ...]
 """A label as a head's outputs have it: see `ptune.data.shapes.labelled.LabelledRow.label`."""
+Kind: TypeAlias = Literal["flags", "numbers", "either"] | None
+"""What the lists in a label column hold: see `kind_of_lists`."""
 REGRESSION = "value"  # default name of a regression's number
 _SHOWN = 12  # labels in a message
 _APPLIES: dict[str | int | float, bool] = {0: False, 1: True, "false": False, "true": True}
@@ -48,19 +50,27 @@ def listed(value: Any, column: str) -> list[Any]:
     return list(value)
 
 
-def without_vectors(values: Sequence[Written]) -> Sequence[Written]:
-    """Lists that say 1 or 0 of each label, as most libraries want several labels, become lists of those that apply.
+def kind_of_lists(values: Sequence[Written]) -> Kind:
+    """What the lists of a file hold: a 1 or 0 for each label, as most libraries want several labels, or numbers of labels.
 
-    They are known by their equal lengths, and by numbers that a list of labels would hold twice or out of order.
+    The former are known by their equal lengths, and by numbers that a list of labels would hold twice or out of order.
+    [0, 1] alone may be "either"; names, and cells without a list, say neither.
     """
-    vectors = [value for value in values if isinstance(value, tuple)]
-    widths, items = set(map(len, vectors)), {item for vector in vectors for item in vector}
-    if len(vectors) < len(values) or len(widths) != 1 or not items or not _APPLIES.keys() >= items:
-        return values
-    flags = [[_APPLIES[item] for item in vector] for vector in vectors]
-    if all(row == sorted(set(row)) for row in flags):
-        return values  # [0], [1] or [0, 1]: numbers of labels
-    return [tuple(at for at, applies in enumerate(row) if applies) for row in flags]
+    lists = [value for value in values if isinstance(value, tuple)]
+    widths, items = set(map(len, lists)), {item for value in lists for item in value}
+    if len(lists) == len(values) and len(widths) == 1 and items and _APPLIES.keys() >= items:
+        rows = {tuple(_APPLIES[item] for item in value) for value in lists}
+        worded = widths != {1} and any(isinstance(item, str) for item in items)
+        if worded or any(list(row) != sorted(set(row)) for row in rows):
+            return "flags"
+        if rows == {(False, True)}:
+            return "either"
+    return "numbers" if any(isinstance(item, int | float) for item in items) else None
+
+
+def applying(values: Sequence[Written]) -> list[Written]:
+    """The numbers of the labels that apply, of lists that say 1 or 0 of each label."""
+    return [tuple(at for at, item in enumerate(parted(value)) if _APPLIES[item]) for value in values]
 
 
 def problem_of(values: Sequence[Written]) -> Problem:

@@ -18,9 +18,10 @@ from ptune.data.shapes.label_values import (
     Known,
     Target,
     Written,
+    applying,
+    kind_of_lists,
     listed,
     parted,
-    without_vectors,
     written,
 )
 from ptune.data.shapes.named_columns import found, names_in, optional
@@ -74,6 +75,11 @@ class LabelledFile:
     def name(self) -> str:
         return str(self.file.path)
 
+    @property
+    def written(self) -> list[Written]:
+        """The labels as the file has them."""
+        return [row.label for row in self.rows]
+
     def looked_up(self, known: Known) -> list[tuple[LabelledRow, int]]:
         """Returns the rows with label indices, and their numbers; unknown labels become problems."""
         labelled = []
@@ -86,6 +92,13 @@ class LabelledFile:
             place = f"{self.name}, {self.problems.unit} {row.number}"
             labelled.append((LabelledRow(row.input, target, place, row.columns, row.weight), row.number))
         return labelled
+
+    def with_flags_read(self) -> LabelledFile:
+        """This file, whose lists say 1 or 0 of each label, with the numbers of those that apply."""
+        labels = applying(self.written)
+        return replace(
+            self, rows=[replace(row, label=label) for row, label in zip(self.rows, labels, strict=True)]
+        )
 
     def check(self) -> None:
         """Raises: DataError that lists all problems."""
@@ -103,8 +116,7 @@ def read_labelled(paths: Sequence[Path], task: TextTask, labels: Labels) -> list
     Raises: DataError that names file and rows, all problems of a file at once.
     """
     lookup, rows = Known(labels, named=bool(task.labels)), []
-    for path in paths:
-        file = open_labelled(path, task)
+    for file in one_kind([open_labelled(path, task) for path in paths], task, len(labels.names)):
         rows += [row for row, _ in file.looked_up(lookup)]
         file.check()
     return rows
@@ -132,14 +144,35 @@ def open_labelled(path: Path, task: TextTask) -> LabelledFile:
         if read.weight:
             written_rows.append(read)
     weights.check_left(total, path)
-    if isinstance(task, TextClassification):
-        given = [row.label for row in written_rows]
-        if (labels := without_vectors(given)) is not given:
-            written_rows = [
-                replace(row, label=label) for row, label in zip(written_rows, labels, strict=True)
-            ]
     unread = tuple(name for name in columns if name not in {*convert.used, convert.weight})
     return LabelledFile(file, written_rows, total, problems, unread, weights)
+
+
+def one_kind(files: Sequence[LabelledFile], task: TextTask, labels: int = 0) -> list[LabelledFile]:
+    """Files of one data set, where lists that say 1 or 0 of each label have become the numbers of those that apply.
+
+    Lists that are [0, 1] throughout a file are what the other files' are. labels: how many there are, 0 if that is not known.
+
+    Raises: DataError where no other file tells.
+    """
+    if not isinstance(task, TextClassification):
+        return list(files)
+    kinds = [kind_of_lists(file.written) for file in files]
+    told = {kind for kind in kinds if kind in ("flags", "numbers")}
+    if labels not in (0, 2):
+        told = {"numbers"}  # 1 or 0 of each label would be more or fewer than two
+    settled = []
+    for file, kind in zip(files, kinds, strict=True):
+        if kind == "either":
+            if len(told) != 1:
+                raise DataError(
+                    "every label is the list [0, 1], which may be the numbers of two labels, or say of two labels that the"
+                    " second alone applies: write the names of labels that apply, or add rows with others",
+                    file=file.name,
+                )
+            (kind,) = told
+        settled.append(file.with_flags_read() if kind == "flags" else file)
+    return settled
 
 
 def _conversion(file: DataFile, rows: Sequence[Mapping[str, Any]], task: TextTask) -> _Text | _Words | _Steps:
