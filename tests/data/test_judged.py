@@ -102,6 +102,19 @@ def test_texts_without_a_template_and_other_names(codec: ChatCodec, tmp_path: Pa
     assert found.prompt == "Two and two is"
 
 
+@pytest.mark.parametrize(("good", "bad"), [(1.0, 0.0), ("1.0", "0.0"), (1, 0), ("TRUE", " false ")])
+def test_a_verdict_may_be_a_number(good: Any, bad: Any, tmp_path: Path) -> None:
+    """1.0 and 0.0 are what pandas makes of a column that once lacked a value."""
+    rows = [{"prompt": "a", "completion": "b", "label": label} for label in (good, bad)]
+    assert [one.desirable for one in read(tmp_path, *rows)] == [True, False]
+
+
+@pytest.mark.parametrize("label", [0.5, "2.0", "yes"])
+def test_other_verdicts_are_refused(label: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="must be true, for a desirable answer, or false"):
+        read(tmp_path, {"prompt": "a", "completion": "b", "label": label})
+
+
 def test_a_pair_is_two_answers(codec: ChatCodec, tmp_path: Path) -> None:
     rows = [
         {"prompt": [{"role": "user", "content": f"{number}?"}], "chosen": "yes", "rejected": "no"}

@@ -37,7 +37,7 @@ def test_steps_and_verdicts_are_read(tmp_path: Path) -> None:
     assert found[0].columns == {"source": "a"}
 
 
-@pytest.mark.parametrize("verdicts", [[1, 0], ["True", "false"], ["1", "0"], '[true, "false"]'])
+@pytest.mark.parametrize("verdicts", [[1, 0], ["True", "false"], ["1", "0"], [1.0, "0.0"], '[true, "false"]'])
 def test_verdicts_are_written_in_several_ways(tmp_path: Path, verdicts: Any) -> None:
     path = write(tmp_path, {**GOOD, "labels": verdicts})
     file = open_labelled(path, ProcessReward())

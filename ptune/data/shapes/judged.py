@@ -22,7 +22,8 @@ from ptune.data.shapes.conversations import (
 from ptune.data.shapes.preferences import PREFERENCES, last_question
 from ptune.errors import DataError
 
-_WORDS = {"true": True, "1": True, "false": False, "0": False}
+_WORDS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
+"""pandas writes 1.0 and 0.0 where a column lacked values once."""
 
 
 def labels_of(conversation: Convertible) -> tuple[bool, ...]:

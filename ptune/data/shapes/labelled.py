@@ -33,7 +33,7 @@ Input: TypeAlias = str | tuple[str, str] | tuple[str, ...]
 TEXT, PAIR, LABEL = ("text", "sentence"), ("text_pair",), ("label", "labels")
 WORDS, TAGS = ("tokens",), ("tags", "ner_tags", "labels")
 PROMPT, STEPS, VERDICTS = ("prompt",), ("completions",), ("labels",)
-_RIGHT = {"true": RIGHT, "1": RIGHT, "false": WRONG, "0": WRONG}
+_RIGHT = {"true": RIGHT, "1": RIGHT, "1.0": RIGHT, "false": WRONG, "0": WRONG, "0.0": WRONG}
 
 
 @dataclass(frozen=True)
