@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ptune.data.problems import Problems
+from ptune.data.read import open_file
 from ptune.data.readers.delimited import Delimited, delimiter_of
 from ptune.errors import DataError
 
@@ -45,10 +46,25 @@ def test_a_field_may_be_long(tmp_path):
         (".csv", b"a\tb", "\t"),
         (".tsv", b"a,b", "\t"),
         (".csv", b"text", ","),
+        (".csv", b"sep=;\r", ";"),
+        (".csv", b"\xef\xbb\xbfsep=|", "|"),
+        (".csv", b'"sep=,"', ","),
     ],
 )
 def test_the_delimiter_is_what_the_header_has_most_of(suffix, line, mark):
     assert delimiter_of(suffix, line) == mark
+
+
+@pytest.mark.parametrize("line", [b"sep=;\r\n", b'\xef\xbb\xbf"sep=;"\r\n'])
+def test_a_first_line_that_tells_excel_the_delimiter_names_no_columns(tmp_path: Path, line: bytes) -> None:
+    content = line + b"text;label\r\na, b, c, d;x\r\n"
+    (tmp_path / "x.csv").write_bytes(content)
+    file = open_file(tmp_path / "x.csv")
+    problems = file.problems()
+    (row,) = file.rows(problems)
+    assert (row.number, row.value, problems.count) == (3, {"text": "a, b, c, d", "label": "x"}, 0)
+    assert isinstance(file.reader, Delimited)
+    assert file.reader.lines(row, header=True) == content
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from ptune.data.readers.rows import BYTE_ORDER_MARK, Row, not_utf8
 from ptune.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".tab")
-_NAMES = {",": "CSV", "\t": "TSV", ";": "CSV with ;"}
+_NAMES = {",": "CSV", "\t": "TSV", ";": "CSV with ;", "|": "CSV with |"}
+_TOLD = re.compile(rb'(?:\xef\xbb\xbf)?"?sep=([,;\t|])"?\r?\n?')
+"""A first line that tells the delimiter, as Excel reads and writes it."""
 _LONGEST_FIELD = 1 << 26  # characters; else an unclosed quote would swallow the rest of the file
 
 
@@ -44,13 +47,20 @@ class Delimited:
         table = csv.writer(text, delimiter=self.delimiter, lineterminator=self._line_end)
         table.writerows([row.value.keys()] * header)
         table.writerow(row.value.values())
+        written = text.getvalue().encode()
+        if header and self._told:
+            return self._first_line + written
         mark = BYTE_ORDER_MARK if header and self._first_line.startswith(BYTE_ORDER_MARK) else b""
-        return mark + text.getvalue().encode()
+        return mark + written
 
     @cached_property
     def _first_line(self) -> bytes:
         with self.path.open("rb") as file:
             return file.readline()
+
+    @property
+    def _told(self) -> bool:
+        return _TOLD.fullmatch(self._first_line) is not None
 
     @property
     def _line_end(self) -> str:
@@ -72,6 +82,8 @@ class Delimited:
                 if header is None and lines.broken > broken:
                     raise DataError("the header is not UTF-8", file=self.file, line=first) from None
                 self._complain(problems, first, header, error, swallowed=lines.ended)
+                continue
+            if first == 1 and self._told:
                 continue
             if header is None and fields:
                 if lines.broken > broken:
@@ -145,5 +157,10 @@ class _Lines:
 
 
 def delimiter_of(suffix: str, first_line: bytes) -> str:
-    """A tab for .tsv and .tab; for .csv the most frequent of comma, semicolon and tab in the header."""
+    """What Excel's first line tells; else a tab for .tsv and .tab, and for .csv the most frequent of comma, semicolon and tab in
+    the header.
+    """
+    told = _TOLD.fullmatch(first_line)
+    if told is not None:
+        return told[1].decode()
     return max(",;\t", key=lambda mark: first_line.count(mark.encode())) if suffix == ".csv" else "\t"
