@@ -15,7 +15,7 @@ from ptune.config.preference import Preference
 from ptune.data.shapes.preferences import Pair
 from ptune.evaluation.classification.bootstrap import means
 from ptune.evaluation.figures import objective_of
-from ptune.evaluation.pair_titles import TITLES, cell
+from ptune.evaluation.pair_titles import cell, titles
 from ptune.tasks.preference.objective import PreferenceObjective
 from ptune.tasks.preference.reference import log_probabilities
 from ptune.training.rows.packing import targets
@@ -40,7 +40,8 @@ def compared(
     """The figures of base and tuned model, each with a 95 % interval, in JSON types.
 
     preferred: share of pairs whose better answer gained more in log-probability from training than the worse one, per token
-    if the loss compares means; also among pairs whose better answer is the longer one, and the others. margin: by how much.
+    if the loss compares means; also among pairs whose better answer is the longer one, and the others. margin: by how much
+    a whole answer did, and margin_a_token, if the loss compares means, by how much per token.
     likelier: share of pairs whose better answer is the likelier one per token.
     """
     counts = np.array([[targets(side) for side in pair.sides] for pair in pairs])
@@ -57,6 +58,8 @@ def compared(
         for of in (before, after)
     )
     tuned |= {"preferred": preferred, "margin": gained[:, 0] - gained[:, 1]}
+    if task.compares_means:
+        tuned |= {"margin_a_token": fair[:, 0] - fair[:, 1]}
     return {
         "pairs": len(pairs),
         "base": means(base),
@@ -75,7 +78,7 @@ def table(found: dict[str, Any]) -> Table:
     shown.add_column("")
     shown.add_column("base", justify="right")
     shown.add_column("tuned", justify="right")
-    for name, title in TITLES.items():
+    for name, title in titles(found).items():
         shown.add_row(title, *(cell(name, found[side]) for side in ("base", "tuned")))
     for name, part in found["by_length"].items():
         shown.add_row(f"… where the {name} ({part['pairs']})", "", f"{part['preferred']:.1%}")

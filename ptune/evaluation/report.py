@@ -7,7 +7,7 @@ from typing import Any
 from ptune.config.recipe import Recipe
 from ptune.evaluation import judged_titles
 from ptune.evaluation.curve import Series, averaged, chart
-from ptune.evaluation.pair_titles import TITLES, cell
+from ptune.evaluation.pair_titles import cell, titles
 from ptune.evaluation.sampled import TITLE, sampled
 from ptune.evaluation.style import kept_step, no_better, page, text
 from ptune.evaluation.win_rate import sentence
@@ -75,7 +75,7 @@ def _pairs(found: dict[str, Any]) -> str:
     rows = [
         f"<tr><th>{title}</th><td class=number>{cell(name, found['base'])}</td>"
         f"<td class=number>{cell(name, found['tuned'])}</td></tr>"
-        for name, title in TITLES.items()
+        for name, title in titles(found).items()
     ]
     rows += [
         f"<tr><th>… where the {text(name)}</th><td></td><td class=number>{part['preferred']:.1%}</td></tr>"

@@ -48,14 +48,14 @@ def _before_and_after(counted: str, evaluation: Mapping[str, Any]) -> Iterator[s
     """Tables of a model that generates text: what its base did, and what it does."""
     if "before" in evaluation:
         yield _chat(counted, evaluation)
-    for key, titles, of_side in (
-        ("pairs", pair_titles.TITLES, pair_titles.cell),
-        ("judged", judged_titles.TITLES, judged_titles.cell),
+    for key, titles_of, of_side in (
+        ("pairs", pair_titles.titles, pair_titles.cell),
+        ("judged", lambda _: judged_titles.TITLES, judged_titles.cell),
     ):
         if key in evaluation:
             rows: list[tuple[Content, ...]] = [
                 (text, *(_split(of_side(name, evaluation[key][side])) for side in _TOLD))
-                for name, text in titles.items()
+                for name, text in titles_of(evaluation[key]).items()
             ]
             yield sheet("Preferences, 95 % intervals", ("", *_TOLD.values()), rows)
     if "rewards" in evaluation:
