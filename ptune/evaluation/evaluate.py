@@ -230,6 +230,9 @@ def _in_context(model: torch.nn.Module, held: HeldOut, recipe: Recipe) -> dict[s
     except TemplateError as error:
         say(f"no in-context baseline: {error}")
         return None
+    missing = sum(one.target_count for one in held.examples) - sum(one.target_count for one in examples)
+    if missing:
+        say(f"the in-context baseline lacks rows that were cut, or are raw text: {missing} targets")
     label = f"base with {len(chosen)} examples in context"
     return {**in_context(label, model, examples, backbone_of(model).device), "examples": len(chosen)}
 

@@ -62,16 +62,47 @@ def held_out(run: Run) -> HeldOut:
             raise DataError(f"{run.folder} has no held-out desirable answer: name some with --data.test")
     if not examples:
         raise DataError(f"{run.folder} has no held-out example with a target: name some with --data.test")
+    if limit is not None:
+        most = len(examples) if judged else limit
+        examples, conversations = first_rows(examples, conversations, most, codec, recipe.chat.train_on)
     return HeldOut(
         split="test" if test else "validation",
-        examples=examples[:limit],
-        conversations=conversations[:limit],
+        examples=examples,
+        conversations=conversations,
         train=data.train_conversations,
         codec=codec,
         pairs=pairs,
         judged=judged,
         images=data.images,
     )
+
+
+def first_rows(
+    examples: Sequence[Example],
+    conversations: Sequence[Askable],
+    limit: int,
+    codec: ChatCodec,
+    train_on: Literal["assistant", "last"],
+) -> tuple[Sequence[Example], list[Askable]]:
+    """The first `limit` examples, and the conversations that they are. One of several examples is used as a whole: there are
+    fewer then, or more if it is the first.
+
+    Rows that were cut, and raw text, are examples without a conversation, so the two are not numbered alike.
+    """
+    whole: list[Askable] = []
+    at, limit = 0, min(limit, len(examples))
+    for conversation in conversations:
+        own = [one for one in conversation.examples(codec, train_on) if any(one.targets[1:])]
+        while own and at < limit and examples[at].ids != own[0].ids:
+            at += 1
+        if at >= limit:
+            break
+        if at + len(own) > limit:
+            limit = at or len(own)
+        if at + len(own) <= limit:
+            whole.append(conversation)
+            at += len(own)
+    return examples[:limit], whole
 
 
 def _prompts(run: Run, recipe: Recipe, task: Reinforcement, codec: ChatCodec) -> HeldOut:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, Literal, cast
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from ptune.config.recipe import Recipe
 from ptune.data.shapes.conversations import Completion, Conversation
 from ptune.errors import BackboneError, DataError, FormatError
 from ptune.evaluation.evaluate import evaluate
-from ptune.evaluation.held_out import held_out
+from ptune.evaluation.held_out import first_rows, held_out
 from ptune.evaluation.in_context import after, in_context, shots
 from ptune.fine_tune import train
 from ptune.formats.run import Run
@@ -81,6 +82,52 @@ def test_in_context_is_the_base_reading_conversations_first(run: Run) -> None:
     expected = by_hand(base_of(run), held.examples, tuple(read_first))
     assert found["loss"] == pytest.approx(expected["loss"], rel=1e-5)
     assert found["targets"] == expected["targets"]
+
+
+def test_a_limit_leaves_the_same_rows_to_all(run: Run) -> None:
+    """Rows that were cut, and conversations of several examples, are not numbered alike."""
+    held = held_out(run)
+    codec, asked = held.codec, held.conversations
+    cut = Example(held.examples[0].ids[:-1], held.examples[0].targets[:-1])
+    examples = [cut, *held.examples]
+    found, conversations = first_rows(examples, asked, 3, codec, "assistant")
+    assert (list(found), conversations) == (examples[:3], list(asked[:2]))
+
+    class Twice(Conversation):
+        def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
+            (one,) = super().examples(codec, train_on)
+            return [one, one]
+
+    twice = [Twice(one.messages) for one in cast("list[Conversation]", asked)]
+    doubled = [example for example in held.examples for _ in range(2)]
+    for limit, rows in ((1, 1), (2, 1), (3, 1), (5, 2), (99, len(asked))):
+        found, conversations = first_rows(doubled, twice, limit, codec, "assistant")
+        assert (len(found), len(conversations)) == (2 * rows, rows)
+
+
+def test_a_limit_in_a_run_whose_first_row_is_cut(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tiny_models.conversations(40)
+    rows[32][-1]["content"] += " so" * 200
+    recipe = Recipe.load(run.recipe_path)
+    parts = {
+        "task": {"max_length": 128, "on_overlong": "truncate"},
+        "data": {"test": (tiny_models.write_jsonl(tmp_path / "test.jsonl", rows[32:]),)},
+        "train": {"max_steps": 1},
+        "evaluate": {"limit": 3, "answers": 0},
+    }
+    changed = {name: getattr(recipe, name).model_copy(update=update) for name, update in parts.items()}
+    found = evaluate(train(recipe.model_copy(update=changed), tmp_path / "cut"))
+    codec = held_out(run).codec
+    cut, *whole = (codec.encode_example(row) for row in rows[32:35])
+    assert len(cut) > 128
+    of_cut, of_whole = sum(cut.targets[:128]), sum(one.target_count for one in whole)
+    assert found["before"]["targets"] == of_cut + of_whole
+    assert found["in_context"]["targets"] == of_whole
+    assert f"lacks rows that were cut, or are raw text: {of_cut} targets" in capsys.readouterr().err.replace(
+        "\n", " "
+    )
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma3", "gpt2", "gemma2"])
