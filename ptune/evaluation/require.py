@@ -77,17 +77,21 @@ def parsed(texts: Sequence[str]) -> list[Requirement]:
 
 
 def refuse_unknown(
-    requirements: Sequence[Requirement], figures: Sequence[str], of_a_label: Sequence[str] = ()
+    requirements: Sequence[Requirement],
+    figures: Sequence[str],
+    of_a_label: Sequence[str] = (),
+    labels: Sequence[str] = (),
 ) -> None:
-    """Checks names before anything is computed: one of `figures`, or one of `of_a_label` followed by /LABEL.
+    """Checks names before anything is computed: one of `figures`, or one of `of_a_label` followed by / and one of `labels`.
 
     Raises: UsageError that lists the valid names.
     """
     for requirement in requirements:
-        if requirement.name not in figures and requirement.name.partition("/")[0] not in of_a_label:
-            more = (
-                f", and of a label {', '.join(f'{name}/LABEL' for name in of_a_label)}" if of_a_label else ""
-            )
+        name, of_one, label = requirement.name.partition("/")
+        known = name in of_a_label and label in labels if of_one else name in figures
+        if not known:
+            each = ", ".join(f"{name}/LABEL" for name in of_a_label)
+            more = f", and of a label {each}, where LABEL is {', '.join(labels)}" if of_a_label else ""
             raise UsageError(
                 f"--require {requirement}: there is no figure {requirement.name!r}; there are {', '.join(figures)}{more}"
             )

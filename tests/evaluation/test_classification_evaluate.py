@@ -28,6 +28,7 @@ from ptune.evaluation.classification.agreement import agreement
 from ptune.evaluation.classification.evaluate import evaluate_run
 from ptune.evaluation.classification.held_out import of_run
 from ptune.evaluation.classification.outcome import Outcome
+from ptune.evaluation.classification.results import measured_labels
 from ptune.evaluation.classification.slices import slices
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.parts import Judged
@@ -165,9 +166,25 @@ def test_a_requirement_must_be_one(text: str) -> None:
 def test_a_requirement_names_a_figure(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run.folder), "--require", "acuracy>=0.5"]) == 2
     assert "balanced_accuracy" in capsys.readouterr().err
-    assert main(["evaluate", str(run.folder), "--require", "f1/gud>=0.5"]) == 2
-    assert "f1/good" in capsys.readouterr().err
     assert not run.evaluation_path.is_file()
+
+
+@pytest.mark.parametrize("name", ["f1/gud", "average_precision/good", "f1/", "accuracy/good"])
+def test_a_label_that_is_not_there_is_refused_before_anything_is_computed(
+    run: Run, name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ptune.evaluation.classification.evaluate.outcome_of", pytest.fail)
+    assert main(["evaluate", str(run.folder), "--require", f"{name}>=0.5"]) == 2
+    told = capsys.readouterr().err
+    assert f"no figure {name!r}" in told
+    assert "where LABEL is bad, good" in told
+
+
+def test_labels_that_have_figures() -> None:
+    tags = ("O", "B-PER", "I-PER", "NOUN", "B")
+    assert measured_labels(Labels(tags, "tags")) == ("PER", "NOUN", "_")
+    assert measured_labels(Labels(("value",), "regression")) == ()
+    assert measured_labels(Labels(("a", "b"), "multi")) == ("a", "b")
 
 
 def test_a_run_that_is_not_finished_is_refused(run: Run) -> None:

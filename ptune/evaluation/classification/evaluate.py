@@ -9,7 +9,7 @@ from ptune.config.tasks import task_of
 from ptune.data.held_out import Held
 from ptune.evaluation.classification.evaluation import figures, outcome_of, write
 from ptune.evaluation.classification.onnx_side import served_as
-from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL
+from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL, measured_labels
 from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import refuse_unknown
@@ -31,7 +31,8 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
 
     record, recipe = run.finished_record(), Recipe.load(run.recipe_path)
     held: Held = imported(task_of(recipe.task).held_out)(run, asked.data, asked.columns)
-    refuse_unknown(asked.require, FIGURES[held.labels.problem], OF_A_LABEL)
+    problem, known = held.labels.problem, measured_labels(held.labels)
+    refuse_unknown(asked.require, FIGURES[problem], OF_A_LABEL[problem], known)
     served = served_as(run, asked.bundle, asked.adapter)
     sides = {"torch": outcome_of("torch", held, predictor(run))}
     if served is not None:

@@ -8,7 +8,7 @@ from typing import Any
 from ptune.evaluation.classification.evaluation import Pages, figures, outcome_of, write
 from ptune.evaluation.classification.held_out import of_bundle
 from ptune.evaluation.classification.onnx_side import Served, the_adapter
-from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL
+from ptune.evaluation.classification.results import FIGURES, OF_A_LABEL, measured_labels
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.process_reward import evaluate as process_reward
 from ptune.evaluation.require import refuse_unknown
@@ -25,7 +25,8 @@ def evaluate_bundle(folder: Path, out: Path, asked: EvaluationOptions) -> dict[s
     if record.step_separator is not None:
         return process_reward.evaluate_bundle(folder, out, asked)
     held = of_bundle(record, asked.data, asked.columns)
-    refuse_unknown(asked.require, FIGURES[held.labels.problem], OF_A_LABEL)
+    problem, known = held.labels.problem, measured_labels(held.labels)
+    refuse_unknown(asked.require, FIGURES[problem], OF_A_LABEL[problem], known)
     served = Served(folder, record.name)
     sides = {"ONNX": outcome_of("ONNX", held, lambda rows, tell: served.logits(rows, tell, asked.threads))}
     evaluation = figures(held, sides, asked.require, 0)

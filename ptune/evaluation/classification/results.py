@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from ptune.codecs.labels import Labels
+from ptune.codecs.tag_marks import read_tag
 from ptune.evaluation.classification.bootstrap import Interval
 
 
@@ -53,7 +55,24 @@ FIGURES = {
     "tags": ("precision", "recall", "f1", "f1_macro", "token_accuracy"),
 }
 """Problem -> all figures that there may be; the last three of "single" depend on how many labels there are."""
-OF_A_LABEL = ("precision", "recall", "f1", "support", "average_precision")
+_OF_A_LABEL = ("precision", "recall", "f1", "support")
+OF_A_LABEL = {
+    "single": _OF_A_LABEL,
+    "multi": (*_OF_A_LABEL, "average_precision"),
+    "regression": (),
+    "tags": _OF_A_LABEL,
+}
+"""Problem -> the figures of a label."""
+
+
+def measured_labels(labels: Labels) -> tuple[str, ...]:
+    """What has figures of its own: labels; of tags the types of entities."""
+    if labels.problem == "regression":
+        return ()
+    if labels.problem != "tags":
+        return labels.names
+    return tuple(dict.fromkeys(kind for name in labels.names if (kind := read_tag(name).type)))
+
 
 LOWER_IS_BETTER = frozenset({"log_loss", "ece", "mae", "rmse", "loss", "perplexity"})
 PLAIN_NUMBERS = frozenset(
