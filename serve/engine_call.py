@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ptune.errors import PtuneError, RequestError
 
@@ -55,7 +55,7 @@ class EngineCall(ABC):
         """Tokens generated so far."""
         return 0
 
-    def usage(self) -> dict[str, int]:
+    def usage(self) -> dict[str, Any]:
         """OpenAI's `usage`, as of now."""
         prompt, generated = self.prompt_tokens, self.generated_tokens
         return {"prompt_tokens": prompt, "completion_tokens": generated, "total_tokens": prompt + generated}

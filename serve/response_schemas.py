@@ -79,8 +79,10 @@ COMPONENTS: dict[str, Schema] = {
             "prompt_tokens": INTEGER,
             "completion_tokens": INTEGER,
             "total_tokens": INTEGER,
+            "prompt_tokens_details": object_of({"cached_tokens": INTEGER}),
             "completion_tokens_details": object_of({"reasoning_tokens": INTEGER}),
         },
+        "prompt_tokens_details",
         "completion_tokens_details",
     ),
     "ChatLogprobs": object_of(

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 from ptune.errors import RequestError
 
 from .keys import Key, Limits
 
 Clock = Callable[[], float]  # seconds, never backwards
-Usage = Callable[[], dict[str, int]]  # OpenAI's `usage`, as of now
+Usage = Callable[[], dict[str, Any]]  # OpenAI's `usage`, as of now
 _ROUNDING = 1e-6  # of a request or a token
 
 

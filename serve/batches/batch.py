@@ -27,6 +27,7 @@ class BatchUsage(BaseModel):
     """Tokens of all answers."""
 
     input_tokens: int = 0
+    cached_tokens: int = 0
     output_tokens: int = 0
     reasoning_tokens: int = 0
 
@@ -34,13 +35,15 @@ class BatchUsage(BaseModel):
         """Adds the `usage` of one answer, in the words of either of OpenAI's APIs."""
         self.input_tokens += usage.get("prompt_tokens", usage.get("input_tokens", 0))
         self.output_tokens += usage.get("completion_tokens", usage.get("output_tokens", 0))
+        read = usage.get("prompt_tokens_details", usage.get("input_tokens_details")) or {}
+        self.cached_tokens += read.get("cached_tokens", 0)
         details = usage.get("completion_tokens_details", usage.get("output_tokens_details")) or {}
         self.reasoning_tokens += details.get("reasoning_tokens", 0)
 
     def card(self) -> dict[str, Any]:
         return {
             "input_tokens": self.input_tokens,
-            "input_tokens_details": {"cached_tokens": 0},
+            "input_tokens_details": {"cached_tokens": self.cached_tokens},
             "output_tokens": self.output_tokens,
             "output_tokens_details": {"reasoning_tokens": self.reasoning_tokens},
             "total_tokens": self.input_tokens + self.output_tokens,

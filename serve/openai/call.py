@@ -101,6 +101,11 @@ class DecoderCall(GenerationCall):
         """Of the generated tokens, those of the reasoning."""
         return sum(running.reasoning_tokens for running in self._running)
 
+    def usage(self) -> dict[str, Any]:
+        """As `EngineCall.usage`, with the prompts' tokens that were found in the cache."""
+        found = sum(running.ticket.reused for running in self._running[:: self._choices])
+        return {**super().usage(), "prompt_tokens_details": {"cached_tokens": found}}
+
     def max_tokens(self) -> int:
         return self.prompt_tokens + sum(request.max_tokens for request in self.requests)
 

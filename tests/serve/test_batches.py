@@ -85,6 +85,19 @@ def test_every_endpoint_of_the_server(server: Filing, endpoint: str, body: dict[
     assert batch.usage.output_tokens > 0
 
 
+@pytest.mark.parametrize("endpoint", ["/v1/chat/completions", "/v1/responses"])
+def test_tokens_that_were_found_in_the_cache_are_added_up(
+    server: Filing, model: FakeChatModel, endpoint: str
+) -> None:
+    model.engine.reused = 5
+    said = {"model": "base", "messages": [{"role": "user", "content": "a"}]}
+    body = {"model": "base", "input": "a", "store": False} if endpoint == "/v1/responses" else said
+    lines = [
+        {"custom_id": name, "method": "POST", "url": endpoint, "body": body} for name in ("first", "second")
+    ]
+    assert server.ended(server.begun(jsonl(*lines), endpoint)).usage.input_tokens_details.cached_tokens == 10
+
+
 def test_an_encoder_has_batches_too(tmp_path: Path) -> None:
     encoder = FakeEncoderModel()
     entries = [

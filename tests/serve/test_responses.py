@@ -61,6 +61,20 @@ def test_a_response(client: openai.OpenAI, served: Any) -> None:
     Response.model_validate(raw.json(), strict=True)
 
 
+def test_tokens_that_were_found_in_the_cache_are_told(
+    client: openai.OpenAI, served: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were always 0."""
+    monkeypatch.setattr(served.engine, "reused", 7)
+    answer = client.responses.create(model="pirate", input="ahoy")
+    assert answer.usage is not None
+    assert answer.usage.input_tokens_details.cached_tokens == 7
+    chat = client.chat.completions.create(model="pirate", messages=[{"role": "user", "content": "ahoy"}], n=3)
+    assert chat.usage is not None
+    assert chat.usage.prompt_tokens_details is not None
+    assert chat.usage.prompt_tokens_details.cached_tokens == 7, "a prompt with several choices counts once"
+
+
 def test_a_tool_with_a_number_that_no_answer_can_repeat_is_refused(served: Any) -> None:
     tool = '{"type": "function", "name": "now", "parameters": {"default": 1e400}}'
     response = served.http.post(

@@ -57,6 +57,7 @@ class FakeEngine:
     cancelled: list[Request] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     tower: FakeTower | None = None  # None: it sees no images
+    reused: int = 0  # tokens of each prompt that are found in the cache
     running: int = 0
     ended: int = 0
     metrics: EngineMetrics = field(default_factory=EngineMetrics)
@@ -87,7 +88,7 @@ class FakeEngine:
         self.requests.append(request)
         with self.counting:
             self.running += 1
-        ticket = FakeTicket()
+        ticket = FakeTicket(self.reused)
         threading.Thread(target=self._run, args=(request, deliver, ticket.given_up), daemon=True).start()
         return ticket
 
@@ -155,8 +156,9 @@ class FakeEngine:
 
 
 class FakeTicket:
-    def __init__(self) -> None:
+    def __init__(self, reused: int = 0) -> None:
         self.given_up = threading.Event()
+        self.reused = reused
 
     def cancel(self) -> None:
         self.given_up.set()

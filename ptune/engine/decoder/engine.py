@@ -205,7 +205,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
             own = sum(waits.tenant == request.tenant for waits in self._pending)
             self._scheduler.require_room(request.tenant, own, len(self._pending) - own)
             self._enqueue(sequence, request.adapter, len(request.prompt))
-        return Ticket(lambda: self._cancel(sequence))
+        return Ticket(lambda: self._cancel(sequence), lambda: sequence.reused)
 
     def generate(self, request: Request) -> Generator[Token, None, None]:
         """Submits at once and yields the tokens as they are computed; closing the iterator cancels the request.

@@ -43,6 +43,7 @@ class TokenSequence:
     invoked: int = field(default=NEVER, init=False)  # index in `tokens` of its adapter's last invocation
     slot: int | None = field(default=None, init=False)  # its slot in the cache while it runs
     cached: int = field(default=0, init=False)  # number of `tokens` that have been computed
+    reused: int = field(default=0, init=False)  # of its own tokens, those found in the cache at first
     cancelled: bool = field(default=False, init=False)  # any thread may set it; obeyed before the next step
     expired: bool = field(default=False, init=False)  # its deadline has passed; obeyed likewise
     finished: bool = field(default=False, init=False)

@@ -11,8 +11,13 @@ from ptune.engine.decoder.request import Token
 class Ticket:
     """A submitted request."""
 
-    def __init__(self, cancel: Callable[[], None]) -> None:
-        self._cancel = cancel
+    def __init__(self, cancel: Callable[[], None], reused: Callable[[], int]) -> None:
+        self._cancel, self._reused = cancel, reused
+
+    @property
+    def reused(self) -> int:
+        """Tokens of the prompt that were found in the cache, as of now: none before its first step."""
+        return self._reused()
 
     def cancel(self) -> None:
         """Ends the request before the next step, with a last token whose finish is "cancelled". May be too late."""

@@ -109,6 +109,7 @@ def test_virtual_tokens_are_put_where_no_slot_has_all_of_them() -> None:
     first.cached = 274
     beside = sequence(20, adapter)  # shares text, too
     assert (beside.cached, copied, slots.reused) == (39, [(0, 1, 0, 39)], 19)
+    assert (first.reused, beside.reused) == (0, 19)
     slots.give_back(beside)
     twin = TokenSequence([])  # another beam
     twin.begin(adapter)

@@ -158,13 +158,19 @@ class Slots:
             self._slide(slot, self._slid[source])
         if self._snapshots is not None:
             self._continue(sequence, found, self._snapshots)
-        self.reused += max(0, shared - sequence.virtual)
+        self._count(sequence, max(0, shared - sequence.virtual))
         if shared < sequence.virtual:
             self.restart(sequence)
         if self._idle is not None and (
             blocks := self._idle.beyond(sequence, sequence.cached, _findable(sequence))
         ):
             self._reading[sequence] = deque(blocks)
+
+    def _count(self, sequence: TokenSequence, found: int) -> None:
+        """Counts tokens that a sequence found in the cache; where it was preempted they may be those that it left itself."""
+        self.reused += found
+        if not sequence.preempted:
+            sequence.reused += found
 
     def read_on(self) -> Collection[TokenSequence]:
         """Reads one block from disk, for the sequence that has waited longest; returns those that wait for more.
@@ -178,7 +184,7 @@ class Slots:
             if self._idle.read(sequence.slot, block):
                 self._slide_memory(sequence.slot, self._slid[sequence.slot])  # what windows have gone past
                 sequence.cached = max(before, min(block.stop, _findable(sequence)))
-                self.reused += sequence.cached - before
+                self._count(sequence, sequence.cached - before)
             else:
                 blocks.clear()  # the rest is computed
             if not blocks:
