@@ -16,7 +16,7 @@ from ..http.body import body_of
 from ..http.dependencies import ChatServiceDep
 from .call import DecoderCall, FinishedSequence
 from .engine_requests import engine_requests
-from .logprobs import completion_logprobs, prompt_logprobs
+from .logprobs import TextOffsets, completion_logprobs, prompt_logprobs
 from .response import common_fields, respond
 from .schemas import CompletionRequest
 from .structured_output import compile_grammar, requested_output
@@ -90,13 +90,12 @@ class _CompletionReply:
 
     async def chunks(self) -> AsyncIterator[dict[str, Any]]:
         """The echo of each prompt, then pieces of the choices as they arrive, then the usage if requested."""
-        offsets = [0] * len(self._call.requests)
+        offsets = [TextOffsets() for _ in self._call.requests]
         for index in range(len(offsets) if self._body.echo or self._body.return_token_ids else 0):
             yield self._chunk(self._choice(index, self._echo(index), []) | self._prompt_ids(index))
         async for index, delta in self._call.deltas():
             tokens = [] if delta.token is None or delta.token.id == NO_TOKEN else [delta.token]
-            choice = self._choice(index, delta.text, tokens, offset=offsets[index], finish=delta.finish)
-            offsets[index] += sum(len(self._codec.token_text(token.id)) for token in tokens)
+            choice = self._choice(index, delta.text, tokens, offsets=offsets[index], finish=delta.finish)
             if delta.text or choice["logprobs"] or choice.get("token_ids") or delta.finish is not None:
                 yield self._chunk(choice)
         if self._body.include_usage:
@@ -107,12 +106,18 @@ class _CompletionReply:
         return {**chunk, "usage": None} if self._body.include_usage else chunk
 
     def _choice(
-        self, index: int, text: str, tokens: list[Token], *, offset: int = 0, finish: str | None = None
+        self,
+        index: int,
+        text: str,
+        tokens: list[Token],
+        *,
+        offsets: TextOffsets | None = None,
+        finish: str | None = None,
     ) -> dict[str, Any]:
         scored = [token for token in tokens if token.id != NO_TOKEN]
         most, logprobs = self._body.logprobs, None
         if most is not None and scored:
-            logprobs = completion_logprobs(self._codec, scored, most, offset)
+            logprobs = completion_logprobs(self._codec, scored, most, offsets or TextOffsets())
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
         generated = [token.id for token in scored if not token.prompt]
         return choice | ({"token_ids": generated} if self._body.return_token_ids else {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -41,22 +42,32 @@ def prompt_logprobs(codec: ChatCodec, tokens: Sequence[Token], most: int) -> lis
     return [None if token.logprob is None else entries(token) for token in tokens]
 
 
+class TextOffsets:
+    """Where the text of each token begins, in characters. A token that begins within one begins where that does."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._whole = 0  # characters so far
+
+    def of(self, token: bytes) -> int:
+        """The next token's."""
+        begins = self._whole
+        self._whole += len(self._decoder.decode(token))
+        return begins
+
+
 def completion_logprobs(
-    codec: ChatCodec, tokens: Sequence[Token], most: int, offset: int = 0
+    codec: ChatCodec, tokens: Sequence[Token], most: int, offsets: TextOffsets
 ) -> dict[str, Any]:
     """Parallel lists. As at OpenAI, the log-probability of an echoed prompt's first token is null.
 
-    most: alternatives of each token. offset: where the text of the first token begins, in characters.
+    most: alternatives of each token. offsets: those of the text so far.
     """
-    texts = [codec.token_text(token.id) for token in tokens]
-    offsets = [offset]
-    for text in texts[:-1]:
-        offsets.append(offsets[-1] + len(text))
     return {
-        "tokens": texts,
+        "tokens": [codec.token_text(token.id) for token in tokens],
         "token_logprobs": [token.logprob for token in tokens],
         "top_logprobs": [_top(codec, token, most) for token in tokens],
-        "text_offset": offsets[: len(texts)],
+        "text_offset": [offsets.of(codec.token_bytes(token.id)) for token in tokens],
     }
 
 

@@ -97,10 +97,21 @@ def test_the_token_that_ends_is_scored_too(served):
     assert choice["text"] == "base heard: x"
 
 
-def test_scores_in_a_stream_are_those_of_the_whole(served):
-    asked = {"max_tokens": 3, "echo": True, "logprobs": 1}
-    whole = choices(served.complete("hi", **asked))[0]
-    pieces = [chunk["choices"][0] for chunk in chunks(served.complete("hi", stream=True, **asked))]
+def test_a_token_within_a_character_begins_where_that_does(served: Any) -> None:
+    """A token is a byte here. Each part of a character was counted as one."""
+    [choice] = choices(served.complete("é☠x", max_tokens=100, echo=True, logprobs=0))
+    assert choice["text"] == "é☠xbase heard: é☠x"
+    expected = [
+        at for at, character in enumerate(choice["text"] + "!") for _ in range(len(character.encode()))
+    ]
+    assert choice["logprobs"]["text_offset"] == expected
+
+
+@pytest.mark.parametrize("prompt", ["hi", "é☠"])
+def test_scores_in_a_stream_are_those_of_the_whole(served, prompt):
+    asked = {"max_tokens": 20, "echo": True, "logprobs": 1}
+    whole = choices(served.complete(prompt, **asked))[0]
+    pieces = [chunk["choices"][0] for chunk in chunks(served.complete(prompt, stream=True, **asked))]
     assert "".join(piece["text"] for piece in pieces) == whole["text"]
     for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
         assert [entry for piece in pieces if piece["logprobs"] for entry in piece["logprobs"][name]] == whole[
