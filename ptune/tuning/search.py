@@ -63,9 +63,7 @@ def _run(
         say(f"trial {number}: {' '.join(f'{field}={spelled(value)}' for field, value in values.items())}")
 
         def validated(at: int, value: float) -> bool:
-            if at not in study.get_trials(deepcopy=False)[number].intermediate_values:
-                trial.report(value, at)
-            return trial.should_prune()
+            return hopeless(trial, at, value)
 
         result = run_trial(search, number, validated=validated, stop=stop, start=start, keep_open=(lock,))
     say(f"trial {number}: {_ending(search, result)}")
@@ -80,6 +78,20 @@ def _run(
     state = states.get(result.outcome, TrialState.PRUNED)
     study.tell(number, result.value if state == TrialState.COMPLETE else None, state=state)
     return result
+
+
+def hopeless(trial: Trial, at: int, value: float) -> bool:
+    """Reports the validation of number `at`, and asks whether the trial is pruned by it.
+
+    After a collapse a training repeats some validations. Then the newest counts, and until it is further than before
+    nothing is asked: the pruner looks at the highest number, which is of what was given up.
+    """
+    reported = trial.storage.get_trial(trial._trial_id).intermediate_values
+    if reported.get(at) != value:
+        # `Trial.report` would keep the first value of a number; the pruner reads the trial's own copy.
+        trial.storage.set_trial_intermediate_value(trial._trial_id, at, value)
+        trial._cached_frozen_trial.intermediate_values[at] = value
+    return at >= max(reported, default=at) and trial.should_prune()
 
 
 def _ending(search: Search, result: Result) -> str:

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
@@ -136,20 +137,32 @@ def _watch(
     validated: Callable[[int, float], bool],
     stop: Callable[[], bool],
 ) -> _Asked:
-    """Waits for the process, and asks it to stop where its time is better spent otherwise."""
-    seen = 0
-    while (running := process.poll() is None) or seen < len(_validations(run, metric)):
-        for value in _validations(run, metric)[seen:]:
-            seen += 1
-            if validated(seen, value):
+    """Waits for the process, and asks it to stop where its time is better spent otherwise.
+
+    A training that goes back after a collapse forgets the validations since, and makes others of the same numbers.
+    """
+    seen: list[tuple[int, float]] = []
+    while True:
+        running = process.poll() is None  # else its last validations are written
+        found = _validations(run, metric)
+        del seen[_alike(seen, found) :]
+        for validation in found[len(seen) :]:
+            seen.append(validation)
+            if validated(len(seen), validation[1]):
                 _ask_to_stop(process)
-                return _Asked("pruned", seen)
-        if running and stop():
+                return _Asked("pruned", len(seen))
+        if not running:
+            return _Asked("", len(seen))
+        if stop():
             _ask_to_stop(process)
-            return _Asked("interrupted", seen)
-        if running:
-            time.sleep(LOOK_EVERY_S)
-    return _Asked("", seen)
+            return _Asked("interrupted", len(seen))
+        time.sleep(LOOK_EVERY_S)
+
+
+def _alike(one: Sequence[object], other: Sequence[object]) -> int:
+    """How many items both begin with."""
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _ask_to_stop(process: Training) -> None:
@@ -205,8 +218,10 @@ def forget_checkpoints(run: Run) -> None:
     shutil.rmtree(run.checkpoints_path, ignore_errors=True)
 
 
-def _validations(run: Run, metric: Metric) -> list[float]:
-    return [float(entry[metric]) for entry in entries(run.metrics_path) if metric in entry]
+def _validations(run: Run, metric: Metric) -> list[tuple[int, float]]:
+    """The step and the metric of each validation."""
+    found = [entry for entry in entries(run.metrics_path) if metric in entry]
+    return [(entry["step"], float(entry[metric])) for entry in found]
 
 
 def _record(run: Run) -> RunRecord | None:
