@@ -322,9 +322,9 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
     def _admit(self, job: TokenSequence, adapter: Adapter | None) -> None:
         for member in job.group:
             member.begin(adapter)
-        if adapter is not None and job.most_tokens > self.context:
+        if adapter is not None and (misfit := job.misfit(self.context, self.signature.vocab_size)):
             self._registry.give_back(adapter)
-            job.fail(PtuneError(f"adapter {adapter.name!r} was replaced by one with more virtual tokens"))
+            job.fail(PtuneError(f"adapter {adapter.name!r} was replaced by one with {misfit}"))
             return
         self._scheduler.submit(job)
 

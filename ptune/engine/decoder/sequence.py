@@ -112,6 +112,17 @@ class TokenSequence:
             self.tokens = [VIRTUAL] * self.virtual + self.tokens
             self.most_tokens += self.virtual
 
+    def misfit(self, context: int, vocab: int) -> str:
+        """What its adapter has that it cannot be computed with; empty where it can. It may have waited for another one of that name.
+
+        context: the longest sequence. vocab: the base's tokens.
+        """
+        assert self.adapter is not None
+        if self.most_tokens > context:
+            return "more virtual tokens"
+        known = vocab if self.adapter.ends is None else self.adapter.ends.vocab
+        return "fewer tokens" if any(known <= token < FIRST_ROW for token in self.tokens) else ""
+
     @property
     def uncached(self) -> int:
         """Number of tokens still to be computed."""

@@ -18,6 +18,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 from support.bundles import peft_folder, tiny_bundle
+from support.end_adapters import ends_folder
 from support.other_adapters import save_adapter
 from support.prompt_adapters import save_prompt
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -25,6 +26,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from ptune.engine.adapters.folder import install
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.request import Request, Token
+from ptune.engine.decoder.ticket import until_finish
 from ptune.engine.kernels import PACKAGE
 from ptune.engine.sampling import Sampling
 from ptune.errors import AdapterError, RequestError
@@ -324,6 +326,33 @@ def test_streams_end_under_the_version_that_they_began_with(place: Place) -> Non
             thread.join(timeout=20)
     assert not wrong
     assert len(streams) >= 4
+
+
+def test_tokens_that_an_adapter_has_no_more_are_refused_alone(tmp_path: Path) -> None:
+    """They stand in a text that waited for an adapter which another one replaced meanwhile."""
+    base, _, bundle = tiny_bundle(tmp_path, ends=("head", "embedding", "tokens"))
+    vocab = bundle.decoder.vocab_size
+    place = Place(base, bundle, {"plain": peft_folder(base, tmp_path / "plain", seed=1)})
+    for name, folder in {
+        "own": ends_folder(base, tmp_path / "own", new=("<a>", "<b>")),
+        **place.folders,
+    }.items():
+        install(bundle, folder, name)
+    with closing(opened(bundle)) as engine:
+        expected = {name: answer(engine, name) for name in (BASE, "plain")}
+        assert engine.vocab_size("own") == vocab + 2
+        came: list[queue.SimpleQueue[Token]] = [queue.SimpleQueue() for _ in range(3)]
+        with engine._changed:  # nothing is read, and nothing computed meanwhile
+            engine._registry._cache.drop("own")
+            for at, request in enumerate((asked("own", (*PROMPT, vocab + 1)), asked("own"), asked(BASE))):
+                engine.submit(request, came[at].put)
+            place.put(engine, "own", "plain")
+        (refused,), *others = ([*until_finish(one)] for one in came)
+        assert (refused.finish, refused.error) == (
+            "error",
+            "adapter 'own' was replaced by one with fewer tokens",
+        )
+        assert others == [expected["plain"], expected[BASE]]
 
 
 def test_who_waits_for_an_adapter_that_is_put_gets_what_was_put(place: Place) -> None:
