@@ -34,7 +34,7 @@ def test_what_is_whole_is_used(bundle: Bundle) -> None:
 def test_damaged_weights_explain_what_else_failed(bundle: Bundle) -> None:
     damage(bundle, "model.onnx.data")
     with (
-        pytest.raises(FormatError, match="model.onnx.data is damaged"),
+        pytest.raises(FormatError, match=r"model\.onnx\.data is damaged"),
         checked_meanwhile(bundle, bundle.manifest.graphs[FP32].files),
     ):
         raise ValueError("cannot be loaded")
@@ -44,7 +44,7 @@ def test_a_damaged_graph_is_not_opened(bundle: Bundle) -> None:
     damage(bundle, "model.onnx")
     entered = False
     with (
-        pytest.raises(FormatError, match="model.onnx is damaged"),
+        pytest.raises(FormatError, match=r"model\.onnx is damaged"),
         checked_meanwhile(bundle, bundle.manifest.graphs[FP32].files),
     ):
         entered = True
@@ -54,6 +54,6 @@ def test_a_damaged_graph_is_not_opened(bundle: Bundle) -> None:
 def test_an_engine_on_damaged_weights_is_closed(bundle: Bundle) -> None:
     damage(bundle, "model.onnx.data")
     before = set(threading.enumerate())
-    with pytest.raises(FormatError, match="model.onnx.data is damaged"):
+    with pytest.raises(FormatError, match=r"model\.onnx\.data is damaged"):
         Engine.open(bundle)
     assert set(threading.enumerate()) == before
