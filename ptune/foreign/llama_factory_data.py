@@ -104,7 +104,7 @@ def _shape(draft: Draft, entry: Mapping[str, Any]) -> tuple[dict[str, str], list
         shape: own.get("messages", "messages" if entry.get("formatting") == "openai" else "conversations")
     }
     columns |= {_TURNS[name]: column for name, column in own.items() if name in _TURNS}
-    usual = {"role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user"),
+    usual: dict[str, tuple[str, ...]] = {"role_tag": ("from", "role"), "content_tag": ("value", "content"), "user_tag": ("human", "user"),
              "assistant_tag": ("gpt", "assistant")}  # fmt: skip
     if shape == "conversations":
         usual |= {"function_tag": ("function_call",), "observation_tag": ("observation", "tool")}

@@ -133,6 +133,15 @@ def test_messages_in_openais_form_and_images(folder: Path) -> None:
     assert any("films" in note.said for note in found.of("left"))
 
 
+def test_turns_of_tools_with_other_names_are_told(folder: Path) -> None:
+    path = folder / "data" / "dataset_info.json"
+    tags = {"function_tag": "function_call", "observation_tag": "result"}
+    called = {"file_name": "called.json", "formatting": "sharegpt", "tags": tags}
+    path.write_text(json.dumps({**REGISTER, "called": called}))
+    found = imported(SFT.replace("mine,talk", "called"), folder)
+    assert any("turns are named observation_tag result there" in note.said for note in found.of("look"))
+
+
 def test_other_methods(folder: Path) -> None:
     frozen = SFT.replace("finetuning_type: lora", "finetuning_type: freeze\nfreeze_trainable_layers: 5")
     method = imported(frozen.replace("quantization_bit: 8", ""), folder).recipe.method
