@@ -112,15 +112,17 @@ def resized(pixels: Pixels, box: tuple[int, int, int, int], interpolation: str) 
     return np.asarray(Image.fromarray(pixels).resize((width, height), _filter(interpolation), box=box))
 
 
-def open_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(source: bytes | str | Path | Image.Image, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decodes an image as RGB, the right way up, without transparency. Takes the first frame of an animation.
 
-    Raises: DataError that says in one sentence why it cannot be used, without the file's name.
+    source: a file's bytes or path, or what Pillow has opened. Raises: DataError that says in one sentence why it cannot be
+    used, without the file's name.
     """
-    raw = source if isinstance(source, bytes) else _bytes_of(Path(source))
-    if not raw:
+    if isinstance(source, str | Path):
+        source = _bytes_of(Path(source))
+    if source == b"":
         raise DataError("the image file is empty (0 bytes)")
-    return _decoded(raw, max_pixels)
+    return _decoded(source, max_pixels)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -132,7 +134,7 @@ def _bytes_of(path: Path) -> bytes:
         raise DataError(f"the image cannot be read: {error.strerror}") from None
 
 
-def _decoded(raw: bytes, max_pixels: int) -> Image.Image:
+def _decoded(source: bytes | Image.Image, max_pixels: int) -> Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     with warnings.catch_warnings():
@@ -140,7 +142,7 @@ def _decoded(raw: bytes, max_pixels: int) -> Image.Image:
             "ignore"
         )  # Pillow warns about large images, which are refused here, and odd metadata
         try:
-            image = Image.open(io.BytesIO(raw))
+            image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
             _check_size(image.width, image.height, max_pixels)
             image.load()
             return rgb(ImageOps.exif_transpose(image))
