@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 _DATA_URI = re.compile(r"data:[a-z]+/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_WHITE = (255, 255, 255)
 _SHAPES = '{"type": "image", "path": "cat.png"} or {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}'
 
 
 def image_of_part(
     part: Mapping[str, Any], folder: Path | None = None, *, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The image of a message's part, as RGB. folder: what the paths of files are relative to.
+    """The image of a message's part, as RGB; transparent pixels are white, as for the processors of models that see.
 
-    Raises: DataError in one sentence.
+    folder: what the paths of files are relative to. Raises: DataError in one sentence.
     """
-    return open_image(_source(part, folder or Path()), max_pixels=max_pixels)
+    return open_image(_source(part, folder or Path()), max_pixels=max_pixels, backdrop=_WHITE)
 
 
 def _source(part: Mapping[str, Any], folder: Path) -> bytes | Path:
