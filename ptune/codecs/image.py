@@ -136,6 +136,8 @@ def _bytes_of(path: Path) -> bytes:
         raise DataError(f"there is no image {path}") from None
     except OSError as error:
         raise DataError(f"the image cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL character, or half of a surrogate pair
+        raise DataError(f"{path.name[:60]!r} can be no file's name") from None
 
 
 def _decoded(source: bytes | Image.Image, max_pixels: int, backdrop: Colour | None) -> Image.Image:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import os.path
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,7 +46,7 @@ def _source(part: Mapping[str, Any], folder: Path) -> bytes | Path:
     if found := _DATA_URI.match(named):
         try:
             return base64.b64decode(named[found.end() :], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise DataError(f"the data after 'base64,' is not valid base64: {error}") from None
     named = named.removeprefix("file://")
     if _ELSEWHERE.match(named) or named.startswith("data:"):
@@ -54,4 +54,4 @@ def _source(part: Mapping[str, Any], folder: Path) -> bytes | Path:
             f"the image {named[:60]!r} is neither a file nor a data URI with base64, and nothing is fetched from other"
             " machines: save it as a file and name that"
         )
-    return folder / Path(named).expanduser()
+    return folder / os.path.expanduser(named)

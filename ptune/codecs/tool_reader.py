@@ -57,9 +57,7 @@ class ToolReader:
     names: of the functions on offer, by which a call without a mark is told from an answer in JSON; None = any name calls.
     """
 
-    def __init__(
-        self, form: ToolFormat, *, many: bool = True, names: Collection[str] | None = None
-    ) -> None:
+    def __init__(self, form: ToolFormat, *, many: bool = True, names: Collection[str] | None = None) -> None:
         self.done = False
         self.calls = 0
         self._form = form

@@ -144,6 +144,20 @@ def test_transparent_pixels_in_a_chat_are_white_as_the_models_own_processor_show
     assert off_by(ours(image_of_part({"type": "image", "bytes": raw})), theirs, ours.std) <= 1e-6
 
 
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("~draft.png", "there is no image"),  # no user is called so
+        ("a\0b.png", r"'a\\x00b.png' can be no file's name"),
+        ("\ud800.png", r"'\\ud800.png' can be no file's name"),
+        ("data:image/png;base64,é", "is not valid base64"),
+    ],
+)
+def test_what_can_be_no_image_is_told_in_a_sentence(named: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=told):
+        image_of_part({"type": "image", "path": named}, tmp_path)
+
+
 def test_a_cmyk_jpeg_looks_as_it_did() -> None:
     image = tiny_images.picture(64, 64)
     opened = open_image(saved(image.convert("CMYK"), "JPEG", quality=95))
