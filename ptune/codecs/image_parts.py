@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _DATA_URI = re.compile(r"data:[a-z]+/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_WHITE = (255, 255, 255)
+WHITE = (255, 255, 255)
 _SHAPES = '{"type": "image", "path": "cat.png"} or {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}'
 
 
@@ -28,7 +28,7 @@ def image_of_part(
 
     folder: what the paths of files are relative to. Raises: DataError in one sentence.
     """
-    return open_image(_source(part, folder or Path()), max_pixels=max_pixels, backdrop=_WHITE)
+    return open_image(_source(part, folder or Path()), max_pixels=max_pixels, backdrop=WHITE)
 
 
 def _source(part: Mapping[str, Any], folder: Path) -> bytes | Path:
