@@ -57,6 +57,15 @@ def test_equal_answers_are_an_error(tmp_path: Path) -> None:
     assert place_of(found["equal-answers"]).number == 21
 
 
+@pytest.mark.parametrize("prompt", ["Question 20?", [{"role": "user", "content": "Question 20?"}]])
+def test_a_better_answer_without_text_is_an_error_and_a_worse_one_is_not(tmp_path: Path, prompt: Any) -> None:
+    empty = [{**pair(20, " ", "No."), "prompt": prompt}, {**pair(21, "Yes.", " "), "prompt": prompt}]
+    found = findings(tmp_path, [*even(20), *empty])
+    assert found["empty-answer"].severity == "error"
+    assert place_of(found["empty-answer"]).number == 21
+    assert found["empty-answer"].count == 1
+
+
 @pytest.mark.parametrize(("share", "word"), [(0.85, "longer"), (0.15, "shorter"), (0.7, None)])
 def test_a_length_that_nearly_always_wins_is_told(share: float, word: str | None, tmp_path: Path) -> None:
     long, short = "This is quite a long answer.", "Short."
