@@ -66,6 +66,15 @@ def test_a_better_answer_without_text_is_an_error_and_a_worse_one_is_not(tmp_pat
     assert found["empty-answer"].count == 1
 
 
+def test_a_pair_that_says_the_opposite_of_an_earlier_one_is_told(tmp_path: Path) -> None:
+    rows = [*even(20), pair(3, "Yes.", "No."), pair(4, "No.", "Yes."), pair(3, "No.", "Yes.")]
+    found = findings(tmp_path, rows)
+    assert set(found) == {"contradicting-pairs"}
+    finding = found["contradicting-pairs"]
+    assert (finding.severity, finding.count, place_of(finding).number) == ("warning", 1, 23)
+    assert f"{tmp_path / 'train.jsonl'}:21 with the other one as the better" in finding.message
+
+
 @pytest.mark.parametrize(("share", "word"), [(0.85, "longer"), (0.15, "shorter"), (0.7, None)])
 def test_a_length_that_nearly_always_wins_is_told(share: float, word: str | None, tmp_path: Path) -> None:
     long, short = "This is quite a long answer.", "Short."
