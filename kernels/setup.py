@@ -62,7 +62,9 @@ if __name__ == "__main__":
             "-ffp-contract=off",
             "-Wall",
             "-Wextra",
+            "-pthread",
         ],
+        extra_link_args=["-pthread"],
         language="c++",
     )
     setup(ext_modules=[library], cmdclass={"build_ext": BuildLibrary, "bdist_wheel": AnyPython})

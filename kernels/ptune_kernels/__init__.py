@@ -21,6 +21,11 @@ def use_kernel(name: str | None) -> bool:
     return bool(_library().ptune_use_kernel(None if name is None else name.encode()))
 
 
+def merge_page() -> bool:
+    """Moves 2 MiB of the packed weights of open sessions into a large page, while steps may run. False where all lie in such."""
+    return bool(_library().ptune_merge_page())
+
+
 @cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(LIBRARY))

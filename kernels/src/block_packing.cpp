@@ -12,6 +12,10 @@ bool half_of(float value, uint16_t& half) {
   uint32_t bits;
   std::memcpy(&bits, &value, 4);
   const uint32_t sign = bits >> 16 & 0x8000, rest = bits & 0x7fffffff;
+  if (rest >= 113u << 23 && rest < 143u << 23) {  // a normal number of halves, as nearly all scales are
+    half = static_cast<uint16_t>(sign | (rest - (112u << 23)) >> 13);
+    return (rest & 0x1fff) == 0;
+  }
   if (rest == 0) {
     half = static_cast<uint16_t>(sign);
     return true;
@@ -26,11 +30,6 @@ bool half_of(float value, uint16_t& half) {
   const uint32_t size = lost ? whole : static_cast<uint32_t>(exponent + 14) << 10 | (whole & 0x3ff);
   half = static_cast<uint16_t>(sign | size);
   return true;
-}
-
-uint8_t number_at(const BlockWeights& w, const Blocks& of, size_t column, size_t block, size_t k) {
-  const uint8_t* from = of.q + (column * w.blocks + block) * kOfABlock * w.bits / 8;
-  return w.bits == 8 ? from[k] : from[k / 2] >> k % 2 * 4 & 15;
 }
 
 uint32_t zero_at(const BlockWeights& w, const Blocks& of, size_t column, size_t block) {
@@ -63,20 +62,34 @@ void pack_zeros(const BlockWeights& w, const Blocks& of, size_t panel, uint8_t* 
     }
 }
 
+// Eight numbers of four bits as bytes, in their order.
+uint64_t bytes_of(uint32_t eight) {
+  uint64_t spread = eight;
+  spread = (spread | spread << 16) & 0x0000ffff0000ffff;
+  spread = (spread | spread << 8) & 0x00ff00ff00ff00ff;
+  return (spread | spread << 4) & 0x0f0f0f0f0f0f0f0f;
+}
+
 void pack_block(const BlockWeights& w, const Blocks& of, size_t panel, size_t block, uint8_t* to) {
-  for (size_t sum = 0; sum < 4; ++sum)
-    for (size_t column = 0; column < w.columns_of(panel); ++column)
-      for (size_t t = 0; t < 4; ++t) {
-        const size_t k = 16 * (sum / 2) + 4 * (sum % 2) + t;
-        const uint8_t first = number_at(w, of, panel * kOfAPanel + column, block, k);
-        const uint8_t other = number_at(w, of, panel * kOfAPanel + column, block, k + 8);
-        if (w.bits == 8) {
-          to[sum * 128 + 4 * column + t] = first;
-          to[sum * 128 + 64 + 4 * column + t] = other;
-        } else {
-          to[sum * 64 + 4 * column + t] = static_cast<uint8_t>(first | other << 4);
+  const size_t of_block = kOfABlock * w.bits / 8;
+  for (size_t column = 0; column < w.columns_of(panel); ++column) {
+    const uint8_t* from = of.q + ((panel * kOfAPanel + column) * w.blocks + block) * of_block;
+    for (size_t half = 0; half < 2; ++half)  // of a block: 16 numbers, in two sums of eight
+      if (w.bits == 8) {
+        for (size_t j = 0; j < 2; ++j)
+          for (size_t other = 0; other < 2; ++other)
+            std::memcpy(to + (2 * half + j) * 128 + other * 64 + 4 * column, from + 16 * half + 4 * j + 8 * other, 4);
+      } else {
+        uint32_t first, others;
+        std::memcpy(&first, from + 8 * half, 4);
+        std::memcpy(&others, from + 8 * half + 4, 4);
+        const uint64_t sums = bytes_of(first) | bytes_of(others) << 4;
+        for (size_t j = 0; j < 2; ++j) {
+          const auto sum = static_cast<uint32_t>(sums >> 32 * j);
+          std::memcpy(to + (2 * half + j) * 64 + 4 * column, &sum, 4);
         }
       }
+  }
 }
 
 }  // namespace
@@ -92,16 +105,16 @@ size_t leading_wide(const BlockWeights& w, const Blocks& of) {
   return wide;
 }
 
-void pack(const BlockWeights& w, const Blocks& of, uint8_t* packed) {
-  std::memset(packed, 0, w.panels * w.panel_bytes());
-  for (size_t panel = 0; panel < w.panels; ++panel) {
-    uint8_t* to = packed + panel * w.panel_bytes();
-    pack_scales(w, of, panel, to);
-    to += w.scale_bytes();
-    if (w.zeros) pack_zeros(w, of, panel, to);
-    to += w.zero_bytes();
+void pack(const BlockWeights& w, const Blocks& of, uint8_t* packed, size_t from, size_t to) {
+  for (size_t panel = from; panel < to; ++panel) {
+    uint8_t* at = packed + panel * w.panel_bytes();
+    std::memset(at, 0, w.panel_bytes());
+    pack_scales(w, of, panel, at);
+    at += w.scale_bytes();
+    if (w.zeros) pack_zeros(w, of, panel, at);
+    at += w.zero_bytes();
     for (size_t block = 0; block < w.blocks; ++block)
-      pack_block(w, of, panel, block, to + w.place_of(block) * w.block_bytes());
+      pack_block(w, of, panel, block, at + w.place_of(block) * w.block_bytes());
   }
 }
 

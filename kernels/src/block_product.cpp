@@ -12,6 +12,7 @@
 
 #include "blocks.h"
 #include "low_rank_rows.h"
+#include "opening.h"
 #include "operators.h"
 #include "ort.h"
 #include "shelf.h"
@@ -42,7 +43,11 @@ class BlockProduct {
     w_.zero = w_.bits == 8 ? 128 : 8;
     w_.wide = leading_wide(w_, blocks);
     packed_ = shelf().get(text(info, "shared_as"), w_.panels * w_.panel_bytes(),
-                          [&](uint8_t* room) { pack(w_, blocks, room); });
+                          [&](uint8_t* room) {
+                            in_shares(
+                                w_.panels, kPackedByAThread / w_.panel_bytes(),
+                                [&](size_t from, size_t to) { pack(w_, blocks, room, from, to); });
+                          });
     w_.bytes = packed_->bytes;
     size_t inputs = 0;
     check(api->KernelInfo_GetInputCount(info, &inputs));

@@ -90,7 +90,7 @@ extern const BlockKernel kPlainBlocks, kAvx2Blocks, kAvxVnniBlocks, kAvx512Block
 
 size_t row_bytes(const BlockWeights&);
 size_t leading_wide(const BlockWeights&, const Blocks&);  // blocks up to the last whose scale is no half
-void pack(const BlockWeights&, const Blocks&, uint8_t* packed);
+void pack(const BlockWeights&, const Blocks&, uint8_t* packed, size_t from, size_t to);  // panels [from, to)
 const BlockKernel& best_block_kernel();  // the one beside `best_kernel`
 
 }  // namespace ptune

@@ -2,6 +2,7 @@
 #include "operators.h"
 #include "ort.h"
 #include "product.h"
+#include "shelf.h"
 
 namespace ptune {
 const OrtApi* api = nullptr;
@@ -35,4 +36,7 @@ __attribute__((visibility("default"))) const char* ptune_kernel() { return ptune
 __attribute__((visibility("default"))) int ptune_use_kernel(const char* name) {
   return ptune::use_kernel(name);
 }
+
+// Moves some of the packed weights of open sessions into a large page; 0 where all lie in such.
+__attribute__((visibility("default"))) int ptune_merge_page() { return ptune::shelf().merge_one(); }
 }

@@ -62,7 +62,8 @@ struct Kernel {
 extern const Kernel kPlain, kAvx2, kAvxVnni, kAvx512, kAmx;
 
 size_t packed_bytes(size_t in, size_t out);
-void pack(const int8_t* weights, size_t in, size_t out, uint8_t* packed);  // of zeros where padded
+// Packs panels [from, to), of zeros where padded.
+void pack(const int8_t* weights, size_t in, size_t out, uint8_t* packed, size_t from, size_t to);
 const Kernel& best_kernel();  // that this processor has, or the chosen one
 bool use_kernel(
     const char* name);  // chooses one; false where this processor has none of this name; null: the best

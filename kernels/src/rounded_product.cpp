@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "low_rank_rows.h"
+#include "opening.h"
 #include "operators.h"
 #include "ort.h"
 #include "product.h"
@@ -37,7 +38,12 @@ class RoundedProduct {
       multiplier_[at] = rounding_.step * static_cast<const float*>(scale.data)[at];
     const auto* numbers = static_cast<const int8_t*>(weights.data);
     packed_ = shelf().get(text(info, "shared_as"), packed_bytes(weights_.in, weights_.out),
-                          [&](uint8_t* room) { pack(numbers, weights_.in, weights_.out, room); });
+                          [&](uint8_t* room) {
+                            in_shares(weights_.panels, kPackedByAThread / (weights_.depth * kColumns),
+                                      [&](size_t from, size_t to) {
+                                        pack(numbers, weights_.in, weights_.out, room, from, to);
+                                      });
+                          });
     weights_.bytes = packed_->bytes;
     size_t inputs = 0;
     check(api->KernelInfo_GetInputCount(info, &inputs));

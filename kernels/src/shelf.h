@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdlib>
 #include <map>
@@ -9,6 +10,7 @@
 #include <mutex>
 #include <new>
 #include <string>
+#include <vector>
 
 #ifdef __linux__
 #include <sys/mman.h>
@@ -18,15 +20,14 @@
 
 namespace ptune {
 
-// Memory that begins at a page of 2 MiB, where the system has such pages: weights are read from end to end.
+// Memory that begins at a large page and, once it is merged, lies in such pages where the system has them: weights are
+// read from end to end. While they are packed it has small ones, which the system has at hand: a virtual machine's large
+// pages may be new to its host, which then takes seconds to find memory for a gigabyte of them.
 class Pages {
  public:
   explicit Pages(size_t size) : size_((size + kPage - 1) / kPage * kPage) {
     data_ = static_cast<uint8_t*>(std::aligned_alloc(kPage, size_));
     if (data_ == nullptr) throw std::bad_alloc();
-#ifdef __linux__
-    madvise(data_, size_, MADV_HUGEPAGE);
-#endif
   }
   Pages(const Pages&) = delete;
   Pages& operator=(const Pages&) = delete;
@@ -34,8 +35,18 @@ class Pages {
   uint8_t* data() const { return data_; }
   size_t size() const { return size_; }
 
- private:
   static constexpr size_t kPage = size_t{1} << 21;
+
+  // Makes one large page of those at an offset. Others may read there meanwhile, and wait until it is moved.
+  void merge([[maybe_unused]] size_t at) const {
+#ifdef __linux__
+    if (madvise(data_ + at, kPage, kCollapse) != 0 && errno == EINVAL)
+      madvise(data_ + at, kPage, MADV_HUGEPAGE);  // before Linux 6.1: the system merges them as it finds the time
+#endif
+  }
+
+ private:
+  static constexpr int kCollapse = 25;  // MADV_COLLAPSE, which older headers do not name
   size_t size_;
   uint8_t* data_;
 };
@@ -67,6 +78,26 @@ class Shelf {
     return fresh;
   }
 
+  // Merges one large page that is still small ones; false where there is none.
+  bool merge_one() {
+    std::shared_ptr<const Pages> pages;
+    size_t at = 0;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      while (!small_.empty()) {
+        pages = small_.back().lock();
+        if (pages != nullptr && merged_ < pages->size()) break;
+        small_.pop_back();
+        merged_ = 0;
+      }
+      if (small_.empty()) return false;
+      at = merged_;
+      merged_ += Pages::kPage;
+    }
+    pages->merge(at);
+    return true;
+  }
+
  private:
   static constexpr size_t kTogether = size_t{32} << 20;
 
@@ -77,6 +108,8 @@ class Shelf {
       pages = std::make_shared<const Pages>(std::max(size, kTogether));
       open_ = pages;
       used_ = 0;
+      small_.push_back(pages);
+      merged_ = 0;
     }
     room = pages->data() + used_;
     used_ += size;
@@ -86,6 +119,8 @@ class Shelf {
   std::mutex mutex_;
   std::map<std::string, std::weak_ptr<const Packed>> known_;
   std::weak_ptr<const Pages> open_;
+  std::vector<std::weak_ptr<const Pages>> small_;
+  size_t merged_ = 0;  // bytes of the last of them
   size_t used_ = 0;
 };
 

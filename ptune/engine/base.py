@@ -26,6 +26,7 @@ from ptune.engine.metrics import EngineMetrics
 from ptune.engine.options import BatchOptions
 from ptune.errors import PtuneError
 from ptune.formats.bundle import AdapterRecord, Bundle
+from ptune.formats.checked_meanwhile import checked_meanwhile
 
 clock_s = time.monotonic
 """Clock of deadlines."""
@@ -85,6 +86,9 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
         self._pending: PendingAdapters[J, Served] = PendingAdapters(
             self._registry, self._changed, self._admit
         )
+        self._tidy: Callable[[], bool] | None = (
+            None  # some milliseconds of what waits until nothing else is to do; False: done
+        )
         self._stalled = False  # whether all running jobs wait for what other threads compute
         self._accepted: weakref.WeakSet[J] = weakref.WeakSet()  # all jobs that somebody may wait for
         self._defect: BaseException | None = None  # what has ended a thread
@@ -107,16 +111,17 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
         profile = options.profile or bundle.manifest.default_profile
         graph = bundle.graph_path(profile)
         check_fits(bundle, profile)
-        bundle.check_files(bundle.manifest.graphs[profile].files)
-        engine = cls._build(bundle, graph, options)
-        try:
-            engine._registry.load_all()
-            if replay_golden:
-                bundle.check_files(bundle.manifest.golden)
-                engine._replay(bundle, profile)
-        except BaseException:
-            engine.close()
-            raise
+        with checked_meanwhile(bundle, bundle.manifest.graphs[profile].files) as checked:
+            engine = cls._build(bundle, graph, options)
+            try:
+                checked.result()
+                engine._registry.load_all()
+                if replay_golden:
+                    bundle.check_files(bundle.manifest.golden)
+                    engine._replay(bundle, profile)
+            except BaseException:
+                engine.close()
+                raise
         return engine
 
     @classmethod
@@ -287,9 +292,13 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
                 return
             if batch:
                 self._compute(batch)
+            elif self._tidy is not None and not self._tidy():
+                self._tidy = None
 
     def _sleep(self) -> None:
         """Waits while there is nothing to do. A job whose adapter is being read may expire meanwhile."""
+        if self._tidy is not None:
+            return
         stopping = self._closing or self._defect is not None
         if self._stalled and not stopping:
             self._changed.wait(STALL_S)

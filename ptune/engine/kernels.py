@@ -51,6 +51,9 @@ class Kernels:
     library: Path
     rewrite: Callable[..., tuple[bytes, int]]  # of a path
     reordered: tuple[str, ...] = ()  # what they compute in another order than the plain graph
+    merge_page: Callable[[], bool] = (
+        bool  # moves some packed weights into a large page; False where all lie in such
+    )
 
     @property
     def other_bits(self) -> bool:
@@ -128,7 +131,11 @@ def kernels(product: str = INT8) -> Kernels | None:
         return None
     reordered = {"attention": attends, "adapters": adapters}
     return Kernels(
-        package.kernel(), package.LIBRARY, rewrite, tuple(what for what, there in reordered.items() if there)
+        package.kernel(),
+        package.LIBRARY,
+        rewrite,
+        tuple(what for what, there in reordered.items() if there),
+        package.merge_page,
     )
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from ptune.engine.kernels import Kernels
+from ptune.engine.mapped_files import let_go
 from ptune.errors import FormatError, PtuneError
 
 Array = npt.NDArray[Any]
@@ -66,6 +67,9 @@ def open_graph(
         raise FormatError(f"{path} cannot be loaded: {error}") from None
     if device is not None:
         device.check(session)
+    # Operators have copied the weights into layouts of their own, and hardly read them from the files again.
+    for weights in path.parent.glob("*.data"):
+        let_go(weights)
     return session
 
 

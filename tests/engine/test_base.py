@@ -142,6 +142,24 @@ def test_drain_waits_for_what_runs_and_takes_nothing_more(
     assert (engine.stats().running, engine.stats().waiting) == (0, 0)
 
 
+def test_what_can_wait_is_done_while_nobody_waits(kind: Kind, held: tuple[Any, threading.Event]) -> None:
+    engine, go_on = held
+    outcome, busy = running(kind, engine), list[int]()
+
+    def tidy() -> bool:
+        busy.append(engine.stats().running)
+        return len(busy) < 3
+
+    engine._tidy = tidy
+    engine._wake()
+    assert not busy
+    go_on.set()
+    assert outcome() == DONE
+    wait_until(lambda: engine._tidy is None)
+    assert busy == [0, 0, 0]
+    assert kind.submit(engine, None)() == DONE
+
+
 def test_close_ends_everybody(kind: Kind, held: tuple[Any, threading.Event]) -> None:
     engine, go_on = held
     first, waits = running(kind, engine), kind.submit(engine, None)

@@ -95,6 +95,24 @@ def test_the_same_bits_as_the_plain_graph(data: st.DataObject) -> None:
 
 
 @built
+@needs_vnni
+def test_weights_that_several_threads_pack_have_the_same_bits_in_large_pages_too(tmp_path: Path) -> None:
+    """Over 4 MB of them, the last panel and the last tile half filled."""
+    import ptune_kernels
+
+    random = np.random.default_rng(3)
+    path = write_product(tmp_path, random.standard_normal((1030, 4101)).astype(np.float32), norm=False)
+    x = random.standard_normal((1, 5, 1030)).astype(np.float32)
+    expected = open_graph(path, 1).run(None, {"x": x})[0]
+    session = open_graph(path, 2, kernels=kernels())
+    assert np.array_equal(session.run(None, {"x": x})[0], expected)
+    while ptune_kernels.merge_page():
+        assert np.array_equal(session.run(None, {"x": x})[0], expected)
+    assert not ptune_kernels.merge_page()
+    assert np.array_equal(session.run(None, {"x": x})[0], expected)
+
+
+@built
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_row_is_the_same_bits_in_any_company(name: str, any_kernel: Any, tmp_path: Path) -> None:
     if not any_kernel.use_kernel(name):

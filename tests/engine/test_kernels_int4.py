@@ -113,6 +113,19 @@ def test_the_same_bits_as_the_plain_graph(data: st.DataObject) -> None:
 
 @built
 @needs_vnni
+def test_weights_that_several_threads_pack_have_the_same_bits(tmp_path: Path) -> None:
+    random = np.random.default_rng(4)
+    matrices = (random.standard_normal((1100, outputs)).astype(np.float32) for outputs in (6010, 3005))
+    path = write_products(tmp_path, *matrices, twice=False)
+    x = random.standard_normal((1, 3, 1100)).astype(np.float32)
+    plain, found = (
+        open_graph(path, 2, kernels=which).run(None, {"x": x}) for which in (None, own_operators())
+    )
+    assert all(np.array_equal(*pair) for pair in zip(plain, found, strict=True))
+
+
+@built
+@needs_vnni
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 50), st.integers(1, 9), st.booleans(), st.integers(0, 2**16))
 def test_the_same_bits_with_avx_vnni(

@@ -91,6 +91,7 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         self._step = Step(graphs, self.signature, cache)
         self.tower = Tower.of(bundle, options.threads)
         self._steps = self._tokens = 0
+        self._tidy = None if form is None or form.kernels is None else form.kernels.merge_page
         self._start()
 
     @classmethod
@@ -105,7 +106,6 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         """Opens a bundle and its adapters, and compares this machine's numbers with the exporter's.
 
         keywords: options that replace those of `options`.
-
         Raises: FormatError, AdapterError, UsageError; ParityError where the numbers differ.
         """
         options = replace(options, **keywords)
