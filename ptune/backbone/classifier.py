@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from ptune.backbone.identity import weights_hash
+from ptune.backbone.label_order import output_layers, published_outputs, put_in_order
 from ptune.backbone.load import (
     in_one_sentence,
     licence_inside,
@@ -112,6 +113,7 @@ def _read(
     seed: int,
 ) -> tuple[PreTrainedModel, set[str]]:
     """The model and the names of the weights that the checkpoint lacks."""
+    outputs = published_outputs(plain_config(spec, source).id2label, labels.names)
     config = _config(spec, source, labels)
     torch.manual_seed(seed)
     model, report = _KINDS[kind].from_pretrained(
@@ -124,6 +126,8 @@ def _read(
         **where_to_read(spec, source),
     )
     make_plain(model, source)
+    if outputs is not None:
+        put_in_order(model, output_layers(model, len(labels)), outputs)
     return model, {*report["missing_keys"], *(key for key, *_ in report["mismatched_keys"])}
 
 

@@ -22,6 +22,7 @@ from transformers import (
 from ptune.backbone.classifier import keep_in_float32, silent
 from ptune.backbone.identity import weights_hash
 from ptune.backbone.image_processor import of_processor, of_timm
+from ptune.backbone.label_order import output_layers, published_outputs, put_in_order
 from ptune.backbone.load import (
     in_one_sentence,
     licence_inside,
@@ -161,7 +162,7 @@ def _processor(spec: Backbone, source: Source) -> Any:
 def _read(spec: Backbone, source: Source, labels: Sequence[str]) -> tuple[PreTrainedModel, set[str]]:
     """The model, and the modules that were not or must not be taken from the checkpoint. Raises: BackboneError."""
     config = plain_config(spec, source)
-    same = list(config.id2label.values()) == list(labels)
+    outputs = published_outputs(config.id2label, labels)
     _label(config, labels)
     model, report = AutoModelForImageClassification.from_pretrained(
         source.path,
@@ -173,8 +174,10 @@ def _read(spec: Backbone, source: Source, labels: Sequence[str]) -> tuple[PreTra
     )
     changed = {name for name, *_ in report["mismatched_keys"]}
     lacking = {name.rpartition(".")[0] for name in report["missing_keys"] | changed}
-    if not same:
+    if outputs is None:
         lacking |= set(_outputs(model, len(labels)))
+    else:
+        put_in_order(model, _outputs(model, len(labels)), outputs)
     prefix = f"{model.base_model_prefix}."
     inside = sorted(name for name in lacking - set(_outputs(model, len(labels))) if name.startswith(prefix))
     inside = [name for name in inside if not name.removeprefix(prefix).startswith("pooler")]
@@ -187,13 +190,7 @@ def _outputs(model: PreTrainedModel, count: int) -> list[str]:
     prefix, body = body_of(model)
     if isinstance(model, TimmWrapperForImageClassification):
         return [f"{prefix}.{name}" for name in _names_of(body, _timm_classifiers(body))]
-    return [
-        name
-        for name, layer in model.named_modules()
-        if not name.startswith(f"{prefix}.")
-        and isinstance(layer, nn.Linear | nn.Conv2d)
-        and layer.weight.shape[0] == count
-    ]
+    return output_layers(model, count)
 
 
 def _timm_classifiers(body: nn.Module) -> list[nn.Module]:

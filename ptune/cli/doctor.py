@@ -15,7 +15,7 @@ from ptune.cli.parse import say_next
 from ptune.cli.train import recipe_in, resolve, with_recipe
 from ptune.config.recipe import Recipe
 from ptune.config.tasks import task_of
-from ptune.data.clean import write_clean
+from ptune.data.clean import write_clean_copies
 from ptune.doctor.command_line import Follows, without
 from ptune.kinds import imported
 
@@ -61,9 +61,7 @@ def doctor(recipe: Recipe, arguments: list[str], *, program: str) -> int:
     console = Console(highlight=False, markup=False, emoji=False)
     examined: Examined = imported(task_of(recipe.task).doctor)(recipe)
     cleaned = (
-        []
-        if options.clean is None
-        else [write_clean(path, recipe.task, options.clean) for path in recipe.data.files]
+        [] if options.clean is None else write_clean_copies(recipe.data.files, recipe.task, options.clean)
     )
     if options.as_json:
         rows = {"rows": examined.rows(options.rows)} if options.rows and examined.rows is not None else {}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 Pixels = NDArray[np.uint8]  # [height, width, 3], RGB
+Colour = tuple[int, int, int]  # RGB
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit, above which it suspects a decompression bomb
 FORMAT = 1
@@ -112,15 +113,20 @@ def resized(pixels: Pixels, box: tuple[int, int, int, int], interpolation: str) 
     return np.asarray(Image.fromarray(pixels).resize((width, height), _filter(interpolation), box=box))
 
 
-def open_image(source: bytes | str | Path, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_image(
+    source: bytes | str | Path | Image.Image, *, max_pixels: int = MAX_PIXELS, backdrop: Colour | None = None
+) -> Image.Image:
     """Decodes an image as RGB, the right way up, without transparency. Takes the first frame of an animation.
 
-    Raises: DataError that says in one sentence why it cannot be used, without the file's name.
+    source: a file's bytes or path, or what Pillow has opened. backdrop: what is seen through transparent pixels; None: the
+    colours that they hold themselves. Raises: DataError that says in one sentence why it cannot be used, without the file's
+    name.
     """
-    raw = source if isinstance(source, bytes) else _bytes_of(Path(source))
-    if not raw:
+    if isinstance(source, str | Path):
+        source = _bytes_of(Path(source))
+    if source == b"":
         raise DataError("the image file is empty (0 bytes)")
-    return _decoded(raw, max_pixels)
+    return _decoded(source, max_pixels, backdrop)
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -130,9 +136,11 @@ def _bytes_of(path: Path) -> bytes:
         raise DataError(f"there is no image {path}") from None
     except OSError as error:
         raise DataError(f"the image cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL character, or half of a surrogate pair
+        raise DataError(f"{path.name[:60]!r} can be no file's name") from None
 
 
-def _decoded(raw: bytes, max_pixels: int) -> Image.Image:
+def _decoded(source: bytes | Image.Image, max_pixels: int, backdrop: Colour | None) -> Image.Image:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
     with warnings.catch_warnings():
@@ -140,10 +148,11 @@ def _decoded(raw: bytes, max_pixels: int) -> Image.Image:
             "ignore"
         )  # Pillow warns about large images, which are refused here, and odd metadata
         try:
-            image = Image.open(io.BytesIO(raw))
+            image = Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
             _check_size(image.width, image.height, max_pixels)
             image.load()
-            return rgb(ImageOps.exif_transpose(image))
+            upright = ImageOps.exif_transpose(image)
+            return rgb(upright if backdrop is None else _before(backdrop, upright))
         except DataError:
             raise
         except UnidentifiedImageError:
@@ -175,6 +184,16 @@ def rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("I", "F", "LAB"):
         raise DataError(f"images of mode {image.mode} are not supported: save it as 8-bit RGB")
     return image.convert("RGB")
+
+
+def _before(backdrop: Colour, image: Image.Image) -> Image.Image:
+    """A decoded image in front of a colour; one without transparent pixels as it is."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    opaque = Image.new("RGBA", image.size, (*backdrop, 255))
+    return Image.alpha_composite(opaque, image.convert("RGBA"))
 
 
 def save_codec(preprocessing: Preprocessing, folder: Path) -> None:

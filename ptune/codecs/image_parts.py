@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-import binascii
+import os.path
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,17 +17,18 @@ if TYPE_CHECKING:
 
 _DATA_URI = re.compile(r"data:[a-z]+/[a-z0-9.+-]+;base64,", re.IGNORECASE)
 _ELSEWHERE = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+WHITE = (255, 255, 255)
 _SHAPES = '{"type": "image", "path": "cat.png"} or {"type": "image_url", "image_url": {"url": "data:image/png;base64,…"}}'
 
 
 def image_of_part(
     part: Mapping[str, Any], folder: Path | None = None, *, max_pixels: int = MAX_PIXELS
 ) -> Image.Image:
-    """The image of a message's part, as RGB. folder: what the paths of files are relative to.
+    """The image of a message's part, as RGB; transparent pixels are white, as for the processors of models that see.
 
-    Raises: DataError in one sentence.
+    folder: what the paths of files are relative to. Raises: DataError in one sentence.
     """
-    return open_image(_source(part, folder or Path()), max_pixels=max_pixels)
+    return open_image(_source(part, folder or Path()), max_pixels=max_pixels, backdrop=WHITE)
 
 
 def _source(part: Mapping[str, Any], folder: Path) -> bytes | Path:
@@ -45,7 +46,7 @@ def _source(part: Mapping[str, Any], folder: Path) -> bytes | Path:
     if found := _DATA_URI.match(named):
         try:
             return base64.b64decode(named[found.end() :], validate=True)
-        except binascii.Error as error:
+        except ValueError as error:
             raise DataError(f"the data after 'base64,' is not valid base64: {error}") from None
     named = named.removeprefix("file://")
     if _ELSEWHERE.match(named) or named.startswith("data:"):
@@ -53,4 +54,4 @@ def _source(part: Mapping[str, Any], folder: Path) -> bytes | Path:
             f"the image {named[:60]!r} is neither a file nor a data URI with base64, and nothing is fetched from other"
             " machines: save it as a file and name that"
         )
-    return folder / Path(named).expanduser()
+    return folder / os.path.expanduser(named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -37,6 +38,9 @@ class Argued:
 Event = Said | Called | Argued
 
 
+_AFTER_CALL = " \t\r\n}"
+
+
 class _State(Enum):
     TEXT = auto()  # a call may begin
     OPENING = auto()  # after the mark, before the {
@@ -50,13 +54,15 @@ class ToolReader:
 
     form: the format in which the model's template writes calls.
     many: whether to allow several calls; if not, `done` is set after the first, and the rest is ignored.
+    names: of the functions on offer, by which a call without a mark is told from an answer in JSON; None = any name calls.
     """
 
-    def __init__(self, form: ToolFormat, *, many: bool = True) -> None:
+    def __init__(self, form: ToolFormat, *, many: bool = True, names: Collection[str] | None = None) -> None:
         self.done = False
         self.calls = 0
         self._form = form
         self._many = many
+        self._names = names
         self._held = ""
         self._mark = ""  # the text that opened the call, kept in case it is not a call
         self._state = _State.TEXT if form.begin else _State.OPENING
@@ -129,24 +135,30 @@ class ToolReader:
     def _in_call(self, events: list[Event]) -> bool:
         self._held = self._call.push(self._held)
         if self._call.named and not self._call.told:
+            if self._is_answer(self._call.name):
+                return self._no_call(events, self._call.written + self._held)
             self._call.told = True
             events.append(Called(self.calls, self._call.name))
             self.calls += 1
         if self._call.told and (more := self._call.taken()):
             events.append(Argued(self.calls - 1, more))
         if self._call.broken and not self._call.told:
-            written = self._call.written + self._held
-            return self._no_call(events, written)
+            return self._no_call(events, self._call.written + self._held)
         if self._call.closed or self._call.broken:
             self._mark, self._state = "", _State.CLOSING
             self.done = not self._many
             return True
         return False
 
+    def _is_answer(self, name: str) -> bool:
+        """Whether an object with this name is an answer in JSON: nothing marks it as a call, and no function is called so."""
+        marked = self._form.begin or PYTHON_TAG in self._mark
+        return not marked and self._names is not None and name not in self._names
+
     def _closing(self, events: list[Event]) -> bool:
-        """Expects the end of a call, and perhaps another call."""
+        """Expects the end of a call, perhaps after a brace too many, and perhaps another call."""
         kind, end = self._form.kind, self._form.end
-        text = self._held.lstrip()
+        text = self._held.lstrip(_AFTER_CALL)
         if kind == "hermes":
             if text.startswith(end):
                 self._held, self._state = text[len(end) :], _State.TEXT
@@ -159,7 +171,7 @@ class ToolReader:
         if separator and separator in ",;":
             if not text[1:].strip():
                 return False
-            self._held, self._state = text[1:], _State.OPENING
+            self._mark, self._held, self._state = separator, text[1:], _State.OPENING
             return True
         if kind == "llama" and separator == "{":
             self._state = _State.OPENING
@@ -201,7 +213,8 @@ class _At(Enum):
     COMMA = auto()
 
 
-_KEYS = ("name", "arguments", "parameters", "id", "type")
+_ARGUMENTS = ("arguments", "parameters")
+_KEYS = ("name", *_ARGUMENTS, "id", "type")
 
 
 class _Call:
@@ -221,14 +234,16 @@ class _Call:
         self._quoted = self._escaped = False
         self._arguments = ""  # not taken yet
         self._has_arguments = False
+        self._arguments_end = False  # further ones are left out: two values side by side are no JSON
 
     def push(self, text: str) -> str:
-        """Reads up to the end of the object; returns the text after it."""
+        """Reads up to the end of the object, or up to what is no JSON; returns the text from there on."""
         for place, letter in enumerate(text):
-            self.written += letter
             if not self._letter(letter):
                 self.broken = True
-            if self.closed or self.broken:
+                return text[place:]
+            self.written += letter
+            if self.closed:
                 return text[place + 1 :]
         return ""
 
@@ -265,13 +280,15 @@ class _Call:
     def _in_key(self, letter: str) -> bool:
         if letter == '"':
             self._at = _At.COLON
-            return self.told or self._key in _KEYS
+            return self.named or self._key in _KEYS
         self._key += letter
         return True
 
     def _in_value(self, letter: str) -> bool:
         if not self._quoted and not self._depth and (letter in ",}" or letter.isspace()):
             return self._end_value() and (letter.isspace() or self._letter(letter))
+        if letter == "<" and not self._quoted:
+            return False  # a mark, which comes before all braces are closed
         self._value += letter
         if self._quoted:
             if self._escaped:
@@ -292,7 +309,7 @@ class _Call:
 
     def _pass_on(self, letter: str, *, whole: bool) -> None:
         """Passes arguments on as they are written; a string of JSON only when it is complete."""
-        if self._key not in ("arguments", "parameters"):
+        if self._key not in _ARGUMENTS or self._arguments_end:
             return
         self._has_arguments = True
         if not self._value.startswith('"'):
@@ -303,6 +320,7 @@ class _Call:
 
     def _end_value(self) -> bool:
         self._at = _At.COMMA
+        self._arguments_end = self._arguments_end or self._key in _ARGUMENTS
         if self._key != "name":
             return True
         try:

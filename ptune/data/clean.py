@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -24,7 +25,14 @@ from ptune.data.readers.hub import PREFIX as HUB
 from ptune.data.readers.rows import Row
 from ptune.data.readers.windows_1252 import converted
 from ptune.data.shapes.by_task import shapes_of
-from ptune.data.shapes.conversations import Conversation, Convertible, Judged, Preferred, recognise
+from ptune.data.shapes.conversations import (
+    Completion,
+    Conversation,
+    Convertible,
+    Judged,
+    Preferred,
+    recognise,
+)
 from ptune.data.shapes.label_values import Known, kind_of_lists, labels_of
 from ptune.data.shapes.labelled import LabelledFile, TextTask, open_labelled
 from ptune.data.shapes.row_weights import weight_of
@@ -52,10 +60,20 @@ class Cleaned:
         return asdict(self)
 
 
-def write_clean(path: Path, task: TaskSpec, folder: Path) -> Cleaned:
+def write_clean_copies(paths: Sequence[Path], task: TaskSpec, folder: Path) -> list[Cleaned]:
+    """Writes a clean copy of each file into a folder: none in the place of one of the files, or of another's copy."""
+    made, taken = list[Cleaned](), {path.resolve() for path in paths}
+    for path in paths:
+        made.append(write_clean(path, task, folder, taken))
+        taken.add(Path(made[-1].copy).resolve())
+    return made
+
+
+def write_clean(path: Path, task: TaskSpec, folder: Path, taken: Collection[Path] = ()) -> Cleaned:
     """Writes the usable rows of a file into a folder; of rows that teach the same, the first.
 
-    CSV and TSV stay what they are, with their columns and delimiter, as NAME.clean.csv; all else becomes NAME.clean.jsonl.
+    CSV and TSV stay what they are, with their columns and delimiter, as NAME.clean.csv; all else becomes NAME.clean.jsonl. Where
+    that place is `taken`, NAME.clean-2.csv, and so on.
 
     A file in Windows-1252 is read as such, where that is sure.
 
@@ -64,9 +82,9 @@ def write_clean(path: Path, task: TaskSpec, folder: Path) -> Cleaned:
     with tempfile.TemporaryDirectory(prefix="ptune-") as place:
         source = _in_utf_8(path, Path(place))
         if source is None:
-            return _written(path, path, task, folder)
+            return _written(path, path, task, folder, taken)
         try:
-            made = _written(source, path, task, folder)
+            made = _written(source, path, task, folder, taken)
         except DataError as error:
             raise DataError(str(error).replace(str(source), str(path))) from None
         return replace(made, encoding="Windows-1252")
@@ -82,12 +100,14 @@ def _in_utf_8(path: Path, place: Path) -> Path | None:
     return None if binary else converted(file, place)
 
 
-def _written(source: Path, path: Path, task: TaskSpec, folder: Path) -> Cleaned:
+def _written(source: Path, path: Path, task: TaskSpec, folder: Path, taken: Collection[Path]) -> Cleaned:
     """Writes the usable rows of a source. path: the user's name for it."""
     file, content = _opened(source, task)
     delimited = file.reader if isinstance(file.reader, Delimited) else None
     suffix = ".jsonl" if delimited is None else f".{delimited.suffix}"
-    target = folder / f"{path.stem.replace(':', '-')}.clean{suffix}"
+    stem = f"{path.stem.replace(':', '-')}.clean"
+    names = (f"{stem}{'' if at == 1 else f'-{at}'}{suffix}" for at in itertools.count(1))
+    target = next(folder / name for name in names if (folder / name).resolve() not in taken)
     seen, kept, unusable, copies, problems = set[bytes](), 0, 0, 0, file.problems()
     with whole_file(target) as part, part.open("wb") as out:
         for row in file.rows(problems):
@@ -149,6 +169,8 @@ def _taught(conversation: Convertible) -> Convertible:
         answered = conversation.chosen
     elif isinstance(conversation, Judged):
         answered = conversation.answered if conversation.desirable else None
+    if isinstance(answered, Completion) and answered.question and not answered.answer.strip():
+        raise DataError("has an empty answer")
     for message in answered.messages if isinstance(answered, Conversation) else ():
         learned = message.get("role") == "assistant" and message.get("train", True)
         content = message.get("content") or ""

@@ -9,17 +9,21 @@ from typing import Any
 
 from ptune.codecs.labels import Labels
 from ptune.codecs.sequence import SequenceCodec
-from ptune.config.classification import TokenClassification
+from ptune.config.classification import TextClassification, TokenClassification
 from ptune.config.process_reward import ProcessReward
 from ptune.config.recipe import Data
 from ptune.data.examples.sequences import SequenceData, encoded
-from ptune.data.label_splits import LabelSplits, Placed, read_splits
+from ptune.data.label_splits import SPLITS, LabelSplits, Placed, read_splits
+from ptune.data.shapes.label_values import problem_of
 from ptune.data.shapes.labelled import TextTask
 from ptune.doctor import encoding, labels, refused, steps
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
 from ptune.doctor.labels import Entry
+from ptune.doctor.misspelt import FEWEST
 from ptune.errors import DataError
+
+_NUMBER = 0.5  # beside it any number is a regression's
 
 
 @dataclass(frozen=True)
@@ -70,8 +74,31 @@ def over_long(sets: LabelledSets) -> Iterator[Finding]:
             )
 
 
+def numbers_as_labels(sets: LabelledSets) -> Iterator[Finding]:
+    """Numbers with a point beside a few cells that are none, such as "n/a": all of them are then names of labels."""
+    task, known = sets.task, sets.labels
+    if not isinstance(task, TextClassification) or task.problem != "auto" or task.labels or known is None:
+        return
+    others = [name for name in known.names if problem_of([name, _NUMBER]) != "regression"]
+    pointed = [name for name in known.names if problem_of([name]) == "regression"]
+    rare = sum(sets.counts("train").values()) < FEWEST * len(known)
+    if known.problem == "single" and others and rare and 2 * len(pointed) > len(known):
+        at = known.names.index(others[0])
+        places = [entry.place for split in SPLITS for entry in sets.entries(split) if entry.label == at]
+        yield Finding(
+            "numbers-as-labels",
+            "error",
+            f"label {others[0]!r} is no number, but {len(pointed):,} of {len(known):,} are, so that each of these is a label of"
+            " its own: --task.problem regression names all rows like this one, to be corrected or removed; --task.problem single"
+            " keeps the labels",
+            next(iter(places), None),
+            len(others),
+        )
+
+
 SET_RULES = (
     *labels.RULES,
+    Rule("numbers-as-labels", "error", numbers_as_labels),
     Rule("over-long", "error", over_long),
 )
 RULES = (*encoding.RULES, *refused.RULES, *SET_RULES, *steps.RULES)

@@ -29,12 +29,13 @@ _MOST_LAYOUTS = 1000  # different sets of columns to count
 
 def utf_16(head: bytes) -> str | None:
     """A file in UTF-16 or UTF-32, as spreadsheets and PowerShell write it; ptune reads UTF-8."""
-    name = next((name for mark, name in _WIDE if head.startswith(mark)), None) or _wide_by_nuls(head)
+    marked = next((name for mark, name in _WIDE if head.startswith(mark)), None)
+    name = marked or _wide_by_nuls(head)
     if name is None:
         return None
-    return (
-        f"the file is {name}, not UTF-8: convert it, for example with iconv -f {name.rstrip('BLE')} -t UTF-8"
-    )
+    # With a mark the name without an order takes the mark away; without one it would be read in this machine's order.
+    asked = name.rstrip("BLE") if marked else name
+    return f"the file is {name}, not UTF-8: convert it, for example with iconv -f {asked} -t UTF-8"
 
 
 def byte_order_mark(line: bytes) -> str | None:

@@ -49,9 +49,14 @@ class Entries(Protocol):
 
 
 def one_class(sets: Entries) -> Iterator[Finding]:
-    """All training examples have one label, or all words are outside: there is nothing to distinguish."""
+    """All training examples have one label or number, or all words are outside: there is nothing to distinguish."""
     labels, train = sets.labels, sets.entries("train")
-    if labels is None or labels.problem in ("multi", "regression") or not train:
+    if labels is None or labels.problem == "multi" or not train:
+        return
+    if labels.problem == "regression":
+        if len(train) > 1 and len(numbers := {entry.label for entry in train}) == 1:
+            told = f"{numbers.pop()} is the number of every training example: there is nothing to learn; add examples with others"
+            yield Finding("one-class", "error", told, train[0].place)
         return
     seen = [name for name, count in sets.counts("train").items() if count]
     if len(labels) < 2 or len(seen) == 1:

@@ -27,7 +27,9 @@ def _meant(rare: str, frequent: list[str]) -> str | None:
     for name in frequent:
         if _plain(name) == _plain(rare):
             return name
-    near = {_plain(name): name for name in frequent if _digits(name) == _digits(rare)}
+    near = {
+        _plain(name): name for name in frequent if _digits(name) == _digits(rare) and _begin_alike(name, rare)
+    }
     if len(_plain(rare)) < _SHORTEST:
         return None
     close = difflib.get_close_matches(_plain(rare), near, n=1, cutoff=_LIKE)
@@ -37,6 +39,15 @@ def _meant(rare: str, frequent: list[str]) -> str | None:
 def _plain(name: str) -> str:
     """Without case, spaces, hyphens and underscores."""
     return re.sub(r"[\s_-]+", "", name.casefold())
+
+
+def _begin_alike(name: str, other: str) -> bool:
+    """Whether two names begin with the same letter and neither is the other behind a prefix.
+
+    A slip is rarely the first letter, and there another meaning begins: unsafe and safe, female and male, I-PER and B-PER.
+    """
+    one, two = _plain(name), _plain(other)
+    return one[:1] == two[:1] and not (one.endswith(two) or two.endswith(one))
 
 
 def _digits(name: str) -> list[str]:

@@ -40,5 +40,23 @@ def one_length_wins(sets: Sets) -> Iterator[Finding]:
             )
 
 
+def contradicting_pairs(sets: Sets) -> Iterator[Finding]:
+    """The same two answers to the same prompt with one and then the other as the better one: the two cancel out."""
+    for split, ledger in sets.splits.items():
+        against, first = ledger.verdicts.contradictions()
+        if len(against):
+            yield Finding(
+                "contradicting-pairs",
+                "warning",
+                f"the answers of {ledger.place(int(first[0]))} with the other one as the better ({len(against):,} such among"
+                f" {len(ledger):,} {split} pairs): keep the pair that is right",
+                ledger.place(int(against[0])),
+                len(against),
+            )
+
+
 ROW_RULES = (Rule("equal-answers", "error", equal_answers),)
-SET_RULES = (Rule("one-length-wins", "warning", one_length_wins),)
+SET_RULES = (
+    Rule("contradicting-pairs", "warning", contradicting_pairs),
+    Rule("one-length-wins", "warning", one_length_wins),
+)

@@ -8,7 +8,7 @@ from typing import Any
 from ptune.config.recipe import Data
 from ptune.config.reward_model import RewardModel
 from ptune.data.shapes.pairs import PairSplits
-from ptune.data.shapes.rewards import read_reward_splits, reward_rows
+from ptune.data.shapes.rewards import RewardPair, read_reward_splits, reward_rows
 from ptune.doctor import pairs
 from ptune.doctor.doctor import judge
 from ptune.doctor.finding import Finding, Place, Rule, in_order
@@ -75,10 +75,31 @@ def duplicates(sets: PairSets) -> Iterator[Finding]:
             )
 
 
+def contradicting_pairs(sets: PairSets) -> Iterator[Finding]:
+    """The same two answers to the same prompt with one and then the other as the better one: the two cancel out."""
+    for split in sets.splits.rows:
+        first: dict[tuple[str, frozenset[str]], RewardPair] = {}
+        turned = []
+        for row in reward_rows(sets.splits, split):
+            earlier = first.setdefault((row.anchor, frozenset(row.answers)), row)
+            turned += [(row, earlier)] if earlier.answers != row.answers else []
+        if turned:
+            row, earlier = turned[0]
+            yield Finding(
+                "contradicting-pairs",
+                "warning",
+                f"the answers of {earlier.place} with the other one as the better ({len(turned):,} such among"
+                f" {len(sets.splits.rows[split]):,} {split} pairs): keep the pair that is right",
+                Place(row.file.name, row.number, row.file.problems.unit),
+                len(turned),
+            )
+
+
 SET_RULES = (
     Rule("equal-answers", "error", equal_answers),
     Rule("validation-overlap", "error", pairs.validation_overlap),
     Rule("test-overlap", "error", pairs.test_overlap),
+    Rule("contradicting-pairs", "warning", contradicting_pairs),
     Rule("one-length-wins", "warning", one_length_wins),
     Rule("duplicates", "warning", duplicates),
 )

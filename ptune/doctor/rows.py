@@ -83,8 +83,10 @@ def role_order(row: Row) -> str | None:
 
 
 def empty_answer(row: Row) -> str | None:
-    """An answer without text: it teaches the model to answer with nothing, unless it is called undesirable."""
+    """An answer without text: it teaches the model to answer with nothing, unless it is called undesirable, or the worse one."""
     conversation = row.sample.conversation
+    if isinstance(conversation, Preferred):
+        conversation = conversation.chosen
     if isinstance(conversation, Judged):
         if not conversation.desirable:
             return None

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptune.codecs.chat import Example
-from ptune.data.shapes.conversations import Document, Preferred
+from ptune.data.shapes.conversations import Askable, Document, Preferred
 from ptune.doctor.finding import Place
 from ptune.doctor.rows import Row
 from ptune.doctor.verdicts import Verdicts
@@ -56,7 +56,9 @@ class Ledger:
     labels: dict[str, Label] | None = field(default_factory=dict)
     longer: int = 0  # pairs whose better answer is the longer one, in tokens
     shorter: int = 0
-    verdicts: Verdicts = field(default_factory=Verdicts)  # where answers are judged
+    verdicts: Verdicts = field(
+        default_factory=Verdicts
+    )  # on judged answers; of pairs, which of the two is better
     shown: Example | None = None  # the first readably short example, else the first
     first: list[tuple[Place, Example]] = field(default_factory=list)  # a few, to be shown token by token
     _texts: array[int] = field(default_factory=lambda: array("Q"))  # hash of all tokens
@@ -75,8 +77,12 @@ class Ledger:
         if desirable is not None:
             self.verdicts.add(_hash(ids), targets.count(1), desirable)
             self._texts.append(_hash(array("I", (*ids, desirable))))
+        elif pair is not None:
+            self._texts.append(_hash_of_pair(pair))
+            sides = [_written(side) for side in (pair.chosen, pair.rejected)]
+            self.verdicts.add(_hash_of_text("\n".join(sorted(sides))), targets.count(1), sides[0] < sides[1])
         else:
-            self._texts.append(_hash(ids) if pair is None else _hash_of_pair(pair))
+            self._texts.append(_hash(ids))
         # A text without a question has no prompt to share.
         self._prompts.append(_hash(ids[:last_answer]) if row.answers_something else self._texts[-1])
         self._numbers.append(sample.number)
@@ -144,7 +150,15 @@ class Ledger:
 
 def _hash_of_pair(pair: Preferred) -> int:
     """Of both sides, as only the better one's tokens are counted."""
-    return _hash(array("I", json.dumps(asdict(pair), sort_keys=True, default=str).encode("utf-32-le")))
+    return _hash_of_text(_written(pair))
+
+
+def _written(value: Preferred | Askable) -> str:
+    return json.dumps(asdict(value), sort_keys=True, default=str)
+
+
+def _hash_of_text(text: str) -> int:
+    return _hash(array("I", text.encode("utf-32-le")))
 
 
 def _hash(ids: array[int]) -> int:

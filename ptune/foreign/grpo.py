@@ -9,6 +9,7 @@ from ptune.foreign.rules import Rule, Table, fields, left, needless, to
 
 _LOSSES = {"grpo", "dapo", "dr_grpo"}
 _CLIP = 0.2  # TRL's, below 1 and above
+GROUP = 8  # answers to a prompt, by TRL's default for GRPO
 _NOT_HERE = {
     "accuracy_reward": "number, or exact, compares with the answer of the row",
     "reasoning_accuracy_reward": "number, or exact, compares with the answer of the row",
@@ -17,9 +18,15 @@ _NOT_HERE = {
 }
 
 
-def begin_rewarded(draft: Draft, prefix: str, micro: str, accumulation: str, usual: int) -> None:
-    """Rewards with their weights, and the number of prompts in a step. prefix: of TRL's fields in this file."""
-    group = draft.count(f"{prefix}num_generations", 8)
+def begin_rewarded(
+    draft: Draft, prefix: str, micro: str, accumulation: str, usual: int, usual_group: int = GROUP
+) -> None:
+    """Rewards with their weights, and the number of prompts in a step. prefix: of TRL's fields in this file.
+
+    usual, usual_group: the trainer's default number of answers per device, and of answers to a prompt.
+    """
+    group = draft.count(f"{prefix}num_generations", usual_group)
+    draft.usual(f"{prefix}num_generations", "task.group_size", group)
     answers = draft.count(micro, usual) * draft.count(accumulation, 1) * draft.devices
     look = "prompts of a step here, answers there: answers / num_generations"
     given = " × ".join(name for name in (micro, accumulation) if draft.has(name) and name not in draft.done)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ptune.errors import UsageError
 from ptune.foreign.draft import Draft, number, shown
 from ptune.foreign.llama_factory_data import read_file, read_names
-from ptune.foreign.steps import batch, decays, held_out, saving, validation, warmup
+from ptune.foreign.steps import batch, decays, held_out, overlong, saving, validation, warmup
 from ptune.foreign.targets import targets
 
 NAME = "LLaMA-Factory"
@@ -64,9 +64,7 @@ def _defaults(draft: Draft, newer: bool) -> None:
     said = ("disable_gradient_checkpointing", "gradient_checkpointing", "enable_activation_checkpointing")
     if not any(draft.has(name) for name in said):
         draft.default("train.gradient_checkpointing", True)
-    cut = draft.task in ("Chat", "RewardModel")
-    look = "longer examples are cut" if cut else "longer examples are left out here, cut there"
-    draft.default("task.on_overlong", "truncate" if cut else "drop", f"{look}; error tells you of them")
+    overlong(draft, "cut")
 
 
 def _task(draft: Draft) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from ptune.foreign.draft import Draft, is_off, number
 
 PACKED = "a row of theirs is packed and holds many examples, a batch here counts examples: multiply by how many of yours fill a row"
@@ -38,6 +40,8 @@ def warmup(draft: Draft, ratio: str, steps: str, usual: float) -> None:
             return
     elif share is not None:
         draft.set(ratio, "train.warmup", share)
+        if draft.has(steps):
+            draft.needless(steps, f"{ratio} stands beside it and counts")
         return
     else:
         draft.default("train.warmup", usual)
@@ -84,6 +88,23 @@ def _every(draft: Draft, steps: str, per_epoch: str, strategies: tuple[str, ...]
             draft.needless(per_epoch, "four times an epoch is what ptune does")
         else:
             draft.look(per_epoch, f"four times an epoch here, unless {path} says after how many steps")
+
+
+def overlong(draft: Draft, there: Literal["cut", "left out", "kept"]) -> None:
+    """`task.on_overlong`. there: what the tool does with examples that are longer than this config allows."""
+    if there == "kept":
+        why = "nothing is cut there: raise task.max_length to your longest example, up to the model's context"
+        draft.default("task.on_overlong", "error", why)
+        return
+    is_pair = draft.task in ("Preference", "UnpairedPreference")  # whose answers are never cut here
+    value, look = (
+        ("drop", "longer examples are left out, as there")
+        if there == "left out"
+        else ("drop", "longer examples are left out here, cut there")
+        if is_pair
+        else ("truncate", "longer examples are cut")
+    )
+    draft.default("task.on_overlong", value, f"{look}; error tells you of them")
 
 
 def held_out(draft: Draft, share: str) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ptune.errors import UsageError
 from ptune.foreign.draft import Draft, is_empty, is_on, names, number, shown
-from ptune.foreign.steps import batch
+from ptune.foreign.steps import batch, overlong
 from ptune.foreign.torchtune_data import read_dataset
 
 NAME = "torchtune"
@@ -71,9 +71,14 @@ def begin(draft: Draft) -> None:
     if clip is None:
         draft.default("train.max_grad_norm", 0.0, "gradients are not clipped there; 1.0 is ptune's default")
     if draft.task in ("Chat", "Distillation", "Preference"):
-        cut = draft.task != "Preference"
-        look = "longer examples are cut" if cut else "longer examples are left out here, cut there"
-        draft.default("task.on_overlong", "truncate" if cut else "drop", f"{look}; error tells you of them")
+        overlong(draft, "cut" if draft.has("tokenizer.max_seq_len") else "kept")
+    draft.usual("optimizer.weight_decay", "train.weight_decay", _decay(draft))
+
+
+def _decay(draft: Draft) -> float:
+    """The weight decay of an optimiser that is given none: torch's and bitsandbytes' own."""
+    kind = str(draft.get("optimizer._component_", draft.get("optimizer"))).rpartition(".")[2]
+    return 0.1 if kind == "Muon" else 0.01 if "AdamW" in kind else 0.0
 
 
 def _listed(value: Any) -> list[Any]:

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ptune.foreign.draft import Draft, is_off, shown
-from ptune.foreign.grpo import begin_rewarded
+from ptune.foreign.grpo import GROUP, begin_rewarded
 from ptune.foreign.sources import Source, files_of, set_files
-from ptune.foreign.steps import batch, decays, held_out, saving, validation, warmup
+from ptune.foreign.steps import batch, decays, held_out, overlong, saving, validation, warmup
 from ptune.foreign.targets import targets
 
 NAME = "TRL"
@@ -72,9 +72,11 @@ def begin(draft: Draft, trainer: str) -> None:
     draft.task, loss = _KINDS[trainer]
     _method(draft)
     if draft.task == "Reinforcement":
-        begin_rewarded(draft, "", "per_device_train_batch_size", "gradient_accumulation_steps", 8)
+        group = 2 if trainer == "rloo" else GROUP
+        begin_rewarded(draft, "", "per_device_train_batch_size", "gradient_accumulation_steps", 8, group)
         if trainer == "rloo":
             draft.values["task.loss"] = "rloo"
+            draft.usual("beta", "task.kl", 0.05)
         elif not draft.has("loss_type"):
             draft.default("task.loss", "dapo")
     else:
@@ -99,8 +101,8 @@ def begin(draft: Draft, trainer: str) -> None:
 
 
 def _method(draft: Draft) -> None:
-    lora = draft.on("use_peft") or any(draft.has(name) for name in ("lora_r", "lora_alpha", "lora_rank", "r"))
-    if not lora:
+    named = any(draft.has(name) for name in ("lora_r", "lora_alpha", "lora_rank", "r"))
+    if not draft.on("use_peft", default=named):
         draft.method = "Full"
         if draft.has("use_peft"):
             draft.set("use_peft", "method.kind", "Full")
@@ -163,15 +165,12 @@ def _entry(entry: Any) -> Source:
 def _length(draft: Draft) -> None:
     if draft.task == "Reinforcement":
         return
-    cut = "Chat" if draft.task == "Chat" else "RewardModel" if draft.task == "RewardModel" else ""
-    now, look = (
-        ("truncate", "longer examples are cut")
-        if cut
-        else ("drop", "longer examples are left out here, cut there")
-    )
-    draft.default("task.on_overlong", now, f"{look}; error tells you of them")
-    for name in ("max_length", "max_seq_length"):
+    given = [name for name in ("max_length", "max_seq_length") if name in draft.config]
+    for name in given:
         if draft.has(name):
             draft.set(name, "task.max_length", draft.get(name))
-    if not draft.has("max_length") and not draft.has("max_seq_length"):
-        draft.default("task.max_length", 1024)
+    if given and "task.max_length" not in draft.values:  # null: no limit
+        overlong(draft, "kept")
+        return
+    draft.default("task.max_length", 1024)
+    overlong(draft, "left out" if draft.task == "RewardModel" else "cut")

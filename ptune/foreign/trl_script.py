@@ -142,7 +142,8 @@ def _rows(recipe: Recipe, task: Chat, kind: str) -> str:
             f"held_out = train.train_test_split(test_size={share}, seed={seed})",
             'train, valid = held_out["train"], held_out["test"]',
         ]
-    limit = "" if recipe.data.limit is None else f"[: {recipe.data.limit}]"
+    if recipe.data.limit is not None:  # what is held out does not count against it
+        validation.append(f"train = train.select(range(min({recipe.data.limit}, len(train))))")
     return f"""
 ROLES = {script_rows.ROLES!r}
 COLUMNS = {names!r}  # your name for a column -> the usual one
@@ -165,7 +166,7 @@ def read(files: list[str]) -> list[dict[str, Any]]:
     return [example for row in rows for example in {of}(row, {task.system!r}, {task.train_on == "last"})]
 
 
-train = Dataset.from_list(read({_files(recipe.data.files)!r}){limit})
+train = Dataset.from_list(read({_files(recipe.data.files)!r}))
 {chr(10).join(validation)}
 """
 

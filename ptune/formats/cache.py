@@ -31,11 +31,11 @@ def key_of(parts: Any) -> str:
 
 
 def code_hash(*packages: str) -> str:
-    """A hash of the code of packages, so that a newer version does not use an older one's results."""
-    digest = hashlib.sha256()
+    """A hash of the code of packages, with all below them, so that a newer version does not use an older one's results."""
+    digest, own = hashlib.sha256(), Path(__file__).parents[1]
     for package in packages:
-        for file in sorted((Path(__file__).parents[1] / package).glob("*.py")):
-            digest.update(file.read_bytes())
+        for file in sorted((own / package).rglob("*.py")):
+            digest.update(f"{file.relative_to(own)}\0".encode() + file.read_bytes())
     return digest.hexdigest()
 
 

@@ -198,11 +198,14 @@ class Run:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The entries of metrics.jsonl or samples.jsonl; an incomplete last line is left out."""
-    entries = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    """The entries of metrics.jsonl or samples.jsonl, up to a line that is incomplete or damaged."""
+    entries: list[dict[str, Any]] = []
+    for line in path.read_bytes().split(b"\n"):
         try:
-            entries.append(json.loads(line))
-        except ValueError:
+            entry = json.loads(line)
+        except ValueError:  # of bytes that are no UTF-8, too
             break
+        if not isinstance(entry, dict):
+            break
+        entries.append(entry)
     return entries

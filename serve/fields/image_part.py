@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from typing import Any
 
@@ -73,7 +72,7 @@ def media_type_of(data: str) -> str:
     """The type of an image in base64, by its first bytes; the rest is read later. Raises: ValueError."""
     try:
         head = base64.b64decode(data[:16], validate=True)
-    except binascii.Error:
+    except ValueError:
         raise ValueError("an image must be its file in base64, without data: before it") from None
     for beginning, media_type in _BEGINNINGS:
         if head.startswith(beginning):

@@ -93,7 +93,10 @@ class Choice:
         self.content = ""
         self.calls: list[dict[str, Any]] = []
         self._use = use
-        self._reader = None if use.tool_format is None else ToolReader(use.tool_format, many=use.many)
+        self._reader = None
+        if use.tool_format is not None:
+            names = {tool["function"]["name"] for tool in use.offered or ()}
+            self._reader = ToolReader(use.tool_format, many=use.many, names=names)
 
     @property
     def done(self) -> bool:

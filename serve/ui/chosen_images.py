@@ -6,7 +6,11 @@ import base64
 import io
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
+
+from ptune.codecs.image import open_image
+from ptune.codecs.image_parts import WHITE
+from ptune.errors import DataError
 
 from .answer import ServerError
 
@@ -28,18 +32,15 @@ def data_uri(file: Path) -> str:
             image.load()
             if len(content) > LARGEST_BYTES:
                 kind, content = "jpeg", _smaller(image)
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, DataError):
         known = ", ".join(TYPES)
         raise ServerError(f"{file.name} is not an image that can be read; choose one of {known}.") from None
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _smaller(image: Image.Image) -> bytes:
-    upright = ImageOps.exif_transpose(image)
-    upright.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    if upright.mode in ("RGBA", "LA", "PA", "P"):
-        upright = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
+    seen = open_image(image, backdrop=WHITE)  # as the server opens it
+    seen.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     written = io.BytesIO()
-    upright.convert("RGB").save(written, "JPEG", quality=85)
+    seen.save(written, "JPEG", quality=85)
     return written.getvalue()

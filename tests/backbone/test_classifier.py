@@ -88,6 +88,28 @@ def test_a_head_that_is_there_is_kept_and_one_for_other_labels_replaced(tmp_path
     assert fewer.model.config.problem_type == "multi_label_classification"
 
 
+@pytest.mark.parametrize("family", ["bert", "distilbert", "roberta"])
+def test_a_published_head_keeps_its_labels_in_whatever_order_they_are_wanted(
+    tmp_path: Path, family: str
+) -> None:
+    folder = tiny_models.build_encoder(tmp_path / "model", family)
+    names = ("c", "a", "b")
+    whole = AutoModelForSequenceClassification.from_pretrained(folder, num_labels=3)
+    whole.config.id2label, whole.config.label2id = (
+        dict(enumerate(names)),
+        {name: at for at, name in enumerate(names)},
+    )
+    for parameter in whole.parameters():
+        parameter.data.normal_(0, 0.3)
+    whole.eval().save_pretrained(folder)
+    found = load_classifier(Backbone(model=str(folder), dtype="float32"), "text", TEXT).model
+    ids = torch.arange(5, 13)[None]
+    with torch.no_grad():
+        theirs, ours = whole(ids).logits[0].tolist(), found(ids).logits[0].tolist()
+    by_label = dict(zip(names, theirs, strict=True))
+    assert ours == pytest.approx([by_label[name] for name in TEXT.names], abs=1e-5)
+
+
 def test_a_new_head_starts_with_the_shares_of_the_labels_and_an_old_one_as_it_was(tmp_path: Path) -> None:
     folder = tiny_models.build_encoder(tmp_path / "model", "bert")
     shares = torch.tensor([0.9, 0.1], dtype=torch.float64)

@@ -17,6 +17,7 @@ from timm.data.transforms_factory import create_transform
 
 from ptune.backbone.image_processor import of_processor, of_timm
 from ptune.codecs.image import Preprocessing, open_codec, open_image, save_codec
+from ptune.codecs.image_parts import image_of_part
 from ptune.errors import BackboneError, DataError
 
 SIZES = [(28, 28), (500, 333), (97, 260), (640, 480), (33, 31), (224, 224), (2, 3)]
@@ -125,6 +126,36 @@ def test_every_mode_becomes_rgb_as_pillow_converts_it(mode: str) -> None:
     opened = open_image(raw)
     assert opened.mode == "RGB"
     assert np.array_equal(np.asarray(opened), np.asarray(Image.open(io.BytesIO(raw)).convert("RGB")))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "LA", "P", "PA", "RGBA"])
+def test_transparent_pixels_in_a_chat_are_white_as_the_models_own_processor_shows_them(mode: str) -> None:
+    image = tiny_images.picture(28, 28).convert("RGBA")
+    image.putalpha(Image.fromarray(np.arange(28 * 28, dtype=np.uint32).reshape(28, 28).astype(np.uint8)))
+    options: dict[str, Any] = {"transparency": 7} if mode == "P" else {}
+    raw = saved(
+        image.convert("LA").convert("PA") if mode == "PA" else image.convert(mode),
+        "TIFF" if mode == "PA" else "PNG",
+        **options,
+    )
+    processor = transformers.CLIPImageProcessorPil()
+    theirs = processor(Image.open(io.BytesIO(raw)), return_tensors="np")["pixel_values"][0]
+    ours = of_processor(processor)
+    assert off_by(ours(image_of_part({"type": "image", "bytes": raw})), theirs, ours.std) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("named", "told"),
+    [
+        ("~draft.png", "there is no image"),  # no user is called so
+        ("a\0b.png", r"'a\\x00b.png' can be no file's name"),
+        ("\ud800.png", r"'\\ud800.png' can be no file's name"),
+        ("data:image/png;base64,é", "is not valid base64"),
+    ],
+)
+def test_what_can_be_no_image_is_told_in_a_sentence(named: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=told):
+        image_of_part({"type": "image", "path": named}, tmp_path)
 
 
 def test_a_cmyk_jpeg_looks_as_it_did() -> None:

@@ -127,6 +127,8 @@ scraps = st.lists(
 @given(st.sampled_from(["agents/hermes", "agents/mistral", "agents/llama31"]), scraps, cuts, st.booleans())
 @example("agents/hermes", '<tool_call>{"name": "x"}</tool_call>', [3, 12, 14, 20], True)
 @example("agents/llama31", '{"a": 5}', [2], True)
+@example("agents/llama31", '{"name": "x", "parameters": {}, "y": 5}', [], True)
+@example("agents/hermes", '<tool_call>{"name": "x", "arguments": {"a": 1}}}</tool_call>', [], True)
 def test_what_is_read_does_not_depend_on_the_pieces(
     name: str, text: str, cuts: list[int], many: bool
 ) -> None:
@@ -152,6 +154,12 @@ def test_what_is_read_does_not_depend_on_the_pieces(
         ("agents/hermes", '<tool_call>{"name": "x", "arguments": "{\\"a\\": 1}"}</tool_call>', "", [("x", '{"a": 1}')]),
         ("agents/hermes", '<tool_call>{"name": "x", "arguments": null}</tool_call>', "", [("x", "null")]),
         ("agents/hermes", '<tool_call>[{"name": "x"}]', '<tool_call>[{"name": "x"}]', []),
+        ("agents/hermes", '<tool_call>\n{"name": "x", "arguments": {"a": 1}\n</tool_call>\nDone.', "Done.", [("x", '{"a": 1}')]),
+        ("agents/hermes", '<tool_call>\n{"name": "x", "arguments": {"a": 1}}}\n</tool_call>\nDone.', "Done.", [("x", '{"a": 1}')]),
+        ("agents/hermes", '<tool_call>{"name": "x", "arguments": {"a": {"b": 1}</tool_call> Done.', "Done.", [("x", '{"a": {"b": 1}')]),
+        ("agents/hermes", '<tool_call>{"name": "x", "parameters": {"a": 1}, "arguments": {}}</tool_call>', "", [("x", '{"a": 1}')]),
+        ("agents/llama31", '{"name": "x", "parameters": {}}; and so on', "; and so on", [("x", "{}")]),
+        ("agents/llama31", '{"name": "x", "parameters": {}, "y": 5}', "", [("x", "{}")]),
         ("agents/llama31", '{"answer": 5}', '{"answer": 5}', []),
         ("agents/llama31", '<|python_tag|>{"name": "x", "parameters": {}}', "", [("x", "{}")]),
         ("agents/llama31", "<|python_tag|>print(5)", "<|python_tag|>print(5)", []),
@@ -166,6 +174,17 @@ def test_calls_and_what_only_looks_like_one(
 ) -> None:
     found, read_calls = read(format_of(name), [text])
     assert (" ".join(found.split()) if calls else found, read_calls) == (said, calls)
+
+
+@pytest.mark.parametrize("text", ['{"name": "Bob"}', '{"name": "Bob", "parameters": {"age": 5}} and more'])
+def test_json_without_a_mark_calls_only_what_is_on_offer(text: str) -> None:
+    form = format_of("agents/llama31")
+    for pieces in ([text], list(text)):
+        assert read(form, pieces, names={"weather"}) == (text, [])
+    marked = '<|python_tag|>{"name": "Bob", "parameters": {}}'
+    assert read(form, [marked], names={"weather"}) == ("", [("Bob", "{}")])
+    offered = '{"name": "weather", "parameters": {}}'
+    assert read(form, [offered], names={"weather"}) == ("", [("weather", "{}")])
 
 
 @pytest.mark.parametrize("name", ["agents/hermes", "agents/mistral", "agents/llama31"])

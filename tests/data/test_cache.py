@@ -131,6 +131,22 @@ def test_everything_that_examples_depend_on_makes_another_set(codec, file, folde
     assert other()
 
 
+def test_the_code_of_a_set_is_that_of_all_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers and shapes lie in folders of their own below data/."""
+    package = tmp_path / "ptune"
+    inner = package / "data" / "shapes" / "conversations.py"
+    for file in (package / "formats" / "cache.py", package / "data" / "read.py", inner):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("A = 1\n", encoding="utf-8")
+    monkeypatch.setattr(cache, "__file__", str(package / "formats" / "cache.py"))
+    before = cache.code_hash("data")
+    assert cache.code_hash("data") == before
+    inner.write_text("A = 2\n", encoding="utf-8")
+    changed = cache.code_hash("data")
+    inner.rename(inner.with_name("moved.py"))
+    assert len({before, changed, cache.code_hash("data")}) == 3
+
+
 @pytest.mark.parametrize("name", ["train/tokens", "validation/ends", "train/conversations", "store.json"])
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_a_damaged_set_is_made_anew(codec, file, folder, encoded, name, damage, capsys):

@@ -18,7 +18,7 @@ from ptune.config.columns import TextColumns
 from ptune.config.preference import Preference
 from ptune.config.recipe import Data
 from ptune.config.task_spec import TaskSpec
-from ptune.data.clean import write_clean
+from ptune.data.clean import write_clean, write_clean_copies
 from ptune.data.examples import dataset
 from ptune.data.label_splits import read_splits
 from ptune.errors import DataError
@@ -70,6 +70,23 @@ def test_answers_that_teach_nothing_are_left_out(tmp_path: Path) -> None:
     assert write_clean(talks, Chat(), tmp_path).unusable == 1, "a call of a tool is an answer"
     pairs = [json.dumps({"prompt": "a", "chosen": "b", "rejected": other}) for other in "bc"]
     assert write_clean(_write(tmp_path / "p.jsonl", pairs), Preference(), tmp_path).unusable == 1
+    texts = [json.dumps({"prompt": "a", "chosen": " ", "rejected": "c"}), *pairs]
+    assert write_clean(_write(tmp_path / "e.jsonl", texts), Preference(), tmp_path).unusable == 2
+    plain = [json.dumps({"prompt": "a", "completion": answer}) for answer in ("b", "")]
+    assert write_clean(_write(tmp_path / "c.jsonl", plain), Chat(), tmp_path).unusable == 1
+
+
+def test_files_of_one_name_have_a_copy_each_and_none_takes_a_files_place(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("a", "b", "out")]
+    for folder in folders:
+        folder.mkdir()
+    first, second = (_write(folder / "train.jsonl", [_talk(folder.name, "x")]) for folder in folders[:2])
+    other = _write(folders[0] / "train.json", [f"[{_talk('json', 'x')}]"])
+    there = _write(folders[2] / "train.clean-2.jsonl", [_talk("there", "x")])
+    made = write_clean_copies([first, second, other, there], Chat(), folders[2])
+    asked = [_lines(one.copy)[0]["messages"][0]["content"] for one in made]
+    assert asked == ["a", "b", "json", "there"]
+    assert len({one.copy for one in made} | {str(there)}) == 5
 
 
 @pytest.mark.parametrize(

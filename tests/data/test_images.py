@@ -73,6 +73,17 @@ def test_a_table_names_paths_beside_it(folder: Path, suffix: str) -> None:
     assert found[1].input.open().size == (40, 36)
 
 
+def test_a_table_may_name_what_looks_like_a_home_and_what_is_no_name(folder: Path) -> None:
+    shutil.copy(next(folder.rglob("*.png")), folder / "~draft.png")
+    rows = [{"image": name, "label": "x"} for name in ("~draft.png", "a\0b.png", "\ud800.png")]
+    source = open_images(table(folder / "table.jsonl", rows), TASK.columns)
+    assert [row.image.path.name for row in source.rows] == ["~draft.png"]
+    assert [(one.number, one.reason) for one in source.damaged] == [
+        (2, "can be no file's name"),
+        (3, "can be no file's name"),
+    ]
+
+
 def test_arrays_have_splits_that_are_named(tmp_path: Path) -> None:
     path = arrays(tmp_path / "a.npz")
     rows = read_images([Path(f"{path}:train")], TASK, NAMES)

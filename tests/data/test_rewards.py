@@ -120,5 +120,10 @@ def test_the_doctor_finds_what_would_train_a_wrong_model(tmp_path: Path) -> None
     assert found["equal-answers"].place is not None
     assert found["equal-answers"].place.number == 61
     assert "line 4 (1 copies" in found["duplicates"].message
+    turned = findings(tmp_path, [*even, pair(61, "Yes.", "No."), pair(61, "No.", "Yes.")], held)
+    assert set(turned) == {"contradicting-pairs"}
+    assert turned["contradicting-pairs"].place is not None
+    assert turned["contradicting-pairs"].place.number == 62
+    assert "line 61 with the other one as the better" in turned["contradicting-pairs"].message
     long = [pair(number, "A long answer.", "Short.") for number in range(50)]
     assert "the longer one in 100%" in findings(tmp_path, long, held)["one-length-wins"].message

@@ -43,6 +43,13 @@ DEFECTS: dict[str, dict[str, Any]] = {
     },
     "label-imbalance": {"train": [*rows(12), *rows(120, 100, label="a")], "validation": rows(4, 50)},
     "untrained-labels": {"train": [*rows(30), {"text": "x", "label": "c"}], "validation": rows(4, 50)},
+    "numbers-as-labels": {
+        "train": [
+            *({"text": f"text {n}", "label": f"{n / 7:.2f}"} for n in range(30)),
+            {"text": "x", "label": "n/a"},
+        ],
+        "validation": [{"text": "text 50", "label": "0.14"}],
+    },
     "over-long": {"train": rows(12, text="so " * 99), "validation": rows(4, 50)},
 }
 
@@ -73,6 +80,27 @@ def test_sound_data_has_no_findings(model: Path, tmp_path: Path) -> None:
     assert found(tmp_path, model, train=rows(40), validation=rows(6, 50), test=rows(6, 70)) == []
     words = [{"tokens": ["the", f"devil{n}"], "tags": ["O", "B-X"]} for n in range(40)]
     assert found(tmp_path, model, TokenClassification(), train=words) == []
+
+
+def test_numbers_are_labels_where_the_recipe_says_so_or_many_rows_share_them(
+    model: Path, tmp_path: Path
+) -> None:
+    planted = DEFECTS["numbers-as-labels"]
+    task = TextClassification(max_length=64, problem="single")
+    assert "numbers-as-labels" not in {one.rule for one in found(tmp_path, model, task, **planted)}
+    marks = [{"text": f"text {n}", "label": ("1.0", "2.0", "n/a")[n % 3]} for n in range(60)]
+    assert found(tmp_path, model, train=marks) == []
+    (finding,) = [one for one in found(tmp_path, model, **planted) if one.rule == "numbers-as-labels"]
+    assert finding.where() == f"{tmp_path / 'train.jsonl'}:31"
+    assert "'n/a' is no number, but 30 of 31 are" in finding.message
+
+
+def test_a_number_that_is_always_the_same(model: Path, tmp_path: Path) -> None:
+    numbers = [{"text": f"text {n}", "label": 1.5} for n in range(12)]
+    (finding,) = found(tmp_path, model, train=numbers)
+    assert (finding.rule, finding.severity) == ("one-class", "error")
+    assert finding.message.startswith("1.5 is the number of every training example")
+    assert found(tmp_path, model, train=[*numbers, {"text": "other", "label": 2.5}]) == []
 
 
 def test_words_that_are_all_outside(model: Path, tmp_path: Path) -> None:
@@ -135,6 +163,10 @@ def test_a_misspelling_is_named_with_its_lines_and_not_called_rare(model: Path, 
         ({"positive": 40, "negative": 2}, {}),
         ({"class 1": 40, "class 2": 2}, {}),
         ({"bad": 40, "sad": 2}, {}),
+        ({"safe": 40, "unsafe": 4, "valid": 30, "invalid": 3, "legal": 30, "illegal": 2}, {}),
+        ({"male": 40, "female": 2, "usual": 40, "unusual": 2, "maternal": 40, "paternal": 1}, {}),
+        ({"B-LOCATION": 40, "I-LOCATION": 4}, {}),
+        ({"B-LOCATION": 40, "B-LOCATOIN": 1}, {"B-LOCATOIN": "B-LOCATION"}),
         ({"refund": 6, "refunds": 4}, {}),  # too alike in number for one to be a slip
         ({"refund": 3, "refnd": 1}, {}),
     ],

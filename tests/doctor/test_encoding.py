@@ -30,6 +30,9 @@ def test_wide_encodings_are_known_with_and_without_a_mark(tmp_path, name):
         assert found(path)["nul-byte"][0] == 1
     else:
         assert found(path) == {"utf-16": (1, 1)}
+        (finding,) = encoding.examine(path, "named")
+        read_as = finding.message.partition("iconv -f ")[2].partition(" ")[0]
+        assert path.read_bytes().decode(read_as) == f"{ROW}\n" * 9  # Python's names of them mean the same
 
 
 @pytest.mark.parametrize(

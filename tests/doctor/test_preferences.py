@@ -57,6 +57,24 @@ def test_equal_answers_are_an_error(tmp_path: Path) -> None:
     assert place_of(found["equal-answers"]).number == 21
 
 
+@pytest.mark.parametrize("prompt", ["Question 20?", [{"role": "user", "content": "Question 20?"}]])
+def test_a_better_answer_without_text_is_an_error_and_a_worse_one_is_not(tmp_path: Path, prompt: Any) -> None:
+    empty = [{**pair(20, " ", "No."), "prompt": prompt}, {**pair(21, "Yes.", " "), "prompt": prompt}]
+    found = findings(tmp_path, [*even(20), *empty])
+    assert found["empty-answer"].severity == "error"
+    assert place_of(found["empty-answer"]).number == 21
+    assert found["empty-answer"].count == 1
+
+
+def test_a_pair_that_says_the_opposite_of_an_earlier_one_is_told(tmp_path: Path) -> None:
+    rows = [*even(20), pair(3, "Yes.", "No."), pair(4, "No.", "Yes."), pair(3, "No.", "Yes.")]
+    found = findings(tmp_path, rows)
+    assert set(found) == {"contradicting-pairs"}
+    finding = found["contradicting-pairs"]
+    assert (finding.severity, finding.count, place_of(finding).number) == ("warning", 1, 23)
+    assert f"{tmp_path / 'train.jsonl'}:21 with the other one as the better" in finding.message
+
+
 @pytest.mark.parametrize(("share", "word"), [(0.85, "longer"), (0.15, "shorter"), (0.7, None)])
 def test_a_length_that_nearly_always_wins_is_told(share: float, word: str | None, tmp_path: Path) -> None:
     long, short = "This is quite a long answer.", "Short."

@@ -117,9 +117,10 @@ def test_labels_are_those_of_the_evaluation(tmp_path: Path) -> None:
     assert "no head for these labels" in said.note
 
 
-def test_a_base_with_a_head_for_the_labels_answers_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("names", [("bad", "good"), ("good", "bad")])
+def test_a_base_with_a_head_for_the_labels_answers_too(tmp_path: Path, names: tuple[str, str]) -> None:
     encoder = classified.encoder(tmp_path / "encoder")
-    labels = {0: "bad", 1: "good"}
+    labels = dict(enumerate(names))
     torch.manual_seed(1)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
         encoder, num_labels=2, id2label=labels, label2id={name: at for at, name in labels.items()}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 
 import pytest
+import torch
 
 from ptune.config.distillation import Distillation
 from ptune.config.preference import Preference
@@ -111,6 +113,21 @@ def test_every_weight_and_no_schedule(tmp_path: Path) -> None:
     recipe = imported(text, tmp_path).recipe
     assert isinstance(recipe.method, Full)
     assert (recipe.train.schedule, recipe.train.warmup) == ("constant", 0)
+
+
+@pytest.mark.parametrize(("length", "now"), [("600", "truncate"), ("null", "error")])
+def test_nothing_is_cut_where_the_tokenizer_has_no_limit(length: str, now: str, tmp_path: Path) -> None:
+    found = imported(LORA.replace("max_seq_len: 600", f"max_seq_len: {length}"), tmp_path)
+    assert found.recipe.chat.on_overlong == now
+    assert any("raise task.max_length" in note.said for note in found.of("look")) is (length == "null")
+
+
+@pytest.mark.parametrize("name", ["AdamW", "Adafactor", "Muon"])
+def test_an_optimiser_has_its_own_weight_decay(name: str, tmp_path: Path) -> None:
+    text = LORA.replace("  weight_decay: 0.01\n", "").replace("  betas: [0.9, 0.95]\n", "")
+    kind = getattr(torch.optim, name)
+    usual = inspect.signature(kind).parameters["weight_decay"].default
+    assert imported(text.replace("optim.AdamW", f"optim.{name}"), tmp_path).recipe.train.weight_decay == usual
 
 
 def test_preferences(tmp_path: Path) -> None:

@@ -67,6 +67,60 @@ def test_without_an_adapter_every_weight_is_trained(tmp_path: Path) -> None:
     assert recipe.train.lr == 2e-5
 
 
+def test_an_adapter_that_is_switched_off_is_none_whatever_its_rank(tmp_path: Path) -> None:
+    """As TRL's get_peft_config, which returns None where use_peft is False."""
+    found = imported(SFT.replace("use_peft: true", "use_peft: false"), tmp_path)
+    assert isinstance(found.recipe.method, Full)
+    assert [note.now for note in found.notes if note.field == "use_peft"] == ["Full"]
+    assert "lora_r" in [note.field for note in found.of("needless")]
+    without = imported(SFT.replace("use_peft: true\n", ""), tmp_path)
+    assert isinstance(without.recipe.method, Lora)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "length", "now"),
+    [
+        ("sft", "700", (700, "truncate")),
+        ("sft", "null", (1024, "error")),
+        ("dpo", "700", (700, "drop")),
+        ("dpo", "null", (1024, "error")),
+        ("kto", "null", (1024, "error")),
+        ("reward", "700", (700, "drop")),  # RewardTrainer filters what is longer
+        ("reward", "null", (512, "error")),  # 512 is ptune's default here
+    ],
+)
+def test_long_examples_are_cut_where_trl_cuts_them(
+    trainer: str, length: str, now: tuple[int, str], tmp_path: Path
+) -> None:
+    text = f"model_name_or_path: a/b\ndataset_name: c/d\nmax_length: {length}\n"
+    found = imported(text, tmp_path, trainer=trainer)
+    task = found.recipe.task.model_dump()
+    assert (task["max_length"], task["on_overlong"]) == now
+    assert any("raise task.max_length" in note.said for note in found.of("look")) is (length == "null")
+
+
+def test_steps_of_warm_up_beside_a_share(tmp_path: Path) -> None:
+    text = "model_name_or_path: a/b\ndataset_name: c/d\nwarmup_steps: 0\nwarmup_ratio: 0.2\n"
+    found = imported(text, tmp_path)
+    assert found.recipe.train.warmup == 0.2
+    assert [note.how for note in found.notes if note.field == "warmup_steps"] == ["needless"]
+
+
+@pytest.mark.parametrize(
+    ("options", "now"),
+    [  # RLOOConfig: num_generations 2, beta 0.05
+        ("", (2, 0.05, 8)),
+        ("--num_generations 4 --beta 0.0", (4, 0.0, 4)),
+    ],
+)
+def test_rloos_own_defaults(options: str, now: tuple[int, float, int], tmp_path: Path) -> None:
+    text = f"trl rloo --model_name_or_path a/b --dataset_name c/d --reward_funcs my.short --per_device_train_batch_size 16 {options}\n"
+    recipe = imported(text, tmp_path, "train.sh").recipe
+    assert isinstance(recipe.task, Reinforcement)
+    assert (recipe.task.group_size, recipe.task.kl, recipe.train.batch_size) == now
+    assert recipe.task.loss == "rloo"
+
+
 @pytest.mark.parametrize(
     ("command", "options", "kind", "lr"),
     [

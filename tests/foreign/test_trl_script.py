@@ -136,6 +136,30 @@ def test_what_stands_in_it() -> None:
     assert "ptune" not in re.sub(r"#.*", "", script)
 
 
+@pytest.mark.parametrize("validation", [(), (Path("held.jsonl"),)])
+def test_a_limit_is_of_training_rows_alone(validation: tuple[Path, ...]) -> None:
+    """As in ptune, which holds out a part of all rows and then takes the first of those that are left."""
+    data = Data(files=(Path("rows.jsonl"),), validation=validation, limit=20)
+    script = trl_script(recipe(data=data), "x")
+    read = script[script.index("train = Dataset.from_list") : script.index("BF16 =")]
+
+    class Rows(list[int]):
+        @staticmethod
+        def from_list(rows: list[int]) -> Rows:
+            return Rows(rows)
+
+        def train_test_split(self, test_size: float, seed: int) -> dict[str, Rows]:
+            at = len(self) - round(test_size * len(self))
+            return {"train": Rows(self[:at]), "test": Rows(self[at:])}
+
+        def select(self, places: range) -> Rows:
+            return Rows(self[at] for at in places)
+
+    names: dict[str, Any] = {"Dataset": Rows, "read": lambda files: list(range(100))}
+    exec(read, names)
+    assert (len(names["train"]), len(names["valid"])) == (20, 100 if validation else 10)
+
+
 def test_other_methods_of_peft_and_all_weights() -> None:
     assert "adapter = OFTConfig(\n    oft_block_size=16" in trl_script(
         recipe(method=Oft(oft_block_size=16)), "x"

@@ -154,6 +154,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (MESSAGES, messages({"type": "image"}), "content[0]: source: Field required"),
     (MESSAGES, messages(source(type="base64", media_type="image/png", data="%%%%")), "messages: image 1: the data after 'base64,' is not valid"),
     (MESSAGES, messages(source(type="base64", media_type="image/png", data="AAAA")), "messages: image 1: "),
+    (MESSAGES, messages(source(type="base64", media_type="image/png", data="é")), "messages: image 1: the data after 'base64,' is not valid"),
     (MESSAGES, messages(anthropics(RED), role="assistant"), "content[0]: an image block cannot be in a message of role assistant"),
     (
         MESSAGES,
@@ -168,8 +169,10 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     (RESPONSES, items({"type": "input_image", "image_url": HERE, "detail": "high"}), "detail: Input should be 'auto'"),
     (RESPONSES, items({"type": "input_image", "image_url": HERE}, role="system"), "input[0]: a message of role system holds no images"),
     (RESPONSES, items({"type": "input_image", "image_url": "data:image/png;base64,AAAA"}), "input: image 1: "),
+    (RESPONSES, items({"type": "input_image", "image_url": "data:image/png;base64,é"}), "input: image 1: the data after"),
     (CHAT, turns("aGk="), "messages[0].images[0]: an image must be in a format of image/png"),
     (CHAT, turns(HERE), "messages[0].images[0]: an image must be its file in base64, without data: before it"),
+    (CHAT, turns("é"), "messages[0].images[0]: an image must be its file in base64"),
     (CHAT, turns(5), "messages[0].images[0]: an image must be its file in base64"),
     (CHAT, turns(text_of(RED), role="system"), "messages[0]: a message of role system holds no images"),
     (CHAT, turns(*[text_of(RED)] * 33), "messages[0].images: "),

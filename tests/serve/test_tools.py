@@ -14,7 +14,9 @@ from support.byte_codec import ByteCodec
 from support.fake_chat_model import FakeChatModel, wait_until
 from support.serve_streams import chunks_of, whole_of
 
+from ptune.codecs.tool_calls import ToolFormat
 from ptune_serve.app import create_app
+from ptune_serve.openai.tools import ToolUse
 
 PARAMETERS = {
     "type": "object",
@@ -183,6 +185,15 @@ def test_a_call_or_json(served: Any) -> None:
             jsonschema.validate(json.loads(message["content"]), schema)
         kinds.add(message["content"] is None)
     assert kinds == {True, False}
+
+
+def test_an_answer_in_json_is_no_call_where_none_is_marked() -> None:
+    """Llama 3 writes calls without a mark."""
+    llama = ToolFormat("llama", "", '{"name": "', '", "parameters": ', None, "}")
+    choice = ToolUse([WEATHER], llama).choice()
+    choice.read('{"name": "Bob"}', last=True)
+    assert choice.message()["content"] == '{"name": "Bob"}'
+    assert choice.finish_reason("stop") == "stop"
 
 
 def test_a_cut_call_says_length(served: Any) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import math
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -168,6 +171,15 @@ def test_a_small_image_is_sent_as_it_is_and_a_large_one_smaller(tmp_path: Path) 
             .asked("x", [one], columns=1)
             .model_validate_json(Thread().asked("x", [one], columns=1).model_dump_json())
         )
+
+
+def test_a_large_image_of_sixteen_bits_is_as_bright_as_it_was(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 30_000, (600, 600)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / "scan.png")
+    head, _, content = data_uri(tmp_path / "scan.png").partition(",")
+    assert head == "data:image/jpeg;base64"
+    sent = np.asarray(Image.open(io.BytesIO(base64.b64decode(content))))
+    assert sent.mean() == pytest.approx((values >> 8).mean(), abs=1)
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\x89PNG"])

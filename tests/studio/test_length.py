@@ -36,7 +36,7 @@ def test_very_few_rows_are_passed_over_often() -> None:
 
 def test_quick_takes_few_of_many_rows() -> None:
     quick = replace(CHAT, preset="quick").preset_recipe()
-    assert "over 180 rows" in label("quick", quick, 100_000)
+    assert "over 200 rows" in label("quick", quick, 100_000)  # what is held out is beside these
     assert label("quick", quick, None) == label("quick", None, 60)
 
 

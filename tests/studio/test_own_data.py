@@ -8,6 +8,7 @@ import pytest
 
 from ptune.begin.starts import STARTS, Word
 from ptune.config.read_recipe import read_recipe
+from ptune.config.recipe import Data, Recipe
 from ptune.studio.data import own_data
 from ptune.studio.workspace import Workspace
 
@@ -53,3 +54,21 @@ def test_columns_that_are_asked_for_are_the_tasks(word: Word) -> None:
     asked = own_data.columns_asked(word)
     assert 1 <= len(asked) <= own_data.MOST_COLUMNS
     read_recipe(STARTS[word].recipe).task.with_columns({column: f"my {column}" for column in asked})
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "caf\u00e9 \u4f60", "it's mine", 'a "b" # c', "words with spaces between them " * 4]
+)
+@pytest.mark.parametrize("where", ["recipes/r.yaml", "runs/r/recipe.yaml"])
+def test_a_file_is_used_by_the_recipe_or_run_that_names_it(tmp_path: Path, name: str, where: str) -> None:
+    """YAML quotes some names and breaks long ones at a space."""
+    workspace = Workspace(tmp_path)
+    used, other = (workspace.data / f"{one}.edited.jsonl" for one in (name.strip(), "other"))
+    assert not own_data.is_used(workspace, used)
+    recipe = Recipe(data=Data(files=(Path(workspace.shown(used)),)))
+    (tmp_path / where).parent.mkdir(exist_ok=True)
+    recipe.save(tmp_path / where)
+    assert own_data.is_used(workspace, used)
+    assert not own_data.is_used(workspace, other)
+    (tmp_path / where).write_text(f"no recipe: {workspace.shown(other)}\n", encoding="utf-8")
+    assert own_data.is_used(workspace, other)

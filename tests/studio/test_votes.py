@@ -161,3 +161,12 @@ def test_the_pairs_are_those_of_the_evaluation(tmp_path: Path) -> None:
         against_base(Run(tmp_path / "new"))
     with pytest.raises(FormatError, match="holds no answers"):
         against_base(evaluated(tmp_path / "labels"))
+
+
+def test_a_run_that_is_called_base_is_another_side_than_its_base(tmp_path: Path) -> None:
+    run = evaluated(tmp_path / "base", *((f"p{n}", "from the base", "tuned") for n in range(20)))
+    sides, found, path = against_base(run)
+    ballot = Ballot.open(path, sides, found)
+    while (shown := ballot.next()) is not None:  # the tuned answer is always the better one
+        ballot = ballot.cast(shown.pair.key, "left" if shown.left == "tuned" else "right")
+    assert Ballot.open(path, sides, found).tally().won == (0, 20)

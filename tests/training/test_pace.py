@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
+from ptune.config.columns import PairColumns
 from ptune.config.recipe import Backbone, Data, Recipe, Train
+from ptune.data.shapes.pairs import read_pair_splits
 from ptune.formats.bundle import BaseIdentity
 from ptune.formats.run import RunRecord
 from ptune.methods.lora import Lora
@@ -110,4 +112,15 @@ def test_the_newest_run_is_asked_and_a_damaged_one_passed_over(tmp_path: Path) -
 def test_examples_of_rows() -> None:
     assert pace.examples_of(recipe(), 60) == 54
     assert pace.examples_of(recipe(data=Data(files=(Path("f"),), validation=(Path("v"),))), 60) == 60
-    assert pace.examples_of(recipe(data=Data(files=(Path("f"),), limit=20)), 60) == 18
+    assert pace.examples_of(recipe(data=Data(files=(Path("f"),), limit=20)), 60) == 20
+    assert pace.examples_of(recipe(data=Data(files=(Path("f"),), limit=57)), 60) == 54
+
+
+def test_examples_are_those_of_a_training_with_a_limit(tmp_path: Path) -> None:
+    file = tmp_path / "pairs.jsonl"
+    rows = [json.dumps({"anchor": f"question {at}", "positive": f"answer {at}"}) for at in range(100)]
+    file.write_text("\n".join(rows), encoding="utf-8")
+    for limit in (None, 30, 95):
+        data = Data(files=(file,), limit=limit)
+        trained = read_pair_splits(data, 0, PairColumns()).rows["train"]
+        assert pace.examples_of(recipe(data=data), 100) == len(trained)

@@ -7,6 +7,7 @@ An npz holds `x` and `y`, or `x_train`, `y_train`, `x_test`, `y_test` (FILE.npz:
 from __future__ import annotations
 
 import hashlib
+import os.path
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -223,7 +224,7 @@ def _in_table(
             problems.add(row.number, f"has no label in the column {columns[1]!r}")
         else:
             others = {name: value for name, value in row.value.items() if name not in columns}
-            yield Named(ImageRef(folder / Path(image).expanduser()), str(label).strip(), row.number, others)
+            yield Named(ImageRef(folder / os.path.expanduser(image)), str(label).strip(), row.number, others)
 
 
 def _checked(path: Path, format_: str, sha256: str, rows: list[Named], problems: Problems) -> ImageSource:
@@ -259,6 +260,8 @@ def _bytes(path: Path) -> bytes:
         raise DataError("there is no such file") from None
     except OSError as error:
         raise DataError(f"cannot be read: {error.strerror}") from None
+    except ValueError:  # a NUL character, or half of a surrogate pair
+        raise DataError("can be no file's name") from None
 
 
 def _relative(file: Path, path: Path) -> str:

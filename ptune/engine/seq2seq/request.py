@@ -139,11 +139,14 @@ class Seq2SeqJob:
 
 
 def chosen(logits: Array, writing: Writing, *, first: bool, last: bool) -> int:
-    """Chooses the most likely token from [vocab] logits, the first of equals, unless the model family forces one."""
-    if first and writing.forced_bos_id is not None:
-        return writing.forced_bos_id
+    """Chooses the most likely token from [vocab] logits, the first of equals, unless the model family forces one.
+
+    Of a target of one token the end goes before the beginning, as in transformers.
+    """
     if last and writing.forced_eos_id is not None:
         return writing.forced_eos_id
+    if first and writing.forced_bos_id is not None:
+        return writing.forced_bos_id
     if writing.banned_ids:
         logits = logits.copy()
         logits[list(writing.banned_ids)] = -np.inf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -110,7 +110,7 @@ class Editor:
         file, number, columns = at
         source = own_data.place(self._workspace, file)
         try:
-            target = copy_of(source, self._workspace.data, self._used)
+            target = copy_of(source, self._workspace.data, partial(own_data.is_used, self._workspace))
             made = write_edited(source, target, number, changed)
         except PtuneError as problem:
             return self._untouched(error(str(problem)))
@@ -127,12 +127,6 @@ class Editor:
 
     def _untouched(self, told: str) -> list[Any]:
         return [told, shows(()), gr.skip(), gr.skip(), None]
-
-    def _used(self, path: Path) -> bool:
-        """Whether a recipe or a run names a file, whose bytes it may know."""
-        name = self._workspace.shown(path)
-        recipes = [*self._workspace.recipes.glob("*.yaml"), *self._workspace.runs.glob("*/recipe.yaml")]
-        return any(name in one.read_text(encoding="utf-8", errors="replace") for one in recipes)
 
 
 CSS = """

@@ -11,7 +11,9 @@ from pathlib import Path
 
 from ptune.begin.starts import STARTS, Word
 from ptune.config.read_recipe import read_recipe
+from ptune.config.recipe import Recipe
 from ptune.data.readers.hub import PREFIX
+from ptune.errors import PtuneError
 from ptune.formats.whole_write import disk_errors, whole_file
 from ptune.studio.workspace import Workspace
 
@@ -46,6 +48,21 @@ def place(workspace: Workspace, named: str) -> Path:
     return (
         Path(named) if named.startswith((PREFIX, "sample:")) else workspace.folder / Path(named).expanduser()
     )
+
+
+def is_used(workspace: Workspace, path: Path) -> bool:
+    """Whether a recipe or a run names a file, whose bytes it may know."""
+    recipes = [*workspace.recipes.glob("*.yaml"), *workspace.runs.glob("*/recipe.yaml")]
+    return any(_names(workspace, recipe, path) for recipe in recipes)
+
+
+def _names(workspace: Workspace, recipe: Path, path: Path) -> bool:
+    try:
+        data = Recipe.load(recipe).data
+    except PtuneError:  # written by another version, or by hand and not yet right
+        return workspace.shown(path) in recipe.read_text(encoding="utf-8", errors="replace")
+    files = (*data.files, *data.validation, *data.test)
+    return path.resolve() in {place(workspace, str(file)).resolve() for file in files}
 
 
 @cache

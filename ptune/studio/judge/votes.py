@@ -233,7 +233,9 @@ def against_base(run: Run) -> tuple[tuple[str, str], list[Pair], Path]:
     Raises: FormatError if the run has not been evaluated, or its evaluation holds no answers.
     """
     pairs = [Pair(prompt, both) for prompt, both in answers(run).items()]
-    return (BASE, _name(run)), pairs, run.folder / "votes" / "base.jsonl"
+    name = _name(run)
+    own = name if name != BASE else f"the run {name}"  # two sides of one name could not be told apart again
+    return (BASE, own), pairs, run.folder / "votes" / "base.jsonl"
 
 
 def against_run(run: Run, other: Run) -> tuple[tuple[str, str], list[Pair], Path]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, Unpack
+from typing import Any, TypeAlias, TypeVar, Unpack
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from ptune.engine.onnx_graph import Array
 from ptune.engine.options import BatchKeywords, BatchOptions
 from ptune.errors import FormatError, RequestError
 from ptune.formats.bundle import AdapterRecord, Bundle
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Answer = TypeVar("Answer")
 Tagged: TypeAlias = str | tuple[str, str]
@@ -128,8 +125,9 @@ def _arrays(ids: Sequence[int], type_ids: Sequence[int]) -> dict[str, Array]:
 def _pixels(one: Any, record: AdapterRecord) -> Array:
     from ptune.codecs.image import Preprocessing, open_image
 
-    image: Image = open_image(one) if isinstance(one, bytes | str | Path) else one
-    return Preprocessing.model_validate(record.preprocessing)(image)
+    if not isinstance(one, bytes | str | Path) and not hasattr(one, "getbands"):  # PIL's
+        raise RequestError(f"an image is expected, not {type(one).__name__}", param="input")
+    return Preprocessing.model_validate(record.preprocessing)(open_image(one))
 
 
 class EncoderModel:

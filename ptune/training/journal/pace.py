@@ -91,10 +91,9 @@ def length(recipe: Recipe, examples: int, *, validated: bool = True) -> Length:
 
 
 def examples_of(recipe: Recipe, rows: int) -> int:
-    """About how many training examples `rows` rows of `data.files` make."""
-    if recipe.data.limit is not None:
-        rows = min(rows, recipe.data.limit)
-    return rows if recipe.data.validation else rows - round(rows * recipe.data.validation_share)
+    """About how many training examples `rows` rows of `data.files` make. What is held out does not count against `data.limit`."""
+    kept = rows if recipe.data.validation else rows - round(rows * recipe.data.validation_share)
+    return kept if recipe.data.limit is None else min(kept, recipe.data.limit)
 
 
 def same_steps(recipe: Recipe) -> str:

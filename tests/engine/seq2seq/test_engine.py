@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.fake_chat_model import wait_until
-from support.seq2seq_bundles import SOURCES, Made, ids_of, make
+from support.seq2seq_bundles import SOURCES, Made, generated, ids_of, make
 
 from ptune.engine.options import BatchKeywords
 from ptune.engine.seq2seq.engine import Seq2SeqEngine
@@ -35,6 +35,15 @@ def test_options_that_cannot_be_are_refused(made: Made) -> None:
             Seq2SeqEngine.open(made.bundle, **options)
     with pytest.raises(FormatError, match="no profile 'int8'"):
         Seq2SeqEngine.open(made.bundle, profile="int8")
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_a_short_target_begins_and_ends_as_transformers_forces_it(
+    made: Made, engine: Seq2SeqEngine, most: int
+) -> None:
+    request = Seq2SeqRequest(ids_of(SOURCES[0]), "one", max_tokens=most)
+    found = engine.submit(request).result(30)
+    assert (found.ids, found.finish) == (generated(made, "one", SOURCES[0], most), "length")
 
 
 def held(engine: Seq2SeqEngine, monkeypatch: pytest.MonkeyPatch) -> Event:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Callable
@@ -130,6 +131,26 @@ def test_a_pretrained_head_is_kept_where_the_labels_are_the_same(kit: Path) -> N
         found = load_image_model(Backbone(model=str(kit / "resnet")), labels)
         assert found.head == ("classifier.1",)
         assert torch.equal(found.model.classifier[1].weight, plain.classifier[1].weight) == same
+
+
+def test_a_pretrained_head_is_read_by_the_numbers_of_its_labels(kit: Path, tmp_path: Path) -> None:
+    """Published configs list label 10 before label 2."""
+    labels = tuple("abcdefghijkl")
+    plain = transformers.AutoModelForImageClassification.from_pretrained(
+        kit / "resnet", num_labels=12, ignore_mismatched_sizes=True
+    )
+    folder = shutil.copytree(kit / "resnet", tmp_path / "resnet")
+    plain.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    numbers = sorted(map(str, range(12)))
+    config["id2label"] = {number: labels[int(number)] for number in numbers}
+    config["label2id"] = {label: at for at, label in enumerate(labels)}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    weights = plain.classifier[1].weight
+    for wanted in (labels, labels[::-1], tuple(labels[int(number)] for number in numbers)):
+        found = load_image_model(Backbone(model=str(folder)), wanted)
+        expected = weights[[labels.index(label) for label in wanted]]
+        assert torch.equal(found.model.classifier[1].weight, expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

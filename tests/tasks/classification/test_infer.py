@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,14 +13,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from seqeval.metrics.sequence_labeling import get_entities
+from support import tiny_images
 from support.encoder_bundles import TEXTS, tiny, torch_logits
 
 import ptune
 from ptune.codecs.words import split
 from ptune.errors import FormatError, RequestError
 from ptune.formats.bundle import AdapterRecord
-from ptune.tasks.encoder.infer import EncoderModel, classification, entities
+from ptune.tasks.encoder.infer import EncoderModel, classification, encode, entities
 
 TAGS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
@@ -65,6 +68,27 @@ def test_words_that_are_cut_off_have_none(model: EncoderModel) -> None:
     (found,) = model.logits([tuple(["xyz"] * 40)], "names")
     assert len(found) < 40
     assert model.tag(["xyz " * 40], "names")
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "1", "P", "LA", "RGBA", "CMYK", "YCbCr", "HSV"])
+def test_an_image_in_memory_is_seen_as_its_file_is(mode: str) -> None:
+    """As Pillow opens it: of any mode, and turned by nobody yet."""
+    seen = {"size": [12, 8], "fit": "both", "mean": [0.5] * 3, "std": [0.5] * 3}
+    record = AdapterRecord(name="x", task="image-classification", labels=("a",), preprocessing=seen)
+    image = tiny_images.picture(24, 16).convert(mode)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    image.convert("RGB").save(file, "PNG", exif=exif)
+    found = encode(image, record, None).inputs["pixel_values"]
+    upright = encode(image.convert("RGB"), record, None).inputs["pixel_values"]
+    assert found.shape == (3, 12, 8)
+    np.testing.assert_array_equal(found, upright)
+    turned = encode(Image.open(file), record, None).inputs["pixel_values"]
+    np.testing.assert_array_equal(turned, encode(file.getvalue(), record, None).inputs["pixel_values"])
+    assert not np.array_equal(turned, upright)
+    with pytest.raises(RequestError, match="an image is expected, not tuple"):
+        encode(("a", "pair"), record, None)
 
 
 def test_entities_lie_where_they_say(model: EncoderModel) -> None:
