@@ -8,6 +8,7 @@ import platform
 import torch
 
 from ptune.formats.run import RunRecord
+from ptune.training.layers.float_products import by_one_dnn
 
 PACKAGES = (
     "ptune",
@@ -34,10 +35,11 @@ def versions() -> dict[str, str]:
 
 
 def instruction_set(device: torch.device) -> str:
-    """The CPU's widest vector instructions, or the GPU's name."""
+    """The CPU's widest vector instructions, and who computes float32 with them if not PyTorch's usual library; or the GPU's name."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return str(torch.backends.cpu.get_cpu_capability())
+    widest = str(torch.backends.cpu.get_cpu_capability())
+    return f"{widest}, float32 by oneDNN" if by_one_dnn() else widest
 
 
 def changes(before: RunRecord, now: RunRecord) -> list[str]:

@@ -12,6 +12,7 @@ from support import tiny_models
 from torch import nn
 
 from ptune.backbone.quantize import quantize
+from ptune.training.layers import float_products, lora_product
 from ptune.training.layers.lora_product import LoraProduct, with_lora_products
 from ptune.training.preparation import checkpoint_layers
 
@@ -49,8 +50,11 @@ def distance(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one.double() - other.double()).norm() / other.double().norm())
 
 
+@pytest.mark.parametrize("one_dnn", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_numbers_are_those_of_peft(kind: str) -> None:
+def test_the_numbers_are_those_of_peft(kind: str, one_dnn: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (float_products, lora_product):
+        monkeypatch.setattr(module, "by_one_dnn", lambda: one_dnn)
     model = adapted(kind)
     there = numbers(model)
     here = numbers(with_lora_products(model))

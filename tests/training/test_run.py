@@ -37,10 +37,8 @@ def test_writes_a_run_that_explains_itself(make: Make, tmp_path: Path) -> None:
     assert (record.status, record.steps, record.command) == ("finished", 6, "ptune train x.py")
     assert record.planned_steps == 6
     assert record.versions["torch"] == torch.__version__
-    assert (record.instruction_set, record.threads) == (
-        torch.backends.cpu.get_cpu_capability(),
-        torch.get_num_threads(),
-    )
+    assert record.instruction_set.split(",")[0] == torch.backends.cpu.get_cpu_capability()
+    assert record.threads == torch.get_num_threads()
     assert (record.attention, record.unrepeatable) == ("sdpa, packed examples one by one", ())
     assert record.base.licence == "apache-2.0"
     assert "license: apache-2.0" in run.card_path.read_text()

@@ -121,7 +121,7 @@ HIDDEN = 1024
 LAYER = 7 * HIDDEN**2  # weights of a layer
 
 
-@pytest.mark.parametrize(("quantize", "bytes_a_weight", "layers"), [("none", 4, 12), ("nf4", 0.52, 18)])
+@pytest.mark.parametrize(("quantize", "bytes_a_weight", "layers"), [("none", 4, 12), ("nf4", 0.52, 24)])
 def test_memory_holds_two_layers(
     make: Make, tmp_path: Path, quantize: str, bytes_a_weight: float, layers: int
 ) -> None:

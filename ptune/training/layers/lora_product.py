@@ -18,6 +18,7 @@ from torch import nn
 
 from ptune.backbone.packed.linear import PackedLinear
 from ptune.backbone.quantize import Int8Linear, Nf4Linear
+from ptune.training.layers.float_products import by_one_dnn, linear, times
 
 _KINDS = (LoraLinear, Linear4bit, Linear8bitLt)
 _PACKED = (Nf4Linear, Int8Linear, PackedLinear)
@@ -85,7 +86,7 @@ def product(
     """y [..., out], and what the gradient needs besides x: x A^T [tokens, r], A and B in the type of x."""
     flat, down, up = x.flatten(0, -2), a.to(x.dtype), b.to(x.dtype)
     low = flat @ down.t()
-    out: torch.Tensor = base(flat)
+    out = _of_base(base, flat)
     out.addmm_(low, up.t(), alpha=scale)
     return out.view(*x.shape[:-1], -1), (low, down, up)
 
@@ -101,8 +102,16 @@ def gradients_of(
     of_b = (gradient.t() @ low).to(ctx.dtype).mul_(ctx.scale)
     if not of_x:
         return None, of_a, of_b
-    whole = (gradient @ _weight_of(ctx.base, gradient.dtype)).addmm_(of_low, down)
+    whole = times(gradient, _weight_of(ctx.base, gradient.dtype)).addmm_(of_low, down)
     return whole.view(x.shape), of_a, of_b
+
+
+def _of_base(base: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """The base layer's own output."""
+    if by_one_dnn() and x.device.type == "cpu" and not (base._forward_hooks or base._forward_pre_hooks):
+        return linear(x, _weight_of(base, x.dtype), cast(torch.Tensor | None, base.bias))
+    out: torch.Tensor = base(x)
+    return out
 
 
 def _trained(base: nn.Module) -> bool:

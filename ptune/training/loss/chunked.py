@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ptune.training.layers.float_products import linear, times
+
 # Logits of a chunk. In float32: 32 MiB. On a GPU a chunk must be long enough to compute for as long as it reads the layer:
 # 256 MiB are some 500 targets of a vocabulary of 128,256. On a CPU each chunk casts a 16-bit layer anew: 64 MiB.
 _CPU_LOGITS, _GPU_LOGITS, _CAST_LOGITS = 2**23, 2**26, 2**24
@@ -226,6 +228,8 @@ class Gradients:
 
 def logits_of(hidden: Tensor, weight: Tensor, bias: Tensor | None, device: torch.device) -> Tensor:
     """[rows, vocab], in float32 at least."""
+    if _wide(weight) and hidden.dtype == weight.dtype:
+        return linear(hidden, weight, bias)
     logits = hidden.new_empty(len(hidden), len(weight), dtype=accumulator(weight))
     for first, part in _parts(weight, device):
         _product(hidden, part.T, out=logits[:, first : first + len(part)])
@@ -237,7 +241,7 @@ def _of_hidden(
 ) -> Tensor:
     """Gradient [rows, hidden] with respect to the hidden states of a chunk. It may overwrite the probabilities."""
     if _wide(weight):
-        return weight[labels].addmm_(probabilities, weight, beta=-share)
+        return times(probabilities, weight).sub_(weight[labels], alpha=share)
     # Rounded to 16 bits, a probability near 1 would be 1: its difference from 1 must be taken first.
     probabilities.scatter_add_(1, labels[:, None], torch.full_like(probabilities[:, :1], -share))
     if device.type == "cuda":
