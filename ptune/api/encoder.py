@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack, get_type_hints
 import numpy as np
 
 from ptune.api.awaiting import answers_of
-from ptune.api.model import EncoderOptions, OpenModel, check_options, only_adapter
+from ptune.api.model import EncoderOptions, OpenModel, check_options, listed, only_adapter
 from ptune.engine.encoder.batch import Item
 from ptune.engine.onnx_graph import Array
 from ptune.formats.bundle import AdapterRecord
@@ -50,14 +50,14 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         Raises: RequestError if the adapter, or no adapter, classifies, or if an input cannot be encoded; DataError for an
         image that cannot be read.
         """
-        return super().classify(inputs, self._that("classifies", adapter, _classifies))
+        return super().classify(listed(inputs), self._that("classifies", adapter, _classifies))
 
     def tag(self, texts: Sequence[Tagged], adapter: str | None = None) -> list[list[Entity]]:
         """The entities of each text, with their character positions; of a pair of prompt and answer, the answer's steps, judged.
 
         Raises: RequestError, like `classify`.
         """
-        return super().tag(texts, self._that("tags", adapter, _tags))
+        return super().tag(listed(texts), self._that("tags", adapter, _tags))
 
     def embed(
         self,
@@ -73,7 +73,7 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         Raises: RequestError, as `classify`, or for a text that is too long.
         """
         name = self._that("makes vectors", adapter, retrieval.makes_vectors)
-        return retrieval.embed(self, texts, name, dimensions, truncate=truncate)
+        return retrieval.embed(self, listed(texts), name, dimensions, truncate=truncate)
 
     def rerank(
         self, query: str, documents: Sequence[str], adapter: str | None = None, *, truncate: bool = False
@@ -84,7 +84,7 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         truncate: as in `embed`; in a pair the longer text is cut.
         Raises: RequestError, as `classify`, or for a text that is too long.
         """
-        return retrieval.rerank(self, query, documents, self._ranker(adapter), truncate=truncate)
+        return retrieval.rerank(self, query, listed(documents), self._ranker(adapter), truncate=truncate)
 
     def recommend(
         self, question: RecommendQuery | Sequence[str], adapter: str | None = None
@@ -94,19 +94,19 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         question: ids of the user's items, or a RecommendQuery, which also takes titles, new items and a number.
         Raises: RequestError, as `classify`, or for an item that is not in the catalogue.
         """
-        query = question if isinstance(question, RecommendQuery) else RecommendQuery(list(question))
+        query = question if isinstance(question, RecommendQuery) else RecommendQuery(listed(question))
         return recommendation.recommend(self, query, self._that("recommends", adapter, _recommends))
 
     async def aclassify(self, inputs: Sequence[Any], adapter: str | None = None) -> list[Classification]:
         """`classify` for asyncio."""
         name = self._that("classifies", adapter, _classifies)
         self.require_labels(name)
-        return await answers_of([self._submit(one, name) for one in inputs])
+        return await answers_of([self._submit(one, name) for one in listed(inputs)])
 
     async def atag(self, texts: Sequence[Tagged], adapter: str | None = None) -> list[list[Entity]]:
         """`tag` for asyncio."""
         name = self._that("tags", adapter, _tags)
-        record = self.require_tags(name)
+        record, texts = self.require_tags(name), listed(texts)
         asked = [(index, text) for index, text in enumerate(texts) if infer.spans(text, record)]
         answers = await answers_of([self._submit(text, name) for _, text in asked])
         found_entities: list[list[Entity]] = [[] for _ in texts]
@@ -125,21 +125,21 @@ class EncoderModel(OpenModel, infer.EncoderModel):
         """`embed` for asyncio."""
         record = self.engine.record(self._that("makes vectors", adapter, retrieval.makes_vectors))
         retrieval.check_embeds(record, dimensions)
-        return retrieval.stacked(await self._outputs(texts, record, truncate), record, dimensions)
+        return retrieval.stacked(await self._outputs(listed(texts), record, truncate), record, dimensions)
 
     async def arerank(
         self, query: str, documents: Sequence[str], adapter: str | None = None, *, truncate: bool = False
     ) -> Vectors:
         """`rerank` for asyncio."""
         record = self.engine.record(self._ranker(adapter))
-        inputs = retrieval.rerank_inputs(query, documents, record)
+        inputs = retrieval.rerank_inputs(query, listed(documents), record)
         return retrieval.relevance(await self._outputs(inputs, record, truncate), record)
 
     async def arecommend(
         self, question: RecommendQuery | Sequence[str], adapter: str | None = None
     ) -> list[Recommended]:
         """`recommend` for asyncio."""
-        query = question if isinstance(question, RecommendQuery) else RecommendQuery(list(question))
+        query = question if isinstance(question, RecommendQuery) else RecommendQuery(listed(question))
         record = self.engine.record(self._that("recommends", adapter, _recommends))
         index = await asyncio.to_thread(recommendation.index_of, self.engine.bundle.folder, record)
         vectors = np.zeros((0, index.vectors.shape[1]), np.float32)

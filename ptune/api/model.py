@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -97,6 +98,11 @@ def only_adapter(
         )
     known = ", ".join(f"{record.name} ({record.task})" for record in every) or "none"
     raise RequestError(f"no adapter of {folder} {does}; its adapters: {known}", param="model")
+
+
+def listed(inputs: Any) -> Sequence[Any]:
+    """Inputs as a list. A single text or image is a list of one, as over HTTP: its letters are no texts of their own."""
+    return [inputs] if isinstance(inputs, str | bytes | Path) else inputs
 
 
 def check_options(kind: str, options: dict[str, Any], known: Iterable[str]) -> None:

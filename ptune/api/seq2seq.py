@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Unpack, get_type_hints
 
 from ptune.api.awaiting import AT_ONCE
-from ptune.api.model import EncoderOptions, OpenModel, adapter_or_base, check_options
+from ptune.api.model import EncoderOptions, OpenModel, adapter_or_base, check_options, listed
 from ptune.engine.seq2seq.request import Seq2SeqJob
 from ptune.tasks.translation import seq2seq_infer as infer
 
@@ -35,13 +35,13 @@ class Seq2SeqModel(OpenModel, infer.Seq2SeqModel):
 
         Raises: RequestError for an unknown adapter, or a text that is too long.
         """
-        return super().translate(texts, adapter_or_base(self.engine, adapter), max_tokens)
+        return super().translate(listed(texts), adapter_or_base(self.engine, adapter), max_tokens)
 
     async def atranslate(
         self, texts: Sequence[str], adapter: str | None = None, max_tokens: int | None = None
     ) -> list[str]:
         """`translate` for asyncio. Cancelling its task cancels all texts in flight."""
-        name = adapter_or_base(self.engine, adapter)
+        name, texts = adapter_or_base(self.engine, adapter), listed(texts)
         translations: list[str] = []
         for start in range(0, len(texts), AT_ONCE):
             jobs: list[Seq2SeqJob] = []

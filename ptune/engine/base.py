@@ -34,6 +34,9 @@ clock_s = time.monotonic
 STALL_S = 0.005
 """After so long an engine looks again whether its jobs can go on, where nothing woke it."""
 
+LONGEST_WAIT_S = 3600.0
+"""For a deadline in centuries, too: the system refuses to wait that long at once, and the engine's thread would end by it."""
+
 J = TypeVar("J", bound=Job[Any])
 Served = TypeVar("Served")
 Batch = TypeVar("Batch", bound=Sequence[Any])
@@ -304,7 +307,8 @@ class EngineBase(ABC, Generic[Options, J, Served, Batch]):
             self._changed.wait(STALL_S)
         elif not (stopping or self._busy or any(job.ended for job in self._pending)):
             first_s = min((job.deadline_s for job in self._pending), default=math.inf)
-            self._changed.wait(None if first_s == math.inf else max(0.0, first_s - clock_s()))
+            wait_s = min(max(0.0, first_s - clock_s()), LONGEST_WAIT_S)
+            self._changed.wait(None if first_s == math.inf else wait_s)
 
     def _drop_ended(self) -> list[J]:
         """Takes out the jobs that were cancelled or have expired; all of them when the engine closes."""

@@ -132,7 +132,7 @@ def _write(path: Path, text: str, others: list[Key] | None = None) -> None:
 def _text(path: Path) -> str:
     """The file, if it can be edited."""
     keys = read(path)
-    text = path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8-sig")
     if keys.keys and not _is_json(text) and not any(map(_HEADER.match, text.split("\n"))):
         raise UsageError(
             f"{path} holds no [[keys]] with names and limits: begin another file, which ends in .toml"

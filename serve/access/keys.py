@@ -121,7 +121,7 @@ def read(path: Path) -> KeyFile:
     try:
         with path.open("rb") as file:
             mode, raw = path.stat().st_mode, file.read(MAX_FILE_BYTES + 1)
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")  # Windows' editors begin a file with a byte order mark
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
         raise UsageError(f"cannot read the API keys in {path}: {reason}") from None

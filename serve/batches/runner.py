@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from ptune.errors import RequestError
 
 from ..files.disk_space import NO_ROOM
-from ..files.lines import InputLines, Line, LineError
+from ..files.lines import InputLines, Line, LineError, read_again
 from ..http.request_log import log_failure
 from .answers import Answers, answered, expired, request_id_of
 from .ask import Answer, Ask
@@ -269,9 +269,10 @@ class BatchRunner:
 
     def _undone(self, batch: Batch, answers: Answers) -> Generator[Line]:
         """The requests that have no answer yet."""
-        for line in self._lines(batch):
-            if isinstance(line, Line) and line.number not in answers.done:
-                yield line
+        with self.store.files.content(batch.input_file_id).open("rb") as file:
+            for line in read_again(file):
+                if line.number not in answers.done:
+                    yield line
 
     def _lines(self, batch: Batch) -> Iterator[Line | LineError]:
         with self.store.files.content(batch.input_file_id).open("rb") as file:

@@ -45,6 +45,7 @@ _OLLAMA = "/api/"
 _DURATION = re.compile(r"([+-]?)((?:\d+(?:\.\d*)?|\.\d+)(?:ms|s|m|h))+")
 _PART = re.compile(r"(\d+(?:\.\d*)?|\.\d+)(ms|s|m|h)")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_S = 100 * 365 * 86400  # what is more is no time that a clock or a calendar has
 
 
 class _Asked(BaseModel):
@@ -155,15 +156,17 @@ def _idle_s(http: HttpRequest, keep_alive: Any) -> float | None:
 
 
 def _seconds(keep_alive: Any) -> float | None:
-    """Seconds of a number or of Go's notation of durations; inf for what is below 0, None for what is neither."""
+    """Seconds of a number or of Go's notation of durations; inf below 0 and beyond a century, None for what is neither."""
     if isinstance(keep_alive, bool) or not isinstance(keep_alive, int | float | str):
         return None
     if isinstance(keep_alive, str):
         if (found := _DURATION.fullmatch(keep_alive)) is None:
             return None
         seconds = sum(float(number) * _UNIT_S[unit] for number, unit in _PART.findall(keep_alive))
-        return math.inf if found[1] == "-" and seconds else seconds
-    return None if math.isnan(keep_alive) else math.inf if keep_alive < 0 else float(keep_alive)
+        keep_alive = -seconds if found[1] == "-" else seconds
+    if keep_alive != keep_alive:  # NaN
+        return None
+    return float(keep_alive) if 0 <= keep_alive <= _LONGEST_S else math.inf
 
 
 class _Waiting:

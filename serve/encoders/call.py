@@ -56,8 +56,8 @@ class EncoderCall(EngineCall, Generic[Output]):
 
     @property
     def prompt_tokens(self) -> int:
-        """Tokens of the inputs submitted so far."""
-        return sum(entry.tokens for entry in self.submitted)
+        """Tokens of the inputs submitted so far, but for those that were cancelled before the model read them."""
+        return sum(entry.tokens for entry in self.submitted if not entry.future.cancelled())
 
     async def outputs(self) -> list[Output]:
         """Submits all inputs, or none, and waits for their outputs.

@@ -65,10 +65,13 @@ class InputLines:
             if len(raw) > self._limit_bytes + 1 or (len(raw) > self._limit_bytes and raw[-1:] != b"\n"):
                 yield LineError(number, f"it is over {self._limit_bytes} bytes", code="line_too_large")
                 return
-            if number == 1:
-                raw = raw.removeprefix(_BOM)
-            if raw.strip():
-                yield self._line(number, raw)
+            line = _line(number, raw)
+            if isinstance(line, Line) and line.url not in self.endpoints:
+                known = ", ".join(sorted(self.endpoints))
+                message = f"url {line.url[:60]!r} is not one that batches are for here: {known}"
+                line = LineError(number, message, param="url", code="invalid_url")
+            if line is not None:
+                yield line
 
     def check(self, file: BinaryIO) -> None:
         """Checks a whole file. Raises: RequestError(400) that names the first line which cannot be used."""
@@ -87,23 +90,35 @@ class InputLines:
             message = "the file is empty; write one JSON object a line: custom_id, method, url, body"
             raise RequestError(message, param="file", code="empty_file")
 
-    def _line(self, number: int, raw: bytes) -> Line | LineError:
-        try:
-            entry = LineBody.model_validate_json(raw)
-        except ValidationError as error:
-            told = invalid(error)
-            message = str(told).replace("the body is not valid JSON", "not valid JSON")
-            code = "invalid_json" if told.code == "invalid_json" else "invalid_value"
-            return LineError(number, message.replace("the body:", "the line:"), param=told.param, code=code)
-        if entry.url not in self.endpoints:
-            known = ", ".join(sorted(self.endpoints))
-            message = f"url {entry.url[:60]!r} is not one that batches are for here: {known}"
-            return LineError(number, message, param="url", code="invalid_url")
-        if entry.body.get("stream"):
-            return LineError(
-                number, "a batch has no streams; leave stream out", param="body.stream", code="invalid_value"
-            )
-        return Line(number, entry.custom_id, entry.url, entry.body)
+
+def read_again(file: BinaryIO) -> Iterator[Line]:
+    """The requests of a file that was checked when its batch began, also those that this server would not take by now: it may
+    have been started again with other models or limits, which then answer for themselves.
+    """
+    for number, raw in enumerate(file, 1):
+        line = _line(number, raw)
+        if isinstance(line, Line):
+            yield line
+
+
+def _line(number: int, raw: bytes) -> Line | LineError | None:
+    """A line as a request, or what is wrong with it; None if it is empty."""
+    if number == 1:
+        raw = raw.removeprefix(_BOM)
+    if not raw.strip():
+        return None
+    try:
+        entry = LineBody.model_validate_json(raw)
+    except ValidationError as error:
+        told = invalid(error)
+        message = str(told).replace("the body is not valid JSON", "not valid JSON")
+        code = "invalid_json" if told.code == "invalid_json" else "invalid_value"
+        return LineError(number, message.replace("the body:", "the line:"), param=told.param, code=code)
+    if entry.body.get("stream"):
+        return LineError(
+            number, "a batch has no streams; leave stream out", param="body.stream", code="invalid_value"
+        )
+    return Line(number, entry.custom_id, entry.url, entry.body)
 
 
 def json_line(entry: dict[str, Any]) -> bytes:

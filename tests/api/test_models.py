@@ -144,6 +144,26 @@ def test_vectors_and_ranks_are_methods(retrieval: ptune.EncoderModel) -> None:
     )
 
 
+def test_a_single_text_is_a_list_of_one_as_over_http(
+    encoder: ptune.EncoderModel, retrieval: ptune.EncoderModel, translator: ptune.Seq2SeqModel
+) -> None:
+    """Not of its letters."""
+    text = "the devil"
+    assert encoder.classify(text) == encoder.classify([text])
+    assert encoder.tag(text) == encoder.tag([text])
+    assert retrieval.embed(text).shape == (1, 64)
+    assert retrieval.rerank("war", text).shape == (1,)
+    assert translator.translate(text, "base") == translator.translate([text], "base")
+
+    async def asked() -> None:
+        assert len(await encoder.aclassify(text)) == len(await encoder.atag(text)) == 1
+        assert (await retrieval.aembed(text)).shape == (1, 64)
+        assert (await retrieval.arerank("war", text)).shape == (1,)
+        assert len(await translator.atranslate(text, "base")) == 1
+
+    asyncio.run(asked())
+
+
 def test_recommendations_are_a_method_and_its_twin() -> None:
     with ptune.EncoderModel.open(recommendation_runs.bundle(), threads=1) as model:
         found = model.recommend(["i1", "i2"])

@@ -17,7 +17,9 @@ import pytest
 from support import fake_chat_model
 from support.batch_lines import CHAT, Filing, ended, filing, jsonl, line, lines_of, many, said
 from support.fake_chat_model import FakeChatModel, wait_until
+from support.fake_encoder_model import FakeEncoderModel
 
+from ptune_serve.app import create_encoder_app
 from ptune_serve.batches import runner
 from ptune_serve.batches.journal import Journal
 from ptune_serve.batches.schemas import BatchRequest
@@ -209,6 +211,21 @@ def test_killed_before_it_was_read(tmp_path: Path) -> None:
         changed(tmp_path, batch_id, status="validating", total=0)
     with filing(tmp_path) as server:
         completed(server, batch_id)
+
+
+def test_lines_that_the_next_server_has_no_endpoint_for_are_told(tmp_path: Path) -> None:
+    """It was started with another bundle: none of them is lost in silence."""
+    with interrupted(tmp_path, 2) as batch_id:
+        pass
+    with filing(tmp_path, app=lambda settings: create_encoder_app(FakeEncoderModel(), settings)) as server:
+        batch = server.ended(batch_id)
+        counts = batch.request_counts
+        assert (batch.status, counts.total, counts.completed, counts.failed) == ("completed", 10, 2, 8)
+        check_each_once(server.lines(batch.output_file_id), 2)
+        refused = {entry["custom_id"]: entry["response"] for entry in server.lines(batch.error_file_id)}
+    assert set(refused) == {str(number) for number in range(2, 10)}
+    assert {response["status_code"] for response in refused.values()} == {404}
+    assert CHAT in refused["2"]["body"]["error"]["message"]
 
 
 def test_killed_while_it_was_cancelled(tmp_path: Path) -> None:

@@ -253,7 +253,10 @@ def test_ollamas_keep_alive_unloads(tmp_path: Path, keep_alive: object) -> None:
         wait_until(lambda: served.loaded == [])
 
 
-@pytest.mark.parametrize("keep_alive", [-1, "-1m", "10m", "1h30m", 600])
+@pytest.mark.parametrize(
+    "keep_alive",
+    [-1, "-1m", "10m", "1h30m", 600, 1e12, pytest.param(10**400, id="no float")],
+)
 def test_ollamas_keep_alive_keeps(tmp_path: Path, keep_alive: object) -> None:
     with several(write_all(tmp_path), idle_s=0.05) as served:
         body = {"model": "chat", "keep_alive": keep_alive}

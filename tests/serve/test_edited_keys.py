@@ -37,6 +37,16 @@ def written(folder: Path, text: str, name: str = "keys.toml") -> Path:
     return path
 
 
+@pytest.mark.parametrize("text", [TOML, JSON, "alices-own-key\n"])
+def test_a_byte_order_mark_is_no_part_of_a_key(tmp_path: Path, text: str) -> None:
+    """Windows' editors begin files with one."""
+    path = written(tmp_path, f"\ufeff{text}", "keys")
+    assert ApiKeys.read(path).check("Bearer alices-own-key") == read(path).keys[0]
+    if text in (TOML, JSON):
+        change(path, "alice", Rights(limits=Limits(concurrent=3)))
+        assert read(path).keys[0].limits.concurrent == 3
+
+
 def test_a_key_is_made_with_its_file_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "new" / "keys.toml"
     secret = add(path, "alice", Rights(("infer", "metrics"), ("sql", "prod"), Limits(requests_per_minute=9)))

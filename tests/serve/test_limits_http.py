@@ -12,11 +12,12 @@ import openai
 import pytest
 from starlette.testclient import TestClient
 from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
+from support.fake_encoder_model import FakeEncoderModel
 from support.http_client import Response
 
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.access.keys import Key, Limits, plain
-from ptune_serve.app import create_app
+from ptune_serve.app import create_app, create_encoder_app
 from ptune_serve.service import Settings
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
@@ -152,6 +153,20 @@ def test_a_full_queue_costs_no_tokens(asked):
     assert one.chat().json()["error"]["code"] == "queue_full"
     one.engine.max_waiting = 10
     assert one.chat().headers["x-ratelimit-remaining-tokens"] == str(1000 - PROMPT - 50)
+
+
+def test_an_encoders_texts_cost_no_tokens_where_the_queue_has_no_room_for_all() -> None:
+    model, keys = FakeEncoderModel(), ApiKeys((limited(tokens_per_minute=10),), clock=Clock())
+    http = TestClient(create_encoder_app(model, Settings(api_keys=keys)))
+    http.headers["authorization"] = "Bearer alice"
+    model.engine.max_waiting = 1
+    model.engine.go_on.clear()
+    body = {"model": "sentiment", "input": ["one two three four", "five six seven eight"]}
+    assert http.post("/v1/classify", json=body).json()["error"]["code"] == "queue_full"
+    model.engine.max_waiting = 10
+    model.engine.go_on.set()
+    assert http.post("/v1/classify", json=body).headers["x-ratelimit-remaining-tokens"] == "10"
+    assert keys.meter(limited()).headers()["x-ratelimit-remaining-tokens"] == "2"
 
 
 def test_other_keys_are_not_held_up(asked):

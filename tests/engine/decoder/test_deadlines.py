@@ -110,3 +110,23 @@ def test_one_whose_adapter_is_being_read_wakes_the_engine(
 def test_a_deadline_is_a_time_to_come(deadline_s: float) -> None:
     with pytest.raises(RequestError, match="deadline_s must be above 0 seconds"):
         Request((5,), deadline_s=deadline_s)
+
+
+@pytest.mark.parametrize("deadline_s", [1e10, 1e300])
+def test_a_deadline_beyond_all_clocks_stops_nobody(
+    tiny: TinyBundle, engine: Engine, monkeypatch: pytest.MonkeyPatch, deadline_s: float
+) -> None:
+    """The system waits for 292 years at most, and the engine's thread would end by asking it for more."""
+    go, load = threading.Event(), engine._registry._load_wanted
+    monkeypatch.setattr(engine._registry._cache, "take", lambda name: None)  # not in memory
+    monkeypatch.setattr(engine._registry, "_load_wanted", lambda *given: (go.wait(60), load(*given)))
+    tokens: queue.SimpleQueue[Token] = queue.SimpleQueue()
+    ticket = engine.submit(Request((5, 6), "wide", deadline_s=deadline_s), tokens.put)
+    try:
+        with pytest.raises(queue.Empty):
+            tokens.get(timeout=0.3)
+    finally:
+        ticket.cancel()
+        engine._registry._wanted.clear()
+        go.set()
+    assert len(list(engine.generate(Request((5, 6), sampling=GREEDY, max_tokens=3)))) == 3
