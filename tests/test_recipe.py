@@ -44,6 +44,7 @@ def test_yaml_round_trip(
         ("train: {batch_size: 2.5}", "train.batch_size must be a whole number; it is 2.5"),
         ("train: {fast: perhaps}", "train.fast must be true or false; it is 'perhaps'"),
         ("train: {lr: -1}", "train.lr must be greater than 0; it is -1"),
+        ("train: {seed: 18446744073709551616}", "train.seed must be less than 18446744073709551616"),
         ("train: {lr: fast}", "train.lr"),
         ("train: {schedule: cosin}", "'cosine', 'linear', 'constant' or 'wsd'"),
         ("method: {kind: Lorra}", "did you mean 'Lora'"),

@@ -179,7 +179,7 @@ class Train(Spec):
         "none", "aim", "clearml", "comet_ml", "dvclive", "mlflow", "swanlab", "tensorboard", "trackio", "wandb"
     ] = "none"  # fmt: skip
     """Where metrics go besides metrics.jsonl: any of accelerate's trackers, each set up by its own environment variables."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=-(2**63), lt=2**64)
     """Seed of data order, dropout and adapter initialisation."""
 
     @field_validator("betas")

@@ -32,6 +32,8 @@ from ptune.training.layers.tiles import tile_feed_forwards
 from ptune.training.memory.offloading import offload_inputs
 from ptune.training.rows.segments import checkpoint_contexts
 
+_GAINS = ("ia3_l", "boft_s", "lora_magnitude_vector")  # of IA3, BOFT and DoRA, as peft calls them
+
 
 def as_its_base_is_stored(recipe: Recipe) -> Recipe:
     """The recipe with what its base is stored in as `backbone.quantize`.
@@ -193,7 +195,7 @@ def check_offloading(train: Train, device: torch.device) -> None:
 
 
 def optimizer_for(model: nn.Module, train: Train, head: Sequence[str] = ()) -> torch.optim.Optimizer:
-    """The recipe's optimiser; weight decay excludes vectors (norms, biases).
+    """The recipe's optimiser; weight decay excludes vectors (norms, biases), and gains, which change nothing at 1.
 
     head: names of the modules that `train.head_lr` is for. A group's `lr_factor` is its share of the learning rate.
     With `train.lora_plus_ratio` factors B have groups of their own.
@@ -217,12 +219,12 @@ def optimizer_for(model: nn.Module, train: Train, head: Sequence[str] = ()) -> t
     factors = {name: factor(name) for name, _ in weights}
     groups = [
         {
-            "params": [p for name, p in weights if factors[name] == lr_factor and (p.ndim >= 2) == matrices],
-            "weight_decay": decay,
+            "params": [p for name, p in weights if factors[name] == lr_factor and _decays(name, p) == decays],
+            "weight_decay": train.weight_decay if decays else 0.0,
             "lr_factor": lr_factor,
         }
         for lr_factor in dict.fromkeys(factors.values())
-        for matrices, decay in ((True, train.weight_decay), (False, 0.0))
+        for decays in (True, False)
     ]
     made: torch.optim.Optimizer = imported(row.made_by)(
         [group for group in groups if group["params"]],
@@ -230,6 +232,11 @@ def optimizer_for(model: nn.Module, train: Train, head: Sequence[str] = ()) -> t
         **given(train.optimizer, train.betas, train.eps),
     )
     return made
+
+
+def _decays(name: str, weight: nn.Parameter) -> bool:
+    """Whether weight decay shrinks it. A gain is stored as a matrix: [out, 1], of convolutions [1, out, 1, 1]."""
+    return weight.ndim >= 2 and not any(part in _GAINS for part in name.split("."))
 
 
 def _is_b(name: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,8 @@ ROUNDING = 2e-6  # of sums in float32, relative to the sum of magnitudes
 
 
 @pytest.fixture(params=[True, False], ids=["oneDNN", "MKL"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(float_products, "by_one_dnn", lambda: request.param)
-    yield
 
 
 @pytest.mark.usefixtures("way")

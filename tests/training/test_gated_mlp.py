@@ -97,6 +97,16 @@ def test_what_is_no_plain_update_of_the_last_layer_stays_as_it_is(options: dict[
     assert same(numbers(with_gated_products(model)), there)
 
 
+def test_an_activation_that_gives_its_input_back_stays_as_it_is() -> None:
+    """It would be overwritten, and the gradient be one of other numbers."""
+    torch.manual_seed(0)
+    model = tiny_models.model("llama", hidden_act="linear").requires_grad_(False)
+    config = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    wrapped = cast(PeftModel, get_peft_model(model, config)).train()
+    there = numbers(wrapped)
+    assert same(numbers(with_gated_products(wrapped)), there)
+
+
 def test_models_with_another_mlp_stay_as_they_are() -> None:
     assert replaced(with_gated_products(adapted("gpt2"))) == 0
 

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ptune.methods.lora import Lora
 from ptune.training.loss import chunked as chunked_loss
-from ptune.training.loss.head import plain_head, replaced_by_loss
+from ptune.training.loss.head import plain_head, replaced_by_loss, replaced_by_losses
 
 CPU = torch.device("cpu")
 AFTERWARDS = {
@@ -68,6 +68,16 @@ def test_loss_and_gradients_are_those_of_the_logits(
     assert float(loss) == pytest.approx(float(expected), rel=1e-12)
     assert int(correct) == int((head(hidden)[0].argmax(-1) == labels).sum())
     assert head(hidden).shape == (1, 17, 50)  # it is the head again
+
+
+@pytest.mark.parametrize("replaced", [replaced_by_loss, replaced_by_losses])
+def test_no_targets_leave_no_weight_without_a_gradient(replaced: Any) -> None:
+    head, hidden = nn.Linear(8, 50), torch.randn(1, 0, 8, requires_grad=True)
+    with replaced(head, torch.zeros(0, dtype=torch.long), CPU):
+        loss = head(hidden).sum()
+    loss.backward()
+    assert float(loss) == 0.0
+    assert all(one.grad is not None and not one.grad.any() for one in head.parameters())
 
 
 class _Largest(TorchDispatchMode):

@@ -12,15 +12,19 @@ from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from pydantic import ValidationError
 from support import tiny_models
+from support.every_method import FAMILIES, begun
 from torch import nn
 
 from ptune.config.optimizers import OPTIMIZERS
 from ptune.config.recipe import Recipe, Train
 from ptune.errors import RecipeError
 from ptune.fine_tune import train
+from ptune.methods.boft import Boft
 from ptune.methods.full import Full
+from ptune.methods.ia3 import Ia3
 from ptune.methods.lora import Lora
-from ptune.training.checkpoint import Checkpoints, State
+from ptune.methods.peft_method import PeftMethod
+from ptune.training.checkpoint import Checkpoints, State, trained
 from ptune.training.distributed import check_launch
 from ptune.training.journal.metrics_log import read
 from ptune.training.preparation import optimizer_for
@@ -61,6 +65,30 @@ def test_the_state_of_8_bits_is_in_8_bits(make: Make, tmp_path: Path) -> None:
         optimizer = stepped(model, Train(optimizer=name))
         kinds = {entry["state1"].dtype for entry in optimizer.state.values()}
         assert torch.uint8 in kinds
+
+
+@pytest.mark.parametrize(
+    ("family", "method", "part"),
+    [
+        ("llama", Ia3(), "ia3_l"),
+        ("llama", Boft(), "boft_s"),
+        ("llama", Lora(r=2, dora=True), "lora_magnitude_vector"),
+        ("resnet", Lora(r=2, dora=True), "lora_magnitude_vector"),
+    ],
+)
+def test_a_gain_does_not_decay(family: str, method: PeftMethod, part: str) -> None:
+    """IA3's begin at 1: at 0 there would be nothing left of the layer."""
+    model = begun(method, FAMILIES[family](), family)
+    before = {name: weight.clone() for name, weight in trained(model)}
+    optimizer = optimizer_for(model, Train(lr=0.1, weight_decay=0.5))
+    for _, weight in trained(model):
+        weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    gains = {name for name in before if f".{part}." in name}
+    assert gains
+    for name, weight in trained(model):
+        shrunk = 1.0 if name in gains or weight.ndim < 2 else 1 - 0.1 * 0.5
+        torch.testing.assert_close(weight, shrunk * before[name])
 
 
 def stepped(model: nn.Module, options: Train) -> torch.optim.Optimizer:

@@ -105,6 +105,16 @@ def test_the_backbones_own_weights_sharded(
     check_same_way(farm, recipe, tmp_path / "out", alone(recipe, False), 1e-4, **SHARDED)
 
 
+@pytest.mark.parametrize("method", [Full(), Lora(r=4, ends=("head",))])
+def test_a_process_without_an_example_of_its_own_has_gradients_of_all_weights(
+    make: Make, farm: Farm, alone: Any, tmp_path: Path, method: Full | Lora
+) -> None:
+    """Five examples of a pass each: the second process has none for its last pass, and the head is tied to nothing."""
+    recipe = make(method=method, **TRAIN, max_steps=3)
+    changed = make(method=method, **TRAIN, max_steps=3, micro_batch_tokens=16)
+    check_same_way(farm, changed, tmp_path / "out", alone(recipe, False), 1e-4, **DDP2)
+
+
 def test_sharded_ends_with_the_best_weights_and_is_read_back(make: Make, farm: Farm, tmp_path: Path) -> None:
     recipe = make(**{**TRAIN, "lr": 0.3, "patience": 2}, epochs=9)
     answer = farm(recipe, tmp_path / "out", **SHARDED)

@@ -302,3 +302,21 @@ def test_two_models_go_through_the_kernel_if_both_agree_with_it(
         assert (attention_kernel(models[0]) == at_once) == agree[0]
     assert kernels == [False, False]
     assert not segments._at_once
+
+
+@pytest.mark.parametrize("window", [None, 16])
+def test_a_window_that_is_in_the_mask_alone_is_found_by_looking(window: int | None) -> None:
+    """Phi-MoE's layers do not tell attention of their window, which is longer than what a model is looked at with."""
+    torch.manual_seed(0)
+    model = transformers.PhimoeForCausalLM(
+        transformers.PhimoeConfig(
+            **SMALL, intermediate_size=32, num_key_value_heads=2, num_local_experts=2, sliding_window=window
+        )
+    ).eval()
+    ids = torch.arange(5, 29)[None]
+    with packing(model) as packed:
+        assert packed == (window is None)
+        with torch.no_grad(), segments.segments([24]):
+            found = model(ids, use_cache=False).logits
+    with torch.no_grad():
+        torch.testing.assert_close(found, model(ids, use_cache=False).logits, rtol=1e-4, atol=1e-4)

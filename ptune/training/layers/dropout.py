@@ -18,7 +18,7 @@ def set_dropout(model: nn.Module, probability: float) -> None:
             module.p = probability
             changed += 1
         for name, value in list(vars(module).items()):
-            if "dropout" in name and isinstance(value, float):
+            if "dropout" in name and type(value) in (float, int):  # a config may say 0 for 0.0
                 setattr(module, name, probability)
                 changed += 1
     if not changed and probability:

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 from torch import nn
+from transformers.activations import LinearActivation
 
 from ptune.training.layers.lora_product import gradients_of, plain_update, product
 
@@ -28,8 +29,8 @@ def _gated(mlp: nn.Module) -> bool:
     """Whether a module has such a `forward`; tried with numbers in place of tensors and its layers."""
     if not all(hasattr(mlp, name) for name in ("gate_proj", "up_proj", "down_proj", "act_fn")):
         return False
-    if isinstance(mlp.act_fn, nn.Identity):  # its result is the gate itself, and is overwritten
-        return False
+    if isinstance(mlp.act_fn, nn.Identity | LinearActivation):
+        return False  # its result is the gate itself, and is overwritten
     layers = {
         "gate_proj": (3.0).__mul__,
         "up_proj": (5.0).__mul__,

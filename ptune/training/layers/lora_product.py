@@ -88,7 +88,7 @@ def product(
     low = flat @ down.t()
     out = _of_base(base, flat)
     out.addmm_(low, up.t(), alpha=scale)
-    return out.view(*x.shape[:-1], -1), (low, down, up)
+    return out.view(*x.shape[:-1], len(b)), (low, down, up)
 
 
 def gradients_of(

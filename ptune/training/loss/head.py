@@ -57,7 +57,7 @@ def replaced_by_loss(
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         if len(labels) == 0:
-            return (hidden.sum() * 0.0).expand(1, 1, 2)  # so that every process has a backward pass
+            return _nothing(head, hidden).expand(1, 1, 2)
         count = not head.training
         smooth, of = (smoothing, factors) if head.training else (0.0, None)
         sums = loss_and_correct(
@@ -75,7 +75,7 @@ def replaced_by_losses(head: nn.Linear, labels: torch.Tensor, device: torch.devi
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         if len(labels) == 0:
-            return (hidden.sum() * 0.0).expand(1, 1, 1)
+            return _nothing(head, hidden).expand(1, 1, 1)
         return each_loss(hidden[0], head.weight, head.bias, labels, device).view(1, -1, 1)
 
     with _replaced(head, forward):
@@ -90,7 +90,7 @@ def replaced_by_judged_loss(
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         if len(labels) == 0:
-            return (hidden.sum() * 0.0).expand(1, 1, 1)
+            return _nothing(head, hidden).expand(1, 1, 1)
         loss, log_p = judged_loss(hidden[0], head.weight, head.bias, labels, judge, device)
         return torch.cat([loss[None], log_p]).view(1, -1, 1)
 
@@ -103,6 +103,11 @@ def replaced_by_its_input(head: nn.Linear) -> Iterator[None]:
     """Within the block, `head` returns the hidden states that it is given, in place of logits."""
     with _replaced(head, lambda hidden: hidden):
         yield
+
+
+def _nothing(head: nn.Linear, hidden: torch.Tensor) -> torch.Tensor:
+    """0 [] of no targets, with a gradient for the states and the head's own weights: processes that average theirs wait for each."""
+    return sum((one[:0].sum() for one in head.parameters()), start=hidden.sum() * 0.0)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,8 @@ class _Segments:
 _current = _Segments(())
 _at_once = False  # whether segments go through the variable-length kernel
 _models = 0  # that are switched to segments now
+# Windows of attention since a model was last looked at: that its masks have, and that its layers told.
+_of_masks, _of_layers = set[int](), set[int]()
 
 
 class _UnsupportedAttentionError(Exception):
@@ -183,11 +185,15 @@ def _isolated(model: PreTrainedModel, alone: torch.Tensor) -> bool:
     changes.
 
     Detects layers that mix neighbours by other means than attention (convolutions, recurrent states), and attention with
-    inputs that segments do not support.
+    inputs that segments do not support, or with a window that is in its mask alone (Phi-MoE's), which segments have none of.
     """
+    _of_masks.clear()
+    _of_layers.clear()
     try:
         pair, other = (_logits_of_pair(model, first) for first in (_FIRST, _FIRST + _SIZE))
     except _UnsupportedAttentionError:
+        return False
+    if not _of_masks <= _of_layers:
         return False
     kept, moved = pair[_SIZE:], other[_SIZE:]
     rounding = 1e-3 if model.dtype in (torch.float32, torch.float64) else 0.05
@@ -255,6 +261,8 @@ def _attend(
     capped_sinks = s_aux is not None and softcap is not None
     if attention_mask is not None or is_causal is False or position_bias is not None or capped_sinks:
         raise _UnsupportedAttentionError
+    if sliding_window is not None:
+        _of_layers.add(sliding_window)
     if (shared := _current.shared) is not None:
         query, key, value = (states.index_select(2, shared.columns) for states in (query, key, value))
     row, sinks = _current, None
@@ -328,7 +336,13 @@ def _causal(
     return F.dropout(weights, dropout) @ value
 
 
+def _no_mask(*_: Any, local_size: int | None = None, **__: Any) -> None:
+    """Segments need no mask. local_size: the window that it would have."""
+    if local_size is not None:
+        _of_masks.add(local_size)
+
+
 AttentionInterface.register(NAME, _attend)
 AttentionInterface.register(PLAIN_NAME, functools.partial(_attend, own_gradient=False))
 for _name in (NAME, PLAIN_NAME):
-    AttentionMaskInterface.register(_name, lambda *_, **__: None)  # segments need no mask
+    AttentionMaskInterface.register(_name, _no_mask)
