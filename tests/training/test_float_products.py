@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from ptune.training.layers import float_products
 from ptune.training.layers.float_products import by_one_dnn, linear, times
@@ -65,6 +66,12 @@ def test_it_depends_on_the_processor_alone(
     monkeypatch.setattr(float_products, "CPU_INFO", tmp_path / "cpuinfo")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     assert by_one_dnn.__wrapped__() is chosen
+
+
+def test_a_plan_that_asks_first_gets_the_same_answer() -> None:
+    with FakeTensorMode(), torch.device("meta"):
+        planned = by_one_dnn.__wrapped__()
+    assert planned is by_one_dnn.__wrapped__()
 
 
 def test_an_operator_that_is_wrong_or_missing_is_not_used(

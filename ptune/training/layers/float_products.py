@@ -8,6 +8,7 @@ are float32 in both, in another order. Which one it is depends on nothing but th
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -29,11 +30,18 @@ def times(x: Tensor, weight: Tensor) -> Tensor:
 
 @functools.cache
 def by_one_dnn() -> bool:
-    """Whether oneDNN computes products of float32 here: it is the faster one, and is there."""
+    """Whether oneDNN computes products of float32 here: it is the faster one, and is there.
+
+    It is tried in a thread of its own, where none of PyTorch's modes is on: the first to ask may be a plan, whose tensors hold no
+    numbers.
+    """
     if torch.backends.cpu.get_cpu_capability() != "AVX512" or not torch.backends.mkldnn.is_available():
         return False
     try:
-        return "AuthenticAMD" in CPU_INFO.read_text(encoding="utf-8") and _agrees()
+        if "AuthenticAMD" not in CPU_INFO.read_text(encoding="utf-8"):
+            return False
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(_agrees).result()
     except (OSError, RuntimeError, AttributeError):  # PyTorch does not show the operator as its own
         return False
 
