@@ -19,6 +19,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ptune.engine.kept_kernels import Kept, kept
+from ptune.formats.whole_write import sha256_of
+
 PACKAGE = "ptune_kernels"
 INTERFACE = 3  # of the package; it changes with the bits of what computes in an order of its own
 INT8, INT4, ATTENTION = (
@@ -27,6 +30,8 @@ INT8, INT4, ATTENTION = (
     "GroupQueryAttention",
 )  # the operators that are replaced: by the profile that has them, and in every one
 ADAPTERS = "lora_mask"  # likewise of all profiles: an input of what adapters add
+UNITS = "units"  # gated units, which stand between products
+BESIDE = {ADAPTERS: "adapters' updates", ATTENTION: "attention", UNITS: "gated units"}
 OWN_ATTENTION = "ptune.attention"  # metadata of a graph whose attention was replaced
 FACTORS = (
     "lora_factors"  # the input that has them, and the entry of a graph's metadata that names them in order
@@ -35,7 +40,6 @@ PANEL = "lora_panel"  # the entry with the columns in a panel of B
 WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"
 
 _log = logging.getLogger(__name__)
-
 
 WITHOUT_AVX512 = (
     "avx2",
@@ -109,34 +113,39 @@ def kernels(product: str = INT8) -> Kernels | None:
         return None
     try:
         package = import_module(PACKAGE)
-        why = _unusable(package, product)
-        check, usable = import_module(f"{PACKAGE}.check"), why is None
-        units = usable and product in (INT8, INT4) and check.units_are_the_same()
-        adapters = usable and (product == ADAPTERS or _is_right(ADAPTERS, "adapters' updates"))
-        attends = usable and (
-            product == ATTENTION or (product != ADAPTERS and _is_right(ATTENTION, "attention"))
-        )
-        rewrite = partial(
-            rewritten,
-            import_module(f"{PACKAGE}.rewrite").with_own_products,
-            product=product,
-            units=units,
-            adapters=adapters,
-            attends=attends,
-        )
+        wrong = _found_wrong(package, product)
+        why = wrong.pop(product)
     except Exception as error:  # it is optional, whatever is wrong with it
         why = f"it cannot be loaded: {error}"
     if why is not None:
         _log.warning("ptune-kernels is installed, and the plain graph is used: %s", why)
         return None
+    for part, found in wrong.items():
+        if found is not None:
+            _log.warning("%s: the plain graph's are used: %s", BESIDE[part], found)
+    right = {part for part, found in [*wrong.items(), (product, None)] if found is None}
+    adapters, attends = ADAPTERS in right, ATTENTION in right
+    how = {"product": product, "units": UNITS in right, "adapters": adapters, "attends": attends}
     reordered = {"attention": attends, "adapters": adapters}
     return Kernels(
         package.kernel(),
         package.LIBRARY,
-        rewrite,
+        partial(rewritten, partial(_rewrite, package.LIBRARY.parent), **how),
         tuple(what for what, there in reordered.items() if there),
         package.merge_page,
     )
+
+
+def _rewrite(package: Path, path: Path, **how: Any) -> tuple[bytes, int]:
+    """The graph at `path` with own operators, and their number, as an earlier process kept it or anew."""
+
+    def make() -> Kept:
+        graph, count = import_module(f"{PACKAGE}.rewrite").with_own_products(path, **how)
+        return Kept({"operators": count}, graph)
+
+    on = {"graph": sha256_of(path), "at": str(path.resolve()), "files": _stamps(path), **how}
+    made = kept(package, on, make)
+    return made.graph, made.facts["operators"]
 
 
 def rewritten(rewrite: Callable[..., tuple[bytes, int]], path: Path, **how: Any) -> tuple[bytes, int]:
@@ -144,9 +153,13 @@ def rewritten(rewrite: Callable[..., tuple[bytes, int]], path: Path, **how: Any)
 
     While a bundle is proved its graphs are opened dozens of times, and rewriting one takes longer than loading it.
     """
+    return _rewritten(rewrite, path, _stamps(path), **how)
+
+
+def _stamps(path: Path) -> tuple[tuple[str, int, int, int], ...]:
+    """Name, time, bytes and inode of a graph and of its weights."""
     files = [path, *sorted(path.parent.glob("*.data"))]
-    stamps = [(file.name, (at := file.stat()).st_mtime_ns, at.st_size, at.st_ino) for file in files]
-    return _rewritten(rewrite, path, tuple(stamps), **how)
+    return tuple((file.name, (at := file.stat()).st_mtime_ns, at.st_size, at.st_ino) for file in files)
 
 
 @lru_cache(maxsize=16)  # of a bundle: its graphs, exactly rewritten and not
@@ -156,19 +169,24 @@ def _rewritten(
     return rewrite(path, **how)
 
 
-def _unusable(package: Any, product: str) -> str | None:
-    """Why the package is not used, in words."""
+def _found_wrong(package: Any, product: str) -> dict[str, str | None]:
+    """Why the package is not used in place of `product`, and why not for what is beside it; None for what is right."""
     if package.INTERFACE != INTERFACE:
-        return f"it has interface {package.INTERFACE}, and this ptune needs {INTERFACE}"
+        return {product: f"it has interface {package.INTERFACE}, and this ptune needs {INTERFACE}"}
     if package.kernel() == package.PLAIN:
-        return "it has no kernel for this processor"
-    found: str | None = import_module(f"{PACKAGE}.check").differs(product)
-    return found
+        return {product: "it has no kernel for this processor"}
 
+    def compare() -> Kept:
+        check = import_module(f"{PACKAGE}.check")
+        wrong = {product: check.differs(product)}
+        if wrong[product] is None and product != ADAPTERS:
+            wrong |= {part: check.differs(part) for part in (ADAPTERS, ATTENTION) if part != product}
+        if wrong[product] is None and product in (INT8, INT4):
+            same = check.units_are_the_same()
+            wrong[UNITS] = None if same else "they give other bits than the plain graph's"
+        return Kept(wrong)
 
-def _is_right(product: str, name: str) -> bool:
-    """Whether what is beside the products is replaced, too; where not, a line in the log says why."""
-    why = import_module(f"{PACKAGE}.check").differs(product)
-    if why is not None:
-        _log.warning("%s: the plain graph's are used: %s", name, why)
-    return why is None
+    def all_right(found: Kept) -> bool:
+        return not any(found.facts.values())
+
+    return kept(package.LIBRARY.parent, [package.kernel(), product], compare, keeps=all_right).facts

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -51,7 +52,7 @@ def place_for(key: str, kind: str = "tokens", kept: int | None = None) -> Iterat
         lock = (root / f"{key}.lock").open("w")
         _wait_for(lock)
     except OSError as error:
-        say(f"nothing is kept in {root}: {error.strerror}")
+        _say_once(f"nothing is kept in {root}: {error.strerror}")
         yield None
         return
     with lock:
@@ -60,6 +61,11 @@ def place_for(key: str, kind: str = "tokens", kept: int | None = None) -> Iterat
         yield root / key
         with contextlib.suppress(OSError):
             _forget_old(root, KEPT if kept is None else kept)
+
+
+@functools.cache
+def _say_once(text: str) -> None:
+    say(text)
 
 
 def _wait_for(lock: IO[str]) -> None:

@@ -224,7 +224,7 @@ def a_package_with_wrong_updates(monkeypatch: pytest.MonkeyPatch) -> Iterator[li
     package = SimpleNamespace(
         INTERFACE=finding.INTERFACE, PLAIN="plain", kernel=lambda: "avx512", LIBRARY=Path("l"),
         differs=lambda product: "other bits" if product == finding.ADAPTERS else None,
-        units_are_the_same=lambda: True, with_own_products=rewrite,
+        units_are_the_same=lambda: True, with_own_products=rewrite, merge_page=lambda: False,
     )  # fmt: skip
     monkeypatch.setattr(finding, "find_spec", lambda name: object())
     monkeypatch.setattr(finding, "import_module", lambda name: package)
