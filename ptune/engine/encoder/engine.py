@@ -14,6 +14,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Unpack
 
+import numpy as np
+
 from ptune.engine.adapters.lora import factor_bytes, load_adapter
 from ptune.engine.adapters.stacked import Stack, stack_of
 from ptune.engine.base import EngineBase, QueueStats
@@ -233,7 +235,10 @@ class EncoderEngine(EngineBase[BatchOptions, _Job, Served, list[_Job]]):
         """Computes jobs together; where that fails, falls back to one at a time, so that one bad item fails alone."""
         try:
             for job, logits in zip(jobs, self._logits(jobs), strict=True):
-                job.done.set_result(logits)
+                if np.isfinite(logits).all():
+                    job.done.set_result(logits)
+                else:
+                    job.fail(not_computed(PtuneError("the model's output is not a number")))
         except Exception as error:
             if len(jobs) > 1:
                 for job in jobs:

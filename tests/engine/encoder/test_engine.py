@@ -88,6 +88,26 @@ def test_nobody_fails_for_his_neighbours_sake(engine: EncoderEngine) -> None:
         futures[1].result()
 
 
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+def test_an_output_that_is_no_number_is_no_answer(wrong: float) -> None:
+    with closing(EncoderEngine.open(tiny().bundle, threads=1, replay_golden=False)) as engine:
+        compute = engine._body.hidden
+
+        def hidden(inputs: Any, factors: Any) -> Any:
+            found = compute(inputs, factors).copy()
+            found[inputs["input_ids"][:, 0] == 3, 0] = wrong
+            return found
+
+        engine._body.hidden = hidden  # type: ignore[method-assign]
+        texts = [Item({"input_ids": np.array([first, 7, 8])}) for first in (2, 3, 4)]
+        with engine._changed:  # so that they wait together
+            good, bad, other = [engine.submit(text) for text in texts]
+        assert np.isfinite(good.result()).all()
+        assert np.isfinite(other.result()).all()
+        with pytest.raises(PtuneError, match="is not a number"):
+            bad.result()
+
+
 class Held:
     """An engine whose thread waits inside a pass until it is let go."""
 
