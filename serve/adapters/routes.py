@@ -121,9 +121,7 @@ async def add(http: Request, service: BundleServiceDep) -> JSONResponse:
     body = validated(AddRequest, await raw_body(http, service))
     _changes(http, body.name, body.alias)
     if body.path is None:
-        await asyncio.to_thread(service.store.reload, body.name)
-        if body.alias is not None:
-            await asyncio.to_thread(service.store.point, body.alias, body.name, None)
+        await asyncio.to_thread(service.store.reload, body.name, body.alias)
     else:
         await asyncio.to_thread(_add_folder, service, body.name, body.path, body.alias)
     return await _added(http, service, body.name)

@@ -160,15 +160,22 @@ class AdapterStore:
         """Names of the adapters that are served."""
         return list(self._engine.adapters)
 
-    def reload(self, name: str) -> None:
-        """Serves an adapter that `ptune add` has put into the bundle. Raises: RequestError: 400, 404."""
+    def reload(self, name: str, alias: str | None = None) -> None:
+        """Serves an adapter that `ptune add` has put into the bundle; then points `alias` at it, if given.
+
+        Raises: RequestError: 400, 404, 409, 507.
+        """
         with self._change() as bundle:
+            if alias is not None:
+                self._check_alias(alias, name)
             if name not in bundle.manifest.adapters:
                 message = f"{bundle.folder.name} has no adapter {name!r}: send its files, or their path"
                 raise RequestError(message, param="name", code="adapter_not_found", status=404)
             with _client_errors(str(bundle.folder), bundle.folder.name):
                 self._engine.load_adapter(name)
                 self._prepare(name)
+            if alias is not None:
+                self._point(bundle, alias, name, None)
 
     def follow(self) -> None:
         """Serves what the bundle on disk holds, where another process has changed it. Raises: RequestError."""

@@ -333,6 +333,9 @@ def test_what_was_added_to_the_bundle_since_is_served_when_asked(server: Server)
     from ptune.engine.adapters.folder import install, remove
 
     install(Bundle.open(server.there.folder), server.there.folders["other"], "added")
+    taken = server.http.post("/v1/adapters", json={"name": "added", "alias": "wide"})
+    assert refusal(taken, 409)["code"] == "name_taken"
+    assert server.names() == ["wide", "narrow"], "it is not served where its alias is refused"
     assert server.http.post("/v1/adapters", json={"name": "added"}).json()["name"] == "added"
     assert token_ids(completed(server.http, "added")) == server.there.greedy("other")
     assert (
