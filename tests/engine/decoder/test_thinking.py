@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 from contextlib import closing
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.byte_codec import ByteCodec
 from support.tiny_bundle import TinyBundle
 
+from ptune.codecs.reading import Reading
 from ptune.codecs.reasoning import ReasoningFormat
 from ptune.codecs.reasoning_reader import ReasoningReader
+from ptune.codecs.structured_output import StructuredOutput
+from ptune.engine.decoder.answers.generation import SampledSequence
+from ptune.engine.decoder.answers.grammar import Grammars
 from ptune.engine.decoder.answers.thinking import ThinkingBudget
 from ptune.engine.decoder.engine import Engine
-from ptune.engine.decoder.request import Beams, Request
+from ptune.engine.decoder.request import Beams, Request, Token
+from ptune.engine.decoder.sequence import Chunk
 from ptune.engine.sampling import Sampling
 from ptune.errors import RequestError
 
@@ -117,3 +125,31 @@ def test_a_budget_that_cannot_be() -> None:
         budget(-1)
     with pytest.raises(RequestError, match="thinking_token_budget is not available with num_beams"):
         Request(PROMPT, sampling=Sampling(temperature=0), beams=Beams(2), thinking=budget(3))
+
+
+def test_a_budget_that_ends_within_a_character_lets_a_form_have_it_whole() -> None:
+    """The form takes no mark behind half of a character: the answer was refused there as too complex."""
+    codec, skull = ByteCodec(reasoning=FORM), "☠".encode()
+    read = replace(require(codec.reading([])), begun=True)
+    form = read.formed(StructuredOutput.choice(["yes"]))
+    grammar = Grammars(codec.token_table(257), codec.special_ids).compile(form.source(), codec.eos_ids)
+    limit = ThinkingBudget(4, b"<think>", b"</think>", read.closing, True, codec.token_bytes)
+    request = Request(
+        (1,), sampling=Sampling(0), max_tokens=40, stop_ids=codec.eos_ids, grammar=grammar, thinking=limit
+    )
+    told: list[Token] = []
+    sequence = SampledSequence(request, told.append)
+    while not sequence.finished:
+        logits = np.zeros((1, 257), np.float32)
+        logits[0, skull[sequence.said % 3]] = 1
+        sequence.cached = len(sequence.tokens)
+        sequence.take(Chunk(sequence, 0, sequence.cached), logits)
+        while sequence.sits_out:
+            sequence.take_up()
+    assert told[-1].error is None
+    assert codec.decode([token.id for token in told]) == "☠☠\n</think>\n\nyes"
+
+
+def require(reading: Reading | None) -> Reading:
+    assert reading is not None
+    return reading

@@ -190,6 +190,8 @@ class SampledSequence(RequestSequence):
         if self._rules is not None:
             allowed = self._rules.allowed(output, len(logits))  # a request with rules has no grammar
         token = None if self._thinking is None else self._thinking.forced
+        if token is not None and self._walk is not None and allowed is not None and not allowed[token]:
+            token = None  # the budget ended within a character, which the form wants whole first
         if token is None:
             token = choose(logits, request.sampling, self._words, output, self._seed, allowed)
         if self._thinking is not None:

@@ -51,20 +51,20 @@ class ThinkingCount:
 
     @property
     def forced(self) -> int | None:
-        """The token that must come next; None if any may."""
+        """The token that must come next; None if any may. Where a form does not let it come yet, `advance` takes another one."""
         return self._forced[-1] if self._state is _State.FORCED else None
 
     def advance(self, token: int) -> None:
         """Takes the next token of the answer."""
-        if self._state is _State.FORCED:
+        if token == self.forced:
             self._forced.pop()
             self._state = _State.FORCED if self._forced else _State.OVER
         elif self._state is not _State.OVER:
             self._written += self._budget.spell(token)
-            if self._state is _State.THINKING:
-                self._think()
-            else:
+            if self._state is _State.BEFORE:
                 self._expect()
+            else:
+                self._think()
 
     def _expect(self) -> None:
         """The reasoning begins with its mark, perhaps after white space, or not at all."""
@@ -85,5 +85,5 @@ class ThinkingCount:
             return
         self._written = self._written[-len(end) + 1 :] if len(end) > 1 else b""
         self._left -= 1
-        if self._left == 0:
+        if self._left <= 0:
             self._state = _State.FORCED
