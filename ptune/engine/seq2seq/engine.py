@@ -20,10 +20,12 @@ from ptune.engine.base import EngineBase, QueueStats
 from ptune.engine.job import not_computed, queue_full
 from ptune.engine.onnx_graph import Array
 from ptune.engine.options import BatchKeywords, BatchOptions
+from ptune.engine.sampling import require_numbers
 from ptune.engine.seq2seq.caches import SequenceCaches
 from ptune.engine.seq2seq.golden import replay
 from ptune.engine.seq2seq.request import Seq2SeqJob, Seq2SeqOutput, Seq2SeqRequest
 from ptune.engine.seq2seq.session import Seq2SeqSession
+from ptune.errors import PtuneError
 from ptune.formats.bundle import Bundle
 
 MOST_ENCODED = 8192  # tokens of sources that are encoded at once, padding included
@@ -189,10 +191,19 @@ class Seq2SeqEngine(EngineBase[BatchOptions, Seq2SeqJob, Adapter, list[Seq2SeqJo
             logits, new = self._session.decode(inputs, stack.inputs)
         self._caches.append(new)
         rows = enumerate(self._active)
-        kept = [row for row, job in rows if not job.append(logits[row, 0], self.writing)]
+        kept = [row for row, job in rows if not self._ends(job, logits[row, 0])]
         finished = self._keep(kept)
         if finished:
             self._release(finished)
+
+    def _ends(self, job: Seq2SeqJob, logits: Array) -> bool:
+        """Gives a job its next token's logits [vocab]; whether it ends by that, as it does where they are not numbers."""
+        try:
+            require_numbers(logits)
+        except PtuneError as error:
+            job.fail(not_computed(error))
+            return True
+        return job.append(logits, self.writing)
 
     def _keep(self, kept: list[int]) -> list[Seq2SeqJob]:
         """Keeps these rows of the batch, and returns the jobs of the others."""

@@ -7,6 +7,7 @@ from contextlib import closing
 from threading import Event
 from typing import Any
 
+import numpy as np
 import pytest
 from support.fake_chat_model import wait_until
 from support.seq2seq_bundles import SOURCES, Made, generated, ids_of, make
@@ -154,3 +155,26 @@ def test_adapters_that_do_not_fit_together_are_read_when_they_are_asked_for(made
         stats = engine.adapter_stats()
         assert stats.in_memory == 1
         assert stats.loads > 2
+
+
+def test_an_output_that_is_no_number_is_no_target(
+    engine: Seq2SeqEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The largest of such logits is the first of them that is no number; the other rows of the step go on."""
+    decode = engine._session.decode
+
+    def broken(inputs: Any, factors: Any) -> Any:
+        logits, new = decode(inputs, factors)
+        logits[inputs["lengths"] == 3, 0, 7] = np.nan
+        return logits, new
+
+    monkeypatch.setattr(engine._session, "decode", broken)
+    with engine._changed:  # so that they share every step
+        bad = engine.submit(Seq2SeqRequest((5, 6, 2), max_tokens=4))
+        good = engine.submit(Seq2SeqRequest((5, 2), max_tokens=4))
+    with pytest.raises(PtuneError, match="is not a number"):
+        bad.result(30)
+    found = good.result(30).ids
+    monkeypatch.setattr(engine._session, "decode", decode)
+    assert found == engine.submit(Seq2SeqRequest((5, 2), max_tokens=4)).result(30).ids
+    wait_until(lambda: not engine.stats().running)
