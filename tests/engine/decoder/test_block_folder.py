@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -150,3 +151,24 @@ def test_a_server_that_is_killed_leaves_whole_files(tmp_path: Path) -> None:
             assert found is not None
             assert np.array_equal(found, content(number, 200_000))
         assert folder.stats().damaged == 0
+
+
+def test_on_a_disk_that_fails_nothing_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network folder that is gone, and a damaged file on a disk that can only be read: the engine's thread asks there."""
+
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with closing(BlockFolder(tmp_path, 1 << 20)) as folder:
+        folder.put(block(1), content(1))
+        wait(folder)
+        [file] = tmp_path.iterdir()
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "unlink", fails)
+            assert folder.get(block(1), 1000) is None
+            patch.setattr(Path, "stat", fails)
+            assert not folder.has(block(1))
+        assert folder.stats().bytes == file.stat().st_size
+        assert folder.get(block(1), 1000) is None
+        assert folder.stats().bytes == 0

@@ -85,7 +85,9 @@ class BlockFolder:
         """Whether a block was written, or is going to be."""
         with self._changed:
             queued = block.key in self._queue
-        return queued or self._path(block).is_file()
+        with contextlib.suppress(OSError):  # the disk fails, or is no more there: nothing is found on it
+            return queued or self._path(block).is_file()
+        return False
 
     def used(self, block: Block) -> None:
         """Counts a block as used now. Of a text the last block counts as used longest ago, since the others are found without it."""
@@ -142,9 +144,10 @@ class BlockFolder:
         if not right:
             self._damaged += 1
             _log.warning("%s is damaged: it is deleted, and its tokens are computed again", path)
-            path.unlink(missing_ok=True)
-            with self._changed:
-                self._bytes -= whole.nbytes
+            with contextlib.suppress(OSError):  # a disk that fails can often be read only
+                path.unlink(missing_ok=True)
+                with self._changed:
+                    self._bytes -= whole.nbytes
             return None
         self.used(block)
         return content
