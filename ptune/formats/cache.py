@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ptune.errors import FormatError
+from ptune.errors import FormatError, PtuneError
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 from ptune.progress import Progress, say
 
@@ -46,13 +46,17 @@ def place_for(key: str, kind: str = "tokens", kept: int | None = None) -> Iterat
 
     kind: its parent folder; the `kept` (default: KEPT) most recently used results of each kind are kept.
     """
-    root = cache_root() / kind
     try:
+        root = cache_root() / kind
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / f"{key}.lock").open("w")
         _wait_for(lock)
     except OSError as error:
         _say_once(f"nothing is kept in {root}: {error.strerror}")
+        yield None
+        return
+    except PtuneError as error:
+        _say_once(f"nothing is kept: {error}")
         yield None
         return
     with lock:
@@ -107,10 +111,15 @@ def sealed(folder: Path) -> dict[str, Any] | None:
 
 
 def cache_root() -> Path:
-    """The folder of all kinds."""
+    """The folder of all kinds. Raises: PtuneError where none is named, and this user has no home."""
     if named := os.environ.get("PTUNE_CACHE"):
         return Path(named)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptune"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptune"
+    except RuntimeError:  # a user of a container that is in no list of users
+        raise PtuneError(
+            "this user has no home folder; name a folder for it in the environment as PTUNE_CACHE"
+        ) from None
 
 
 def _forget_old(root: Path, kept: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 import subprocess
 import sys
 from collections.abc import Callable
@@ -135,6 +136,20 @@ def test_it_works_where_nothing_can_be_kept(
     ] * 3
     assert times == [0, 1, 2]
     assert capsys.readouterr().err.count("nothing is kept in") == 1, "it is said once"
+
+
+def test_it_works_for_a_user_without_a_home(
+    package: Path, made: tuple[list[int], Callable[[], Kept]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a container's user that is in no list of users: own operators were not used at all there."""
+    for name in ("HOME", "PTUNE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    with pytest.raises(RuntimeError):
+        Path.home()
+    times, make = made
+    assert kept(package, [], make).facts == {"operators": 2, "wrong": None}
+    assert times == [0]
 
 
 def test_processors_with_other_instructions_are_others(tmp_path: Path) -> None:
