@@ -6,6 +6,7 @@ import asyncio
 import json
 import shutil
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +331,12 @@ def test_beams_find_what_transformers_finds(tiny: TinyBundle, model: ChatModel) 
     ):
         with pytest.raises(RequestError, match="num_beams"):
             model.complete("Love", **wrong)
+
+
+def test_beams_without_a_limit_fit_into_the_memory_that_they_share(tiny: TinyBundle) -> None:
+    token_bytes = Bundle.open(tiny.folder).decoder.cache_bytes_per_token(4)
+    with closing(load(tiny.folder, threads=1, replay_golden=False, kv_bytes=700 * token_bytes)) as model:
+        assert model.complete("Love, n.", num_beams=2).finish in ("stop", "length")
 
 
 def test_options_about_single_tokens(model: ChatModel) -> None:

@@ -231,9 +231,8 @@ class ChatModel:
             **{one.name: sampling.pop(one.name) for one in fields(TokenOptions) if one.name in sampling}
         )
         beams = _beams(sampling)
-        room = max(
-            1, self.engine.longest(adapter=adapter) - len(prompt)
-        )  # the engine refuses a prompt that leaves no room
+        longest = self.engine.longest(1 if beams is None else beams.num_beams, adapter)
+        room = max(1, longest - len(prompt))  # the engine refuses a prompt that leaves no room
         request = Request(
             prompt=tuple(prompt),
             adapter=adapter,
