@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ptune.engine.job import Finish
-from ptune.errors import RequestError, TemplateError
+from ptune.errors import PtuneError, RequestError, TemplateError
 from ptune.progress import Progress
 from ptune.tasks.chat.infer import ChatModel
 from ptune.tasks.chat.text_stream import Delta
@@ -28,12 +28,12 @@ def answer_all(
     A row has `messages` or `prompt`, and optionally its own `adapter` and `max_tokens`. Row i samples with `seed` + i.
     A row that cannot be answered gets `finish` "error" and the reason as its answer.
     """
-    waiting = iter(enumerate(rows))
+    waiting = deque(enumerate(rows))
     flying: deque[tuple[dict[str, Any], Iterator[Delta]]] = deque()
     with Progress("answering", len(rows), unit="rows") as progress:
         while True:
-            while len(flying) < IN_FLIGHT and (numbered := next(waiting, None)) is not None:
-                number, row = numbered
+            while len(flying) < IN_FLIGHT and waiting:
+                number, row = waiting[0]
                 named = {**row, "adapter": row.get("adapter", adapter)}
                 own = {"seed": None if seed is None else seed + number}
                 own |= {"max_tokens": row["max_tokens"]} if "max_tokens" in row else {}
@@ -43,11 +43,19 @@ def answer_all(
                     RequestError,
                     TemplateError,
                 ) as error:  # the other rows still get their answers
-                    flying.append((named, iter([Delta(f"error: {error}", None, "error")])))
+                    if isinstance(error, RequestError) and error.status == 429 and flying:
+                        break  # until the first of those that fill the engine's queue has its answer
+                    flying.append((named, iter([_failed(error)])))
+                waiting.popleft()
             if not flying:
                 return
             row, deltas = flying.popleft()
-            answered = _finished(deltas)
+            try:
+                answered = _finished(deltas)
+            except PtuneError as error:
+                if model.engine.metrics.stopped:
+                    raise
+                answered = _finished(iter([_failed(error)]))
             progress.advance()
             yield {**row, **answered}
 
@@ -55,6 +63,11 @@ def answer_all(
 def as_line(row: Mapping[str, Any]) -> str:
     """An answered row as a line of JSON."""
     return json.dumps(row, ensure_ascii=False)
+
+
+def _failed(error: PtuneError) -> Delta:
+    """The answer of a row that has none."""
+    return Delta(f"error: {error}", None, "error")
 
 
 def _start(model: ChatModel, row: Mapping[str, Any], options: Mapping[str, Any]) -> Iterator[Delta]:
