@@ -227,10 +227,11 @@ class Registry(Generic[Served]):
             self._changed.notify_all()
 
     def drop(self, name: str) -> None:
-        """Forgets an adapter; requests that hold it finish. Raises: RequestError: 404, 400 for the base."""
+        """Forgets an adapter; requests that hold it finish. Raises: RequestError: 404, 400 for the base or a sum."""
         with self._changed:
-            if self.record(name) is None:
-                raise RequestError("the base cannot be dropped", param="model")
+            if self.record(name) is None or name not in self._records:
+                what = "the base" if name == BASE else f"{name!r}, a sum of adapters,"
+                raise RequestError(f"{what} cannot be dropped", param="model")
             for other in self._with(name):
                 self._cache.drop(other)
                 for ready in self._wanted.pop(other, ()):

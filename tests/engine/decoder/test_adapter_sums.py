@@ -174,3 +174,10 @@ def summed_logits(base: Path, parts: dict[Path, float]) -> np.ndarray:
     model.base_model.set_adapter(["default", *(other.name for other in others)])
     with torch.no_grad():
         return model.eval()(torch.tensor([IDS])).logits[0].numpy()
+
+
+def test_a_sum_is_not_dropped_by_its_name(engine: Engine) -> None:
+    for name in ("a+b", "2*a"):
+        with pytest.raises(RequestError, match="a sum of adapters, cannot be dropped"):
+            engine.drop_adapter(name)
+    assert engine.adapters == ["a", "b", "c", "d", "wide", "p"]
