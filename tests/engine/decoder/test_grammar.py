@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
+import weakref
 from typing import Any
 
 import jsonschema
@@ -328,3 +330,21 @@ def test_a_space_that_decoding_takes_away_is_not_part_of_the_answer() -> None:
 
     assert first(StructuredOutput.choice(["yes"])) == {"▁", "▁yes", "yes", "y"}
     assert not CODEC.takes_first_space
+
+
+def test_a_refusal_keeps_nothing_of_the_requests_that_it_was_told() -> None:
+    """It is kept, as grammars are; an error that is raised again and again collects the frames of all who raised it."""
+
+    class Body:
+        pass
+
+    def asked() -> weakref.ref[Body]:
+        body = Body()
+        with pytest.raises(RequestError, match="unknown name") as refused:
+            GRAMMARS.compile('start: "a" nothing_of_that_name', END)
+        assert (refused.value.code, refused.value.status) == ("invalid_grammar", 400)
+        return weakref.ref(body)
+
+    bodies = [asked() for _ in range(3)]
+    gc.collect()
+    assert [body() for body in bodies] == [None] * 3

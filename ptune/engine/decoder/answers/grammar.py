@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as TooLate
+from copy import copy
 from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -161,9 +162,12 @@ class Grammars:
                 "the grammars of other requests are being compiled: try again", code="overloaded", status=503
             )
         try:
-            return compiling.grammar.result(COMPILE_LIMIT_S)
+            error = compiling.grammar.exception(COMPILE_LIMIT_S)
         except TooLate:
             raise _refusal(f"the grammar was not compiled within {COMPILE_LIMIT_S} s") from None
+        if isinstance(error, RequestError):
+            raise copy(error)  # the kept one would keep the frames of every request that it was raised for
+        return compiling.grammar.result()
 
     def _compile(self, source: str, ends: frozenset[int], begun: threading.Event) -> Grammar:
         from llguidance import LLMatcher
