@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from ptune.errors import FormatError, PtuneError
+from ptune.errors import FormatError
 from ptune.formats.whole_write import read_json, sha256_of, write_json
 from ptune.progress import Progress, say
 
@@ -55,8 +55,8 @@ def place_for(key: str, kind: str = "tokens", kept: int | None = None) -> Iterat
         _say_once(f"nothing is kept in {root}: {error.strerror}")
         yield None
         return
-    except PtuneError as error:
-        _say_once(f"nothing is kept: {error}")
+    except RuntimeError:  # a user without a home
+        _say_once("nothing is kept: there is no home folder; PTUNE_CACHE names another")
         yield None
         return
     with lock:
@@ -111,15 +111,10 @@ def sealed(folder: Path) -> dict[str, Any] | None:
 
 
 def cache_root() -> Path:
-    """The folder of all kinds. Raises: PtuneError where none is named, and this user has no home."""
+    """The folder of all kinds."""
     if named := os.environ.get("PTUNE_CACHE"):
         return Path(named)
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptune"
-    except RuntimeError:  # a user of a container that is in no list of users
-        raise PtuneError(
-            "this user has no home folder; name a folder for it in the environment as PTUNE_CACHE"
-        ) from None
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ptune"
 
 
 def _forget_old(root: Path, kept: int) -> None:
