@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from support.fake_chat_model import wait_until
 from support.tiny_bundle import add_codec, make
 
 from ptune.errors import PtuneError
@@ -66,3 +67,15 @@ def test_an_engine_that_has_stopped_ends_it(model: ChatModel, monkeypatch: pytes
     monkeypatch.setattr(model.engine._scheduler, "plan", defect)
     with pytest.raises(PtuneError, match="the engine has stopped"):
         finishes(model, [{"prompt": "ahoy"}] * 2)
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_an_answer_that_nobody_goes_on_reading_is_cancelled(model: ChatModel, begun: bool) -> None:
+    before = model.engine.stats().tokens
+    stream = model.complete("ahoy", stream=True, max_tokens=400, temperature=0.0, ignore_eos=True)
+    assert isinstance(stream, Generator)
+    if begun:
+        next(stream)
+    stream.close()
+    wait_until(lambda: not model.engine.stats().running + model.engine.stats().waiting)
+    assert model.engine.stats().tokens - before < 400

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Generator, Iterator
 
-from ptune.engine.decoder.request import Token
+from ptune.engine.decoder.request import NO_TOKEN, Token
 
 
 class Ticket:
@@ -25,11 +25,18 @@ class Ticket:
 
 
 def drawn(tokens: queue.SimpleQueue[Token], ticket: Ticket) -> Generator[Token, None, None]:
-    """Yields a request's tokens; closing the iterator cancels the request."""
-    try:
-        yield from until_finish(tokens)
-    finally:
-        ticket.cancel()
+    """Yields a request's tokens; closing the iterator cancels the request, also one of which no token was taken."""
+
+    def begun() -> Generator[Token, None, None]:
+        try:
+            yield Token(NO_TOKEN)
+            yield from until_finish(tokens)
+        finally:
+            ticket.cancel()
+
+    stream = begun()
+    next(stream)  # Python ends a generator that has not begun without its `finally`
+    return stream
 
 
 def until_finish(tokens: queue.SimpleQueue[Token]) -> Iterator[Token]:

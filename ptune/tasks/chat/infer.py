@@ -299,13 +299,20 @@ def load(
 
 
 def _deltas(tokens: Generator[Token, None, None], text: TextStream) -> Iterator[Delta]:
-    """Yields deltas up to the first with a `finish`; then cancels the rest of the request."""
-    with contextlib.closing(tokens):
-        for token in tokens:
-            for delta in said(token, text):
-                yield delta
-                if delta.finish is not None:
-                    return
+    """Yields deltas up to the first with a `finish`; then, or when it is closed, cancels the rest of the request."""
+
+    def begun() -> Iterator[Delta]:
+        with contextlib.closing(tokens):
+            yield Delta("", None, None)
+            for token in tokens:
+                for delta in said(token, text):
+                    yield delta
+                    if delta.finish is not None:
+                        return
+
+    deltas = begun()
+    next(deltas)  # as in `drawn`
+    return deltas
 
 
 def said(token: Token, text: TextStream) -> list[Delta]:

@@ -163,6 +163,16 @@ def _first_of_a_cancelled_prompt(engine: Engine, attempt: int) -> Token:
     return first
 
 
+def test_a_request_of_which_no_token_was_taken_is_cancelled_too(engine: Engine) -> None:
+    """Python ends a generator that has not begun without running any of it."""
+    before, longest = engine.stats().tokens, 400
+    for _ in range(3):
+        with engine._changed:  # no step is planned meanwhile
+            engine.generate(Request((5, 6, 7), sampling=GREEDY, max_tokens=longest)).close()
+    wait_until(lambda: not engine.stats().running + engine.stats().waiting)
+    assert engine.stats().tokens - before < longest
+
+
 def test_cancel_ends_with_a_last_token(engine: Engine) -> None:
     tokens: list[Token] = []
     some, over = threading.Event(), threading.Event()
