@@ -16,6 +16,7 @@ from support.processor import needs_vnni
 
 from ptune.engine import kept_kernels, kernels
 from ptune.engine.kept_kernels import Kept, kept, processor
+from ptune.formats import cache
 
 from .test_kernels import write_product
 
@@ -142,6 +143,7 @@ def test_it_works_for_a_user_without_a_home(
     package: Path, made: tuple[list[int], Callable[[], Kept]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a container's user that is in no list of users: own operators were not used at all there."""
+    monkeypatch.setattr(cache, "_say_once", lambda _: None)  # what it says once a process is for another test
     for name in ("HOME", "PTUNE_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
