@@ -15,6 +15,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from ptune.backbone.gguf_config import complete
 from ptune.backbone.gguf_splitting import split_as_in
 from ptune.backbone.gguf_tensors import unpacked_when_asked_for
 from ptune.backbone.identity import weights_hash
@@ -325,7 +326,12 @@ def published_config(spec: Backbone, source: Source) -> transformers.PretrainedC
 @functools.lru_cache(maxsize=4)
 def _gguf_config(folder: str, file: str, _changed_ns: int) -> transformers.PretrainedConfig:
     say(f"reading the config out of {file}")
-    return transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
+    with read_once(Source(folder, file)):
+        config: transformers.PretrainedConfig = transformers.AutoConfig.from_pretrained(
+            folder, gguf_file=file
+        )
+        complete(config, Path(folder) / file)
+    return config
 
 
 @contextlib.contextmanager
