@@ -118,6 +118,7 @@ def identity_of(
         parameters=parameters_of(model),
         licence=source.licence or licence_inside(spec, source) or "unknown",
         keep_layers=spec.keep_layers,
+        context=spec.context,
     )
 
 
