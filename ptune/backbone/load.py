@@ -33,6 +33,7 @@ from ptune.backbone.quantize import Quantization, experts_packed_already, quanti
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
 from ptune.backbone.text_alone import text_alone
+from ptune.backbone.tied import say_untied
 from ptune.backbone.tokenizer import codec_for
 from ptune.backbone.vision_language import auto_class, check_sees
 from ptune.codecs.chat import ChatCodec
@@ -181,14 +182,13 @@ def _read_model(
         model, report = auto_class(config).from_pretrained(
             place,
             dtype=dtype,
-            attn_implementation=None
-            if attention == "sdpa"
-            else attention,  # None: sdpa where the model has it
+            attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where there is one
             output_loading_info=True,
             config=config,
             **options,
         )
         refuse_lacking(spec, report["missing_keys"])
+        say_untied(model)
         return model
 
     if spec.quantize == "none":
