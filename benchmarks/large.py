@@ -141,6 +141,7 @@ def run(command: Sequence[str], work: Path, log: Path) -> dict[str, Any]:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
     return {
         "seconds": round(time.monotonic() - began, 1),
+        "threads": os.environ.get("OMP_NUM_THREADS"),  # None: one for each core
         "own_gb": own / 1e9,
         "own_bytes": own,
         "all_bytes": everything,
@@ -231,7 +232,6 @@ def main() -> int:
             "command": f"python -m benchmarks.large --shape {options.shape} --profiles {options.profiles}",
             "weights": kept["weights"],
             "shape": SHAPES[options.shape],
-            "threads": os.environ.get("OMP_NUM_THREADS"),
             "commands": {name: ["ptune", *arguments] for name, arguments in commands.items()},
             "peaks": rows,
             "not_measured": [name for name in COMMANDS if name not in rows],

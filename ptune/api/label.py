@@ -36,9 +36,9 @@ def label(
 
     Raises: RecipeError, DataError, BackboneError; UsageError where teacher and student have different tokenizers.
     """
-    from ptune.cli import QUIET
+    from ptune.cli import LIBRARIES
 
-    for variable, value in QUIET.items():
+    for variable, value in LIBRARIES.items():
         os.environ.setdefault(variable, value)
     folder = None if out is None else Path(out)
     if isinstance(teacher, Sequence) and not isinstance(teacher, str):

@@ -42,9 +42,9 @@ def train(
     The run's status is "finished", "stopped early", or "interrupted" after Ctrl-C or `StepInfo.pause`.
     Raises: RecipeError, DataError (names the row), BackboneError; FormatError if `out` is in use.
     """
-    from ptune.cli import QUIET
+    from ptune.cli import LIBRARIES
 
-    for variable, value in QUIET.items():
+    for variable, value in LIBRARIES.items():
         os.environ.setdefault(variable, value)
     made = recipe_of(recipe, **changes)
     run = Run(Path("runs") / made.name if out is None else out)

@@ -7,6 +7,8 @@ They have the same bits as copies made beforehand, so the model has, too.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 from transformers import PreTrainedModel
@@ -15,6 +17,7 @@ from ptune.backbone.lockstep import shared
 from ptune.backbone.packed.linear import PackedLinear
 from ptune.backbone.packed_experts import Packing, experts_of, pack_experts
 from ptune.backbone.quantize import Int8Linear, Nf4Linear
+from ptune.backbone.weight_shapes import made
 
 SMALL_BYTES = (
     1 << 30
@@ -47,7 +50,8 @@ class Float32Linear(nn.Linear):
 
     @property
     def weight(self) -> torch.Tensor:
-        return shared(self, self._made)
+        shape = self.out_features, self.in_features
+        return made(shape, torch.empty(0), torch.float32, partial(shared, self, self._made))
 
     def _made(self) -> torch.Tensor:
         (kept,) = self._kept

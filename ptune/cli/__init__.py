@@ -50,12 +50,14 @@ COMMANDS = {
 }
 """Command -> what it does. Each is a function of that name in ptune/cli/NAME.py; `import`, a word of Python's, in import_recipe.py."""
 
-QUIET = {
+LIBRARIES = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "PYDANTIC_ERRORS_INCLUDE_URL": "0",
+    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch takes tensors of 2 MiB and more in large pages; unpacked weights are new memory
     "TOKENIZERS_PARALLELISM": "false",
     "TRANSFORMERS_VERBOSITY": "error",
 }
+"""Environment variables that libraries read, where the user has not set them."""
 
 LOUD = ("bitsandbytes",)
 """Libraries whose log warns of what is no use to who runs a command."""
@@ -116,7 +118,7 @@ def run_recipe(recipe: Recipe) -> int:
 
 def spoken(name: str, run: Callable[[], int | None]) -> int:
     """The exit code of `run`; its errors in words."""
-    for variable, value in QUIET.items():
+    for variable, value in LIBRARIES.items():
         os.environ.setdefault(variable, value)
     try:
         with quiet_libraries():

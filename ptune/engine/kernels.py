@@ -125,7 +125,12 @@ def kernels(product: str = INT8) -> Kernels | None:
             _log.warning("%s: the plain graph's are used: %s", BESIDE[part], found)
     right = {part for part, found in [*wrong.items(), (product, None)] if found is None}
     adapters, attends = ADAPTERS in right, ATTENTION in right
-    how: dict[str, Any] = {"product": product, "units": UNITS in right, "adapters": adapters, "attends": attends}
+    how: dict[str, Any] = {
+        "product": product,
+        "units": UNITS in right,
+        "adapters": adapters,
+        "attends": attends,
+    }
     reordered = {"attention": attends, "adapters": adapters}
     return Kernels(
         package.kernel(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.image_rows import show
 from ptune.backbone.load import load
 from ptune.backbone.streaming import beside_activations
+from ptune.backbone.weight_shapes import shapes_alone
 from ptune.config.preference import Preference
 from ptune.config.recipe import Recipe
 from ptune.config.unpaired_preference import UnpairedPreference
@@ -36,6 +38,7 @@ from ptune.evaluation.require import Requirement, refuse_unknown
 from ptune.evaluation.win_rate import Judge, sentence
 from ptune.formats.run import Run, RunRecord
 from ptune.formats.whole_write import read_json, write_json, write_text
+from ptune.methods.peft_method import streams
 from ptune.progress import say
 from ptune.tasks.chat.answers import answers
 from ptune.training.journal.card import card
@@ -162,7 +165,9 @@ def models_of(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Mod
             f"{recipe.backbone.model} no longer holds the weights that {run.folder} was trained on"
         )
     if run.has_adapter:
-        model = with_lora_products(PeftModel.from_pretrained(loaded.model, str(run.adapter_path)))
+        with shapes_alone() if streams(recipe.method) else nullcontext():
+            wrapped = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
+        model = with_lora_products(wrapped)
         beside_activations(model, loaded.model.device)
         return model, model
     return loaded.model, load(recipe.backbone.saved_at(run.model_path)).model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -14,6 +15,7 @@ from transformers import PreTrainedModel
 from ptune.backbone.kind import kind_of_recipe
 from ptune.backbone.load import as_stored, training_dtype
 from ptune.backbone.streaming import beside_activations
+from ptune.backbone.weight_shapes import shapes_alone
 from ptune.config.chat import Chat
 from ptune.config.optimizers import OPTIMIZERS, given
 from ptune.config.recipe import Recipe, Train
@@ -21,7 +23,7 @@ from ptune.config.wrong_field import explain
 from ptune.errors import RecipeError
 from ptune.kinds import DECODER, SEQ2SEQ, imported
 from ptune.methods.lora import Lora
-from ptune.methods.peft_method import PeftMethod
+from ptune.methods.peft_method import PeftMethod, streams
 from ptune.training.average import check_average
 from ptune.training.checkpoint import trained
 from ptune.training.layers.dropout import set_dropout
@@ -152,7 +154,8 @@ def applied(
     if recipe.train.activation_offloading:
         offload_inputs(backbone)
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
-    model = recipe.method.apply(backbone, new_tokens, head)
+    with shapes_alone() if streams(recipe.method) else nullcontext():
+        model = recipe.method.apply(backbone, new_tokens, head)
     if recipe.train.neftune_alpha is not None:
         with_noise(backbone, recipe.train.neftune_alpha)
     if recipe.train.fast:

@@ -37,6 +37,7 @@ from ptune.formats.parity_json import (
 )
 from ptune.formats.whole_write import read_json, sha256_of
 from ptune.parity import Array, log_softmax
+from ptune.progress import Progress
 from ptune.verify.decoder.probes import WITHOUT_DATA
 from ptune.verify.decoder.torch_side import batch_logits_at
 from ptune.verify.reference import adapted, biases_kept, lora_layers
@@ -134,9 +135,14 @@ def _measured(
     variants += [WITHOUT_BOS] if has_bos else []
     at_once = sorted(held, key=lambda one: len(one.ids))  # those of about one length
     groups = [at_once[start : start + AT_ONCE] for start in range(0, len(at_once), AT_ONCE)]
-    found = {
-        prompt.ids: prompt for group in groups for prompt in _prompts(wrapped, group, codec, bos, variants)
-    }
+    with Progress(
+        "what the adapter answers in PyTorch", len(held) * (1 + len(variants)), unit="answers"
+    ) as progress:
+        found = {
+            prompt.ids: prompt
+            for group in groups
+            for prompt in _prompts(wrapped, group, codec, bos, variants, progress)
+        }
     config: Any = wrapped.peft_config[name]
     facts = AdapterFacts(
         sha256=sha256_of(adapter / WEIGHTS),
@@ -167,12 +173,21 @@ def _hash(text: str | None) -> str | None:
 
 
 def _prompts(
-    model: PeftModel, held: Sequence[HeldPrompt], codec: ChatCodec, bos: int | None, variants: Sequence[str]
+    model: PeftModel,
+    held: Sequence[HeldPrompt],
+    codec: ChatCodec,
+    bos: int | None,
+    variants: Sequence[str],
+    progress: Progress,
 ) -> list[ParityPrompt]:
     """Prompts, their continuations, and every variant's log-probabilities along these."""
     prompts = [one.ids for one in held]
     answers = _greedy(model, prompts, codec)
-    rows = {name: _along(model, name, prompts, answers, bos) for name in variants}
+    progress.advance(len(held))
+    rows = {}
+    for name in variants:
+        rows[name] = _along(model, name, prompts, answers, bos)
+        progress.advance(len(held))
     return [
         _prompt(one, answer, {name: found[at] for name, found in rows.items()}, codec)
         for at, (one, answer) in enumerate(zip(held, answers, strict=True))

@@ -6,7 +6,7 @@ The proof of each kind, its folder's prove.py, is independent; they share only t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from ptune.engine.adapters.fold.table import is_initialised
+from ptune.backbone.weight_shapes import shapes_alone
+from ptune.engine.adapters.fold.table import is_initialised, method_of
 from ptune.engine.adapters.peft_config import PEFT_PREFIX
 from ptune.engine.adapters.safetensors import read_tensors
 from ptune.engine.adapters.source import CONFIG, WEIGHTS
@@ -87,7 +88,8 @@ def plugged(model: nn.Module, factors: Factors) -> Iterator[None]:
         for name, pair in factors.items():
             layer = model.get_submodule(name)
             assert isinstance(layer, nn.Linear | nn.Conv2d | Conv1D)
-            weight = layer.weight
+            with shapes_alone():
+                weight = layer.weight
             down, up = (torch.from_numpy(half).to(device=weight.device, dtype=weight.dtype) for half in pair)
             stack.callback(layer.register_forward_hook(partial(_add, down, up)).remove)
         yield
@@ -99,10 +101,16 @@ def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
     Raises: AdapterError if peft rejects it.
     """
     try:
-        return PeftModel.from_pretrained(model, str(folder)).eval()
+        with shapes_alone() if _is_plain(folder) else nullcontext():
+            return PeftModel.from_pretrained(model, str(folder)).eval()
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = in_one_line(error)
         raise AdapterError(f"peft cannot load {folder}: {reason}") from error
+
+
+def _is_plain(adapter: Path) -> bool:
+    """Whether peft needs no number of the base to load a folder: that of LoRA, with nothing begun from the base's weights."""
+    return (adapter / CONFIG).is_file() and method_of(read_json(adapter / CONFIG))[0] == "LORA"
 
 
 @contextmanager

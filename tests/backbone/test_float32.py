@@ -20,6 +20,7 @@ from ptune.export.decoder.nf4 import blocks_of
 from ptune.export.decoder.trace import trace
 from ptune.export.fuse import fuse
 from ptune.export.weights import ModelWeights, attach, save
+from ptune.verify.reference import adapted
 
 IDS = torch.arange(5, 45)[None]
 KINDS = ["nf4", "int8", "bfloat16", "float16"]
@@ -102,6 +103,28 @@ def test_peft_plugs_into_them_as_into_plain_layers(kind: str, tmp_path: Path) ->
         tuned.unload()
         assert torch.equal(model(IDS).logits.detach(), bare)
     assert torch.equal(*logits)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_weight_is_made_to_load_lora_and_the_numbers_stay(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """peft asks for the type and place of each 21 times."""
+    base = tiny_models.build(tmp_path / "model", "qwen2")
+    folder = peft_folder(base, tmp_path / "adapter", spread=0.1)
+    plain, ours = (computed_and_held(kind)[0] for _ in range(2))
+    made: list[nn.Module] = []
+    make = Float32Linear._made
+
+    def counted(self: Float32Linear) -> torch.Tensor:
+        made.append(self)
+        return make(self)
+
+    monkeypatch.setattr(Float32Linear, "_made", counted)
+    tuned = adapted(ours, folder)
+    assert not made
+    assert torch.equal(tuned(IDS).logits, PeftModel.from_pretrained(plain, str(folder)).eval()(IDS).logits)
+    assert made
 
 
 @pytest.mark.parametrize(

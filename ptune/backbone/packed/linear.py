@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
 from ptune.backbone.packed.layout import Layout, Parts
 from ptune.backbone.quantize import DequantisedProduct
+from ptune.backbone.weight_shapes import made
 
 
 class PackedLinear(nn.Linear):
@@ -29,7 +32,8 @@ class PackedLinear(nn.Linear):
 
     @property
     def weight(self) -> torch.Tensor:
-        return self.dequantised(self.dtype)
+        shape, like = (self.out_features, self.in_features), next(iter(self.parts.values()))
+        return made(shape, like, self.dtype, partial(self.dequantised, self.dtype))
 
     @property
     def parts(self) -> dict[str, nn.Parameter]:
