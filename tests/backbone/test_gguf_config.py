@@ -69,7 +69,11 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }  # fmt: skip
 YARN = {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0, "original_max_position_embeddings": 64}
-YARN_SAID = {"scaling.type": "yarn", "scaling.factor": 4.0, "scaling.original_context_length": 64}
+YARN_SAID: dict[str, str | float | int] = {
+    "scaling.type": "yarn",
+    "scaling.factor": 4.0,
+    "scaling.original_context_length": 64,
+}
 SHORT, LONG = np.linspace(1.0, 1.5, 8, dtype=np.float32), np.linspace(2.0, 9.0, 8, dtype=np.float32)
 
 
@@ -146,7 +150,7 @@ def test_llama_cpp_computes_the_same(kind: str, tmp_path: Path) -> None:
     ("rope", "tensors", "said"),
     [
         ({"scaling.type": "su", "scaling.factor": 4.0}, {}, "are of type 'su'"),
-        ({}, {"rope_freqs.weight": np.float32([1, 5, 1, 5, 1, 5, 1, 5])}, "divided by factors"),
+        ({}, {"rope_freqs.weight": np.tile(np.array([1, 5], np.float32), 4)}, "divided by factors"),
     ],
     ids=["type", "factors"],
 )

@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 from transformers import PreTrainedModel
 
+from ptune.export.gguf.write import add_value
 from support import tiny_models
 
 NAMES = {
@@ -54,10 +55,7 @@ def write(
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10_000.0)
     for key, value in rope.items():
-        {str: writer.add_string, float: writer.add_float32, int: writer.add_uint32}[type(value)](
-            f"llama.rope.{key}",
-            value,  # type: ignore[arg-type]
-        )
+        add_value(writer, f"llama.rope.{key}", value)
     for key, further in tensors.items():
         writer.add_tensor(key, further)
     writer.add_vocab_size(config.vocab_size)
