@@ -46,13 +46,17 @@ def place_for(key: str, kind: str = "tokens", kept: int | None = None) -> Iterat
 
     kind: its parent folder; the `kept` (default: KEPT) most recently used results of each kind are kept.
     """
-    root = cache_root() / kind
     try:
+        root = cache_root() / kind
         root.mkdir(parents=True, exist_ok=True)
         lock = (root / f"{key}.lock").open("w")
         _wait_for(lock)
     except OSError as error:
         _say_once(f"nothing is kept in {root}: {error.strerror}")
+        yield None
+        return
+    except RuntimeError:  # a user without a home
+        _say_once("nothing is kept: there is no home folder; PTUNE_CACHE names another")
         yield None
         return
     with lock:

@@ -251,3 +251,14 @@ def test_where_nothing_can_be_kept_it_goes_on_without(codec, file, tmp_path, mon
     monkeypatch.setenv("PTUNE_CACHE", str(tmp_path / "taken"))
     assert len(load(codec, file).train) == 18
     assert "nothing is kept in" in capsys.readouterr().err
+
+
+def test_a_user_without_a_home_goes_on_without(codec, file, monkeypatch, capsys):
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("PTUNE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    assert len(load(codec, file).train) == 18
+    assert "there is no home folder" in capsys.readouterr().err
