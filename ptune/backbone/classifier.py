@@ -196,6 +196,7 @@ def body_identity(
         architecture=type(body).__name__,
         parameters=parameters_of(body) - own,
         licence=source.licence or licence_inside(spec, source) or "unknown",
+        context=spec.context,
     )
 
 

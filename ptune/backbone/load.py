@@ -15,6 +15,7 @@ import transformers
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils.hub import cached_file
 
+from ptune.backbone.gguf_config import complete
 from ptune.backbone.gguf_splitting import split_as_in
 from ptune.backbone.gguf_tensors import unpacked_when_asked_for
 from ptune.backbone.identity import weights_hash
@@ -32,6 +33,7 @@ from ptune.backbone.quantize import Quantization, experts_packed_already, quanti
 from ptune.backbone.rope import with_fixed_rope
 from ptune.backbone.streaming import stream
 from ptune.backbone.text_alone import text_alone
+from ptune.backbone.tied import say_untied
 from ptune.backbone.tokenizer import codec_for
 from ptune.backbone.vision_language import auto_class, check_sees
 from ptune.codecs.chat import ChatCodec
@@ -117,6 +119,7 @@ def identity_of(
         parameters=parameters_of(model),
         licence=source.licence or licence_inside(spec, source) or "unknown",
         keep_layers=spec.keep_layers,
+        context=spec.context,
     )
 
 
@@ -179,14 +182,13 @@ def _read_model(
         model, report = auto_class(config).from_pretrained(
             place,
             dtype=dtype,
-            attn_implementation=None
-            if attention == "sdpa"
-            else attention,  # None: sdpa where the model has it
+            attn_implementation=None if attention == "sdpa" else attention,  # None: sdpa where there is one
             output_loading_info=True,
             config=config,
             **options,
         )
         refuse_lacking(spec, report["missing_keys"])
+        say_untied(model)
         return model
 
     if spec.quantize == "none":
@@ -325,7 +327,12 @@ def published_config(spec: Backbone, source: Source) -> transformers.PretrainedC
 @functools.lru_cache(maxsize=4)
 def _gguf_config(folder: str, file: str, _changed_ns: int) -> transformers.PretrainedConfig:
     say(f"reading the config out of {file}")
-    return transformers.AutoConfig.from_pretrained(folder, gguf_file=file)
+    with read_once(Source(folder, file)):
+        config: transformers.PretrainedConfig = transformers.AutoConfig.from_pretrained(
+            folder, gguf_file=file
+        )
+        complete(config, Path(folder) / file)
+    return config
 
 
 @contextlib.contextmanager

@@ -46,13 +46,14 @@ def codec_of(
 ) -> ChatCodec:
     """The codec that trains and serves this model, with `new_tokens`. vision: of a model that sees images.
 
-    Raises: BackboneError where the tokenizer has no fast form, or a new token cannot be added.
+    Raises: BackboneError where the tokenizer has no fast form or tokens that the model lacks, or a new token cannot be added.
     """
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise BackboneError(
             f"{type(tokenizer).__name__} has no fast form; convert it to a tokenizer.json first"
         )
     backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    _refuse_rowless(backend, getattr(model.config.get_text_config(), "vocab_size", None))
     add_tokens(backend, new_tokens)
     template = tokenizer.chat_template
     ends = getattr(model.generation_config, "eos_token_id", None)
@@ -66,6 +67,19 @@ def codec_of(
         context=context_of(tokenizer, model.config),
         vision=vision,
     )
+
+
+def _refuse_rowless(tokenizer: Tokenizer, rows: int | None) -> None:
+    """Raises: BackboneError where a text may become a token that the embedding has no row for. Special tokens no text becomes."""
+    special = {token for token, one in tokenizer.get_added_tokens_decoder().items() if one.special}
+    known = tokenizer.get_vocab(with_added_tokens=True)
+    lacking = {token: text for text, token in known.items() if rows is not None and token >= rows}
+    named = [text for token, text in sorted(lacking.items()) if token not in special]
+    if named:
+        raise BackboneError(
+            f"its tokenizer has {len(named)} tokens beyond the {rows:,} rows of its embedding, the first {named[0]!r}: take"
+            " them out of tokenizer.json, or give the embedding rows for them (resize_token_embeddings in transformers)"
+        )
 
 
 def transformers_tokenizer(codec: ChatCodec) -> PreTrainedTokenizerFast:

@@ -72,6 +72,7 @@ class BaseIdentity(_Record):
     parameters: int = 0
     licence: str = "unknown"
     keep_layers: tuple[int, ...] = ()  # of `source`, where only some are left
+    context: int | None = None  # longest sequence that was asked for, by which rotary frequencies are chosen
 
 
 class Graph(_Record):

@@ -124,7 +124,8 @@ def _check_adapter(run: Run) -> None:
 def _kept(backbone: Backbone) -> Path | None:
     """The file of a base that came as GGUF, where the reference has its very weights."""
     source: Source = locate(backbone.model)
-    if source.gguf is None or backbone.quantize != "none" or backbone.dtype not in ("auto", "float32"):
+    rounded = backbone.quantize != "none" or backbone.dtype not in ("auto", "float32")
+    if source.gguf is None or rounded or backbone.keep_layers:
         return None
     return Path(source.path) / source.gguf
 

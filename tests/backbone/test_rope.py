@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from support.bundles import tiny_bundle
+from support.bundles import peft_folder, tiny_bundle
 from support.fake_chat_model import serving
 from support.tiny_models import VOCAB, build, model
 
+from ptune import publish
 from ptune.backbone.load import load
 from ptune.backbone.rope import with_fixed_rope
 from ptune.config.recipe import Backbone
@@ -162,6 +163,17 @@ def test_a_longer_context_is_served_with_its_own_frequencies(kind: str, tmp_path
     short = ids(20)
     assert apart(said(loaded.model, short), said(plain(folder), short)) > 0.01, "one set for all lengths"
     assert loaded.identity.hash != load(Backbone(model=str(folder)), device="cpu").identity.hash
+
+
+def test_a_bundle_of_a_longer_context_is_verified_and_takes_adapters(tmp_path: Path) -> None:
+    """Both read the base again, as it was exported: with the frequencies of that length."""
+    folder = build(tmp_path / "model", "phi3", **LONGROPE)
+    publish.export_backbone(Backbone(model=str(folder), context=300), tmp_path / "bundle", threads=1)
+    adapter = peft_folder(folder, tmp_path / "adapter")
+    assert publish.add(tmp_path / "bundle", adapter, "own", threads=1).parity == "measured"
+    proof = publish.verify(tmp_path / "bundle", threads=1)
+    assert proof.passed
+    assert {*proof.adapters} == {"own"}
 
 
 def test_what_was_fixed_stays_fixed_in_a_saved_folder(tmp_path: Path) -> None:

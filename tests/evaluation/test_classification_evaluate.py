@@ -232,6 +232,18 @@ def test_slices_are_of_columns_with_few_values() -> None:
     assert p.figure == pytest.approx(1 / 3)
 
 
+def test_slices_of_tags_without_marks_are_measured_as_all_rows_are() -> None:
+    labels = Labels(("O", "ORG", "PER"), "tags")
+    rows = [
+        LabelledRow(("a", "b", "c"), (1, 0, 2), f"f, line {at}", {"kind": "pq"[at % 2]}) for at in range(8)
+    ]
+    scores = [np.eye(3, dtype=np.float32)[[1, 0, 0]]] * 8
+    found = slices(Outcome(labels, rows, scores))
+    assert [one.value for one in found] == ["p", "q"]
+    for one in found:  # of two entities the one, and no wrong one
+        assert one.figure == pytest.approx(2 / 3)
+
+
 def test_baselines_stop_in_time_and_say_so() -> None:
     labels = Labels(("a", "b", "c"), "single")
     chance = np.random.default_rng(0)

@@ -14,7 +14,7 @@ import pytest
 from support import chat_run, gguf_file
 from support.bundles import peft_folder
 from support.other_engines import NEEDS_LLAMA_CPP
-from support.tiny_models import LLAMA3, build, in_four_bits
+from support.tiny_models import LLAMA3, build, in_four_bits, model
 
 from ptune.cli import main
 from ptune.codecs.served_template import served_template
@@ -175,6 +175,15 @@ def test_another_template_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ParityError, match=r"chat template → llama-server's: .*other tokens of a conversation"
     ):
         exported(tmp_path, template=True)
+
+
+def test_some_layers_of_a_gguf_file_are_written_anew(tmp_path: Path) -> None:
+    """The file that they came from has all of them."""
+    gguf_file.write(tmp_path / "all.gguf", model=model("llama", num_hidden_layers=3), pre="gpt-2")
+    kept = Backbone(model=str(tmp_path / "all.gguf"), keep_layers=(0, 2))
+    assert publishing.export_backbone(kept, tmp_path / "out", threads=1).passed
+    written = gguf.GGUFReader(tmp_path / "out" / "out.gguf")
+    assert written.get_field("llama.block_count").contents() == 2
 
 
 @pytest.fixture(scope="module")

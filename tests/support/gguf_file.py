@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import gguf
 import numpy as np
 from transformers import PreTrainedModel
 
+from ptune.export.gguf.write import add_value
 from support import tiny_models
 
 NAMES = {
@@ -32,10 +34,13 @@ def write(
     model: PreTrainedModel | None = None,
     pre: str | None = None,
     stored: Mapping[str, tuple[np.ndarray, gguf.GGMLQuantizationType]] | None = None,
+    rope: Mapping[str, str | float | int] = MappingProxyType({}),
+    tensors: Mapping[str, np.ndarray] = MappingProxyType({}),
 ) -> PreTrainedModel:
     """Writes a Llama in float32 and returns the model itself; default: the tiny one of seed 0.
 
     pre: what the file calls its way of splitting text. stored: bytes of tensors in other types, by their names in the file.
+    rope: what is said of the rotary embedding beside its base. tensors: further ones.
     """
     model = model or tiny_models.model("llama")
     config = model.config
@@ -49,6 +54,10 @@ def write(
     writer.add_head_count_kv(config.num_key_value_heads)
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_rope_freq_base(10_000.0)
+    for key, value in rope.items():
+        add_value(writer, f"llama.rope.{key}", value)
+    for key, further in tensors.items():
+        writer.add_tensor(key, further)
     writer.add_vocab_size(config.vocab_size)
     _add_tokenizer(writer)
     if pre is not None:

@@ -19,10 +19,11 @@ from ptune.engine.decoder import step
 from ptune.engine.decoder.inputs import attention_metadata
 from ptune.engine.decoder.inputs.batch_layout import BatchLayoutCache
 from ptune.engine.decoder.inputs.flat_tokens import Tokens
+from ptune.engine.decoder.request import NO_TOKEN, Token
 from ptune.engine.decoder.scheduler import Scheduler
 from ptune.engine.decoder.sequence import TokenSequence
 from ptune.export.decoder import trace as tracing
-from ptune.formats.bundle import FP32, Bundle
+from ptune.formats.bundle import BASE, FP32, Bundle
 from ptune.verify.decoder import company
 
 LONGROPE: dict[str, Any] = {
@@ -127,3 +128,32 @@ def test_a_planted_fault_is_caught(plant: Callable[[Path, Patch], Bundle], tmp_p
 @pytest.mark.parametrize(("family", "changes"), [("llama", {}), ("phi3", LONGROPE), ("gemma2", {})])
 def test_without_a_fault_it_passes(family: str, changes: dict[str, Any], tmp_path: Path) -> None:
     assert passed(tiny_bundle(tmp_path, family, **changes)[2])
+
+
+ANSWER = [Token(7, -0.5), Token(8, -1.0), Token(9, -1.5, finish="length")]
+ENDED = Token(NO_TOKEN, finish="error", error="no memory")
+
+
+@pytest.mark.parametrize(
+    ("crowded", "passed"),
+    [
+        (ANSWER, True),
+        (ANSWER[:2], False),
+        ([ANSWER[0], ENDED], False),
+        ([ENDED], False),
+        ([*ANSWER[:2], Token(9, float("nan"))], False),
+    ],
+    ids=["the same", "cut", "an error on the way", "an error at once", "no number"],
+)
+@pytest.mark.parametrize("name", [BASE, "own"])
+def test_an_answer_that_ends_early_in_company_is_another_one(
+    name: str, crowded: list[Token], passed: bool
+) -> None:
+    hop = company._compared(FP32, [name, name], [ANSWER] * 2, [ANSWER, crowded], 0.0, "")
+    assert hop.passed is passed
+
+
+def test_a_request_for_nothing_is_the_same_nothing() -> None:
+    nothing = [Token(NO_TOKEN, finish="length")]
+    assert company._compared(FP32, [BASE] * 2, [ANSWER, nothing], [ANSWER, nothing], 0.0, "").passed
+    assert not company._compared(FP32, [BASE], [ANSWER], [ANSWER], float("nan"), "").passed

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,6 +33,15 @@ def test_the_share_of_the_same_answers(problem: str) -> None:
         assert "mean |Δ" in hop.note
     broken = [np.full_like(row, np.nan) for row in there]
     assert not same_answers(problem, there, broken).passed  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("problem", ["single", "multi", "regression", "vector"])
+def test_what_is_no_number_is_no_answer_on_either_side(problem: Any) -> None:
+    right, wrong = [np.ones((4, 3), np.float32)], [np.ones((4, 3), np.float32)]
+    wrong[0][2, 0] = np.nan
+    assert same_answers(problem, right, right).passed
+    assert not same_answers(problem, right, wrong).passed
+    assert not same_answers(problem, wrong, right).passed
 
 
 def test_mean_change_of_the_probabilities() -> None:

@@ -17,15 +17,18 @@ from support.tiny_models import build
 from ptune import publish
 from ptune.config.recipe import Backbone
 from ptune.engine.decoder.engine import Engine
+from ptune.engine.decoder.request import Token
 from ptune.errors import BackboneError, FormatError, ParityError, UsageError
-from ptune.formats.bundle import BASE, Bundle
+from ptune.formats.bundle import BASE, Bundle, Hop
 from ptune.formats.whole_write import sha256_of, write_json
 from ptune.publish import pipeline
 from ptune.publish.decoder import Decoder
 from ptune.publish.decoder_run import reference
 from ptune.verify.decoder import probes as probing
 from ptune.verify.decoder.prove import TorchSide, prove, torch_side
+from ptune.verify.decoder.server import Continuation, _agreement
 from ptune.verify.proof import Proof
+from ptune.verify.server import hop
 
 
 @pytest.fixture(scope="module")
@@ -195,3 +198,12 @@ def test_golden_vectors_that_differ_stop_the_engine(copy: Path) -> None:
     bundle.write_manifest(bundle.manifest.model_copy(update={"golden": files}))
     with pytest.raises(ParityError, match="computes otherwise"):
         Engine.open(bundle, threads=1, kernels="exact")
+
+
+def test_a_log_probability_over_http_that_is_no_number_is_no_agreement() -> None:
+    def served(logprob: float) -> Hop:
+        said = Continuation(BASE, (1, 2), [Token(7, -0.5, ((7, -0.5), (8, -2.0)))])
+        return hop([_agreement(said, [(7, logprob)])], "tokens")
+
+    assert served(-0.5).passed
+    assert not served(float("nan")).passed

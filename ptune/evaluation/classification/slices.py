@@ -99,7 +99,7 @@ def _figure(part: Outcome) -> float:
     if problem == "tags":
         from seqeval.metrics import f1_score
 
-        return float(f1_score(part.gold, part.predicted, zero_division=0))
+        return float(f1_score(tags.marked(part.gold), tags.marked(part.predicted), zero_division=0))
     from sklearn import metrics as sk
 
     if problem == "single":

@@ -6,7 +6,6 @@ from typing import Any
 
 from ptune.config.recipe import Recipe
 from ptune.config.translation import Translation
-from ptune.evaluation.classification.onnx_side import Served, served_as
 from ptune.evaluation.evaluate import backbone_of, models_of
 from ptune.evaluation.held_out import HeldOut, held_out
 from ptune.evaluation.kept_step import chosen_by
@@ -17,9 +16,8 @@ from ptune.evaluation.translation.figures import COPY, figures, write
 from ptune.evaluation.translation.pairs import Pairs, of_files, of_held
 from ptune.evaluation.translation.scores import FIGURES
 from ptune.evaluation.translation.seq2seq import evaluate_seq2seq
-from ptune.evaluation.translation.served import by_bundle, limits
+from ptune.evaluation.translation.served import by_bundle, limits, served_translator
 from ptune.evaluation.translation.translators import by_torch, first_lines, with_shots
-from ptune.formats.bundle import BASE, Bundle
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.tasks.translation.facts import is_seq2seq_run
@@ -42,7 +40,7 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     pairs = (
         of_files(asked.data, recipe.chat.with_columns(asked.columns)) if asked.data else of_held(run, held)
     )
-    served = _served(run, asked)
+    served = served_translator(run, asked)
     own, baselines = _translated(run, pairs, held)
     if served is not None:
         most = limits(held.codec, pairs.sources)
@@ -55,13 +53,6 @@ def evaluate_run(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict[str
     write(run.folder, evaluation, pairs, own, baselines, pages)
     write_text(run.card_path, card(record, recipe, read_json(run.data_path), evaluation))
     return evaluation
-
-
-def _served(run: Run, asked: EvaluationOptions) -> Served | None:
-    """Finds the run in a bundle. A given bundle without adapters, as of a merged run, is trusted to be the run's."""
-    if asked.bundle is not None and not Bundle.open(asked.bundle).manifest.adapters:
-        return Served(asked.bundle, BASE)
-    return served_as(run, asked.bundle, asked.adapter)
 
 
 def _translated(run: Run, pairs: Pairs, held: HeldOut) -> tuple[dict[str, list[str]], dict[str, list[str]]]:

@@ -15,7 +15,6 @@ from ptune.config.recipe import Recipe
 from ptune.data.examples.seq2seq import load_pairs
 from ptune.data.shapes.translations import as_conversation
 from ptune.errors import BackboneError
-from ptune.evaluation.classification.onnx_side import served_as
 from ptune.evaluation.kept_step import chosen_by
 from ptune.evaluation.options import NOTHING_ASKED, EvaluationOptions
 from ptune.evaluation.require import refuse_unknown
@@ -23,7 +22,7 @@ from ptune.evaluation.training_chart import pages_of
 from ptune.evaluation.translation.figures import COPY, figures, write
 from ptune.evaluation.translation.pairs import Pairs, of_files
 from ptune.evaluation.translation.scores import FIGURES
-from ptune.formats.bundle import BASE, Bundle
+from ptune.evaluation.translation.served import served_translator
 from ptune.formats.run import Run
 from ptune.formats.whole_write import read_json, write_text
 from ptune.progress import Progress
@@ -46,11 +45,10 @@ def evaluate_seq2seq(run: Run, asked: EvaluationOptions = NOTHING_ASKED) -> dict
         of_files(asked.data, task.with_columns(asked.columns)) if asked.data else _held(run, recipe, codec)
     )
     own, baselines = _translated(run, recipe, codec, pairs)
-    served = served_as(run, asked.bundle, asked.adapter)
+    served = served_translator(run, asked)
     if served is not None:
-        name = served.adapter if Bundle.open(served.folder).manifest.adapters else BASE
         with closing(load(served.folder, threads=asked.threads)) as model:
-            own["ONNX"] = model.translate(pairs.sources, name)
+            own["ONNX"] = model.translate(pairs.sources, served.adapter)
     evaluation = figures(pairs, own, baselines, asked.require, recipe.train.seed, task.target_language)
     evaluation |= chosen_by(run, pairs.split)
     pages = pages_of(run, record, recipe.name, "prompts")

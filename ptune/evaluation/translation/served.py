@@ -11,13 +11,14 @@ from ptune.codecs.chat import ChatCodec
 from ptune.config.translation import Translation
 from ptune.errors import PtuneError
 from ptune.evaluation.classification.evaluation import Pages
-from ptune.evaluation.classification.onnx_side import the_adapter
+from ptune.evaluation.classification.onnx_side import Served, served_as, the_adapter
 from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.require import refuse_unknown
 from ptune.evaluation.translation.figures import COPY, figures, write
 from ptune.evaluation.translation.pairs import of_files
 from ptune.evaluation.translation.scores import FIGURES
-from ptune.formats.bundle import Bundle
+from ptune.formats.bundle import BASE, Bundle
+from ptune.formats.run import Run
 from ptune.kinds import SEQ2SEQ, of_task
 from ptune.tasks.chat.infer import load
 from ptune.tasks.chat.offline import answer_all
@@ -45,6 +46,16 @@ def evaluate_bundle(folder: Path, out: Path, asked: EvaluationOptions) -> dict[s
     evaluation = figures(pairs, own, baselines, asked.require, 0, task.target_language)
     write(out, evaluation, pairs, own, baselines, Pages.of_adapter(bundle, record.name))
     return evaluation
+
+
+def served_translator(run: Run, asked: EvaluationOptions) -> Served | None:
+    """Finds the run in a bundle. A given bundle without adapters, as of a merged or fully trained run, is trusted to be the run's.
+
+    Raises: as `served_as`.
+    """
+    if asked.bundle is not None and not Bundle.open(asked.bundle).manifest.adapters:
+        return Served(asked.bundle, BASE)
+    return served_as(run, asked.bundle, asked.adapter)
 
 
 def limits(codec: ChatCodec, sources: Sequence[str]) -> list[int]:

@@ -97,8 +97,8 @@ def in_pieces(
     neighbour = TokenSequence([ids[0]] * room.capacity, pictures=pictures)
     neighbour.slot, neighbour.cached = 1, room.capacity - 1
     pieces = _computed(step, ids, PIECES, neighbour, pictures)
-    worst = max(float(np.abs(log_softmax(whole[at]) - log_softmax(row)).max()) for at, row in pieces.items())
-    return worst, room.capacity
+    apart = [np.abs(log_softmax(whole[at]) - log_softmax(row)).max() for at, row in pieces.items()]
+    return float(np.max(apart)), room.capacity  # np.max keeps a NaN, Python's max may not
 
 
 def _long(held: Sequence[Sequence[int]], length: int) -> list[int]:
@@ -231,8 +231,8 @@ def _compared(
     worst: Mapping[bool, list[float]] = {True: [moved], False: [0.0]}  # for the bare base, for adapters
     same = positions = 0
     for name, expected, answer in zip(names, alone, crowded, strict=True):
-        pairs = [(a, b) for a, b in zip(expected, answer, strict=False) if NO_TOKEN not in (a.id, b.id)]
-        for token, other in pairs:
+        here, there = ([one for one in side if one.id != NO_TOKEN] for side in (expected, answer))
+        for token, other in zip(here, there, strict=False):
             positions += 1
             gap = abs((token.logprob or 0.0) - (other.logprob or 0.0))
             if token.id != other.id:
@@ -241,14 +241,17 @@ def _compared(
                 break
             same += 1
             worst[name == BASE].append(gap)
-    base, adapters = (max(worst[kind]) for kind in (True, False))
+        else:
+            positions += abs(len(here) - len(there))  # of an answer that ended early, as one with an error
+    base, adapters = (float(np.max(worst[kind])) for kind in (True, False))
+    finite = bool(np.isfinite((base, adapters)).all())
     return Hop(
         name=f"{profile}: alone → in company",
         prompts=len(names),
         positions=positions,
-        max_abs_logprob=max(base, adapters),
+        max_abs_logprob=max(base, adapters) if finite else None,
         top1=same / max(positions, 1),
         limit="same tokens; the base's the same bits",
-        passed=same == positions and base == 0.0,
-        note=f"{note}; the base's moved by {base:g}",
+        passed=finite and same == positions and base == 0.0,
+        note=f"{note}; the base's moved by {base:g}" if finite else "some values are not finite",
     )

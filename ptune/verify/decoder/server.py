@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import httpx
+import numpy as np
 
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.vision import FIRST_ROW
@@ -74,6 +75,6 @@ def _agreement(continuation: Continuation, answer: Sequence[tuple[int, float]]) 
             tie = here.top[0][1] - here.top[1][1] <= TIE
             return Agreement(same + tie, same + 1, worst)
         assert here.logprob is not None
-        worst = max(worst, abs(here.logprob - logprob))
+        worst = float(np.maximum(worst, abs(here.logprob - logprob)))  # keeps a NaN
         same += 1
     return Agreement(same, max(len(continuation.tokens), len(answer)), worst)

@@ -78,7 +78,8 @@ def same_answers(problem: Problem, there: Sequence[Array], here: Sequence[Array]
         several = problem == "multi"
         same = (rounded > 0) == (floats > 0) if several else rounded.argmax(-1) == floats.argmax(-1)
         words = "same answer"
-    share = float(same.mean()) if np.isfinite(rounded).all() else 0.0
+    finite = np.isfinite(floats).all() and np.isfinite(rounded).all()
+    share = float(same.mean()) if finite else 0.0
     mean = float(moved.mean())
     return Hop(
         name=f"{FP32} → {INT8}",

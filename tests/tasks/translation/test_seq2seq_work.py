@@ -13,11 +13,13 @@ from peft import PeftModel
 from support.seq2seq_models import build_seq2seq
 from transformers import AutoModelForSeq2SeqLM
 
+from ptune import publish
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Backbone, Data, Recipe, Train
 from ptune.config.translation import Translation
 from ptune.data.examples.seq2seq import load_pairs
 from ptune.errors import DataError, RecipeError
+from ptune.evaluation.options import EvaluationOptions
 from ptune.evaluation.translation.evaluate import evaluate_run
 from ptune.fine_tune import train
 from ptune.formats.run import Run
@@ -83,6 +85,16 @@ def test_a_run_learns_reads_back_and_says_what_it_was_trained_on(
             ids = torch.tensor([codec.source(f"swap: {entry['prompt']}").ids])
             written = again.generate(input_ids=ids, max_new_tokens=32, do_sample=False)[0, 1:].tolist()
             assert entry["answer"] == codec.decode(written)
+
+
+def test_a_fully_trained_run_is_judged_by_its_bundle(tmp_path: Path) -> None:
+    """Which has no adapter: the run's weights, and its instruction, are the bundle's own."""
+    model, data = build_seq2seq(tmp_path / "t5", "t5"), pairs_file(tmp_path / "pairs.jsonl")
+    run = train(recipe(model, data, Full(), system="swap: "), tmp_path / "run")
+    publish.export_run(run, tmp_path / "bundle", name="swap", threads=1)
+    found = evaluate_run(run, EvaluationOptions(bundle=tmp_path / "bundle", threads=1))
+    assert list(found["sides"]) == ["torch", "ONNX"]
+    assert found["agreement"] == {"texts": 1.0}
 
 
 def test_a_run_that_was_interrupted_ends_in_the_same_bytes(
