@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ptune.backbone.image_rows import see, shown
@@ -20,7 +19,7 @@ from ptune.training.layers.lora_product import with_lora_products
 from ptune.training.rows.virtual_tokens import learns_prompt
 from ptune.verify.decoder.torch_side import Probe, logprobs
 from ptune.verify.limits import LIVE_KERNEL_KL
-from ptune.verify.reference import base_kept
+from ptune.verify.reference import adapted, base_kept
 
 
 def live_kernel_hops(
@@ -36,10 +35,10 @@ def live_kernel_hops(
     live_base = load(backbone).model
     if (rows := shown(model)) is not None:
         see(live_base, rows)
-    trained = with_lora_products(PeftModel.from_pretrained(live_base, str(adapter)))
+    trained = with_lora_products(adapted(live_base, adapter))
     live = logprobs(trained, probes)
     with base_kept(model, adapter):
-        wrapped = PeftModel.from_pretrained(model, str(adapter))
+        wrapped = adapted(model, adapter)
         try:
             there = logprobs(wrapped, probes)
         finally:

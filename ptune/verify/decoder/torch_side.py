@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ptune.backbone.float32 import Float32Linear
 from ptune.backbone.lockstep import in_lockstep
 from ptune.parity import Array, log_softmax
+from ptune.progress import Progress
 from ptune.training.rows.virtual_tokens import virtual_tokens
 
 AT_ONCE = 8  # sequences in lockstep: what they have computed of a layer is in memory at once
@@ -37,7 +38,12 @@ def logprobs(model: nn.Module, probes: Sequence[Probe]) -> list[Array]:
     passes = [partial(_logits, model, probe) for probe in probes]
     at_once = AT_ONCE if any(isinstance(layer, Float32Linear) for layer in model.modules()) else 1
     groups = [passes[start : start + at_once] for start in range(0, len(passes), at_once)]
-    return [log_softmax(rows.float().cpu().numpy()) for group in groups for rows in in_lockstep(group)]
+    found: list[Array] = []
+    with Progress("what PyTorch computes", len(passes), unit="texts") as progress:
+        for group in groups:
+            found += [log_softmax(rows.float().cpu().numpy()) for rows in in_lockstep(group)]
+            progress.advance(len(group))
+    return found
 
 
 @torch.no_grad()

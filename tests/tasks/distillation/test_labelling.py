@@ -129,7 +129,7 @@ def test_what_cannot_be_a_teacher_is_refused(kit: Kit, make: Make, tmp_path: Pat
     refused(PtuneError, "nobody", adapter="nobody")
     chat = make().model_copy(update={"task": ptune.Chat()})
     refused(RecipeError, "labels are for the task Distillation, and the recipe's is Chat", chat)
-    other = tiny_models.build(tmp_path / "other", "llama")
+    other = tiny_models.build(tmp_path / "other", "llama", vocab_size=tiny_models.VOCAB + 1)
     grown = tiny_models.tokenizer()
     grown.add_tokens(["<mine>"])
     grown.save_pretrained(other)

@@ -162,7 +162,7 @@ def test_what_is_wrong_with_labels_is_said_before_training(kit: Kit, make: Make,
     )
     longer = make(task={"system": "Be brief."})  # other tokens than those that have labels
     refused(DataError, r"no labels of training example 1 of \d+ \('.*run ptune label", longer, tmp_path / "b")
-    other = tiny_models.build(tmp_path / "other", "llama")
+    other = tiny_models.build(tmp_path / "other", "llama", vocab_size=tiny_models.VOCAB + 1)
     grown = copy.deepcopy(tiny_models.tokenizer())
     grown.add_tokens(["<mine>"])
     grown.save_pretrained(other)

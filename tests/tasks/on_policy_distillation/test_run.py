@@ -211,7 +211,7 @@ def test_what_cannot_be_is_refused_before_training(
 
 
 def test_a_teacher_of_other_tokens_is_refused(make: Make, tmp_path: Path) -> None:
-    other = tiny_models.build(tmp_path / "other", "llama")
+    other = tiny_models.build(tmp_path / "other", "llama", vocab_size=tiny_models.VOCAB + 1)
     grown = copy.deepcopy(tiny_models.tokenizer())
     grown.add_tokens(["<mine>"])
     grown.save_pretrained(other)
