@@ -345,20 +345,6 @@ def test_what_was_added_to_the_bundle_since_is_served_when_asked(server: Server)
     assert server.http.delete("/v1/adapters/added").status_code == 200
 
 
-def test_golden_vectors_go_with_their_adapter(server: Server, tmp_path: Path) -> None:
-    from ptune.engine.adapters.folder import remove
-
-    bundle = Bundle.open(shutil.copytree(server.there.folder, tmp_path / "bundle"))
-    path = bundle.golden_path
-    cases = [{"adapter": name, "ids": [1]} for name in ("base", "wide", "narrow")]
-    path.write_text(json.dumps({"cases": cases}))
-    remove(bundle, "wide")
-    again = Bundle.open(bundle.folder)
-    again.check_files(again.manifest.golden)
-    assert [case["adapter"] for case in json.loads(path.read_text())["cases"]] == ["base", "narrow"]
-    assert list(again.manifest.adapters) == ["narrow"]
-
-
 def test_the_api_is_off_unless_asked_for_and_needs_the_key(server: Server) -> None:
     app = server.http.app
     model = app.state.service.model  # type: ignore[attr-defined]
