@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -36,10 +35,9 @@ def label(
 
     Raises: RecipeError, DataError, BackboneError; UsageError where teacher and student have different tokenizers.
     """
-    from ptune.cli import LIBRARIES
+    from ptune.cli import set_libraries
 
-    for variable, value in LIBRARIES.items():
-        os.environ.setdefault(variable, value)
+    set_libraries()
     folder = None if out is None else Path(out)
     if isinstance(teacher, Sequence) and not isinstance(teacher, str):
         from ptune.tasks.distillation.served_labels import label_from_files

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Unpack
@@ -42,10 +41,9 @@ def train(
     The run's status is "finished", "stopped early", or "interrupted" after Ctrl-C or `StepInfo.pause`.
     Raises: RecipeError, DataError (names the row), BackboneError; FormatError if `out` is in use.
     """
-    from ptune.cli import LIBRARIES
+    from ptune.cli import set_libraries
 
-    for variable, value in LIBRARIES.items():
-        os.environ.setdefault(variable, value)
+    set_libraries()
     made = recipe_of(recipe, **changes)
     run = Run(Path("runs") / made.name if out is None else out)
     listening = [callbacks] if callable(callbacks) else list(callbacks)

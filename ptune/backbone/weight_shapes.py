@@ -22,9 +22,9 @@ _asked = _Asked()
 
 
 @contextmanager
-def shapes_alone() -> Iterator[None]:
-    """Within the block, and in this thread, weights that would be made are zeros of their shape, type and place."""
-    before, _asked.for_shapes = _asked.for_shapes, True
+def shapes_alone(wanted: bool = True) -> Iterator[None]:
+    """Within the block, if `wanted`, and in this thread, weights that would be made are zeros of their shape, type and place."""
+    before, _asked.for_shapes = _asked.for_shapes, wanted
     try:
         yield
     finally:

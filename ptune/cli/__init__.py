@@ -116,10 +116,15 @@ def run_recipe(recipe: Recipe) -> int:
     return spoken("train", run)
 
 
-def spoken(name: str, run: Callable[[], int | None]) -> int:
-    """The exit code of `run`; its errors in words."""
+def set_libraries() -> None:
+    """Sets the variables of LIBRARIES that the user has not set."""
     for variable, value in LIBRARIES.items():
         os.environ.setdefault(variable, value)
+
+
+def spoken(name: str, run: Callable[[], int | None]) -> int:
+    """The exit code of `run`; its errors in words."""
+    set_libraries()
     try:
         with quiet_libraries():
             return _flushed(run)

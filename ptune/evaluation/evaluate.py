@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -165,7 +164,7 @@ def models_of(run: Run, record: RunRecord, recipe: Recipe) -> tuple[torch.nn.Mod
             f"{recipe.backbone.model} no longer holds the weights that {run.folder} was trained on"
         )
     if run.has_adapter:
-        with shapes_alone() if streams(recipe.method) else nullcontext():
+        with shapes_alone(streams(recipe.method)):
             wrapped = PeftModel.from_pretrained(loaded.model, str(run.adapter_path))
         model = with_lora_products(wrapped)
         beside_activations(model, loaded.model.device)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 
 import torch
 from accelerate import Accelerator
@@ -154,7 +153,7 @@ def applied(
     if recipe.train.activation_offloading:
         offload_inputs(backbone)
     torch.manual_seed(recipe.train.seed)  # initialises the adapter
-    with shapes_alone() if streams(recipe.method) else nullcontext():
+    with shapes_alone(streams(recipe.method)):
         model = recipe.method.apply(backbone, new_tokens, head)
     if recipe.train.neftune_alpha is not None:
         with_noise(backbone, recipe.train.neftune_alpha)

@@ -6,7 +6,7 @@ The proof of each kind, its folder's prove.py, is independent; they share only t
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -101,7 +101,7 @@ def adapted(model: PreTrainedModel, folder: Path) -> PeftModel:
     Raises: AdapterError if peft rejects it.
     """
     try:
-        with shapes_alone() if _is_plain(folder) else nullcontext():
+        with shapes_alone(_is_plain(folder)):
             return PeftModel.from_pretrained(model, str(folder)).eval()
     except (RuntimeError, ValueError, TypeError, KeyError) as error:
         reason = in_one_line(error)
