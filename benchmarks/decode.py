@@ -7,7 +7,8 @@ same number of tokens whatever these say of an end, and take turns on the same n
 ptune         the engine: its thread, scheduler and sampling, all but HTTP; profile int8 (--profile), fp32 and int4
 ptune +N      the same with N rows under N different LoRA adapters, r16 on all linear layers, of random weights
 llama.cpp     its C interface straight, without its server or sampler (ptune.llama_cpp.library): Q8_0 of the same weights, and
-              the Q4_1 file that the weights come from. The library of the xllamacpp wheel, or --llama-library libllama.so
+              the Q4_1 file that the weights come from. The library of the xllamacpp wheel, or --llama-library libllama.so.
+              With --llama-quantize also Q4_0 and Q4_K_M, which that program makes of the Q4_1 file
 transformers  generate() in float32, sdpa
 genai         onnxruntime-genai, int4 by its own builder
 
@@ -29,6 +30,7 @@ import functools
 import itertools
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -48,13 +50,17 @@ from benchmarks.decode_tables import (
     GENAI,
     GOALS_OF_LARGE,
     INT4,
+    LLAMA_CPP,
     MEMORY,
     MODEL,
     NAMES,
     OURS,
     Q4,
+    Q4_0,
+    Q4_K_M,
     Q8,
     QUALITY,
+    QUANTIZED,
     RATIOS,
     TABLES,
     Figure,
@@ -64,7 +70,7 @@ from benchmarks.decode_tables import (
     sides,
     windows,
 )
-from benchmarks.gguf_files import SHAPES, source_file, write_q8_0, write_random
+from benchmarks.gguf_files import SHAPES, source_file, write_q8_0, write_quantized, write_random
 from benchmarks.goals import Goal, Row, host, judged, keep, shown, warn_of_others
 from benchmarks.sides import RESULTS, Measured, Ratio, interval, ratio
 from benchmarks.workers import Piece, Workers, disturbed
@@ -181,11 +187,14 @@ def adapter_row(
 def quality_rows(setting: Setting) -> dict[str, Row]:
     """KL and top-1 of the 8-bit profile and of int4 against fp32; the peers' beside them, without a goal."""
     ids = conversations(setting.data, setting.bundle, 2, setting.quality_tokens)
-    files = {Q8: setting.q8, Q4: source_file(setting.model)}
-    suffixes = {setting.profile: "8bit", Q8: "llamacpp_q8", Q4: "llamacpp_q4", GENAI: "genai_int4"}
+    files = setting.gguf_files()
+    suffixes = {
+        setting.profile: "8bit", Q8: "llamacpp_q8", Q4: "llamacpp_q4", Q4_0: "llamacpp_q4_0",
+        Q4_K_M: "llamacpp_q4_k_m", GENAI: "genai_int4",
+    }  # fmt: skip
     if "kl_int4" in setting.only:
         suffixes["int4"] = "int4"
-    profiles = [profile for profile in suffixes if profile not in {*files, GENAI}]
+    profiles = [profile for profile in suffixes if profile not in {*LLAMA_CPP, GENAI}]
     genai = genai_folder(setting) if setting.has(GENAI) else None
     open_side = functools.partial(
         quality, setting.bundle, profiles, setting.library, files, genai, setting.threads
@@ -298,6 +307,12 @@ def options() -> tuple[Setting, bool]:
     parser.add_argument("--machine", default="", help="a name for this machine, for a file of its own")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--llama-library", type=Path, default=wheel_library())
+    parser.add_argument(
+        "--llama-quantize",
+        type=Path,
+        default=shutil.which("llama-quantize"),
+        help="llama.cpp's program; without it no Q4_0 and no Q4_K_M",
+    )
     parser.add_argument("--only", nargs="+", default=list(NAMES), choices=NAMES, metavar="ROW")
     parser.add_argument("--pairs", type=int, default=PAIRS)
     parser.add_argument("--new-tokens", type=int, default=NEW)
@@ -318,13 +333,21 @@ def options() -> tuple[Setting, bool]:
     if "int4" not in Bundle.open(bundle).manifest.graphs:
         only = frozenset(name for name in only if "int4" not in name)
         print(f"{bundle} has no profile int4, so its rows are left out: export it with --profiles {profiles}")
-    if chosen.llama_library is not None:
-        write_q8_0(source_file(model), chosen.work / "q8_0.gguf")
     setting = Setting(
         bundle, chosen.profile, chosen.work, chosen.data, chosen.threads, chosen.llama_library, chosen.pairs,
-        chosen.new_tokens, chosen.quality_tokens, only, model, chosen.shape or "", chosen.machine,
+        chosen.new_tokens, chosen.quality_tokens, only, model, chosen.shape or "", chosen.machine, chosen.llama_quantize,
     )  # fmt: skip
+    write_gguf_files(setting)
     return setting, chosen.dry_run
+
+
+def write_gguf_files(setting: Setting) -> None:
+    """Writes what llama.cpp reads and is not there yet, all from one file."""
+    for piece, file in setting.gguf_files().items():
+        if piece == Q8:
+            write_q8_0(source_file(setting.model), file)
+        elif piece in QUANTIZED and setting.quantizer is not None:
+            write_quantized(source_file(setting.model), file, QUANTIZED[piece], setting.quantizer)
 
 
 def exported(model: str, bundle: Path, profiles: str, threads: int) -> Path:

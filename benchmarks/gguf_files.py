@@ -7,6 +7,7 @@ that both sides stand on the same dequantised weights, in the order of rows that
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,6 +122,19 @@ def write_q8_0(source: Path, target: Path) -> Path:
         else:
             writer.add_tensor(tensor.name, weights)
     finish(writer)
+    part.rename(target)
+    return target
+
+
+def write_quantized(source: Path, target: Path, kind: str, quantizer: Path) -> Path:
+    """A GGUF file in another of llama.cpp's types, such as Q4_K_M, by its own llama-quantize."""
+    if target.is_file():
+        return target
+    part = target.with_suffix(".part")
+    command: list[str | Path] = [quantizer, "--allow-requantize", source, part, kind]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{quantizer} did not write {kind}:\n{done.stdout[-2000:]}")
     part.rename(target)
     return target
 

@@ -30,6 +30,9 @@ SERVED_TOKENS = 4096  # in the KV cache of the table
 _PROVING = 640 * 2**20
 _POSITIONS = 16 * 32
 _QUERIES, _CONTEXT_BYTES = 320, 1 << 29
+_IN_COMPANY = 32 * (
+    48 + 16
+)  # tokens in the KV cache: of sequences that are answered together, prompts and answers
 
 Command = Literal["train", "evaluate", "merge", "export", "serve"]
 
@@ -118,7 +121,8 @@ def _exporting(
     computed = (
         reference + 6 * numbers
     )  # of the base, of random factors and of the adapter, and what makes them
-    return _PROVING + max(read or 0, written, computed, beside + opened + max(6 * numbers, scores + numbers))
+    served = opened + max(6 * numbers, scores + numbers, kept * _IN_COMPANY + numbers)
+    return _PROVING + max(read or 0, written, computed, beside + served)
 
 
 def _kept_in_files(recipe: Recipe, sizes: Sizes) -> bool:

@@ -143,15 +143,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
                 f"adapter {record.name!r} missed its gate with {form.title}, which this server computes with: start the"
                 " server again, and it will not"
             )
-        return self._fitting(load_adapter(folder, self.signature))
-
-    def _fitting(self, adapter: Adapter) -> Adapter:
-        """Raises: AdapterError for one that this cache has no place for."""
-        if adapter.prefix is not None and not self._cache.takes_prefixes:
-            raise AdapterError(
-                f"adapter {adapter.name!r} brings keys and values, and this bundle's int8 cache was exported before such adapters"
-                " were served: export it again, or leave out --kv-cache-dtype"
-            )
+        adapter = load_adapter(folder, self.signature)
+        self._cache.require_place(adapter.name, adapter.prefix)
         return adapter
 
     def _replay(self, bundle: Bundle, profile: str) -> float:
@@ -189,7 +182,8 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         the adapter stays in memory until `drop_adapter`, or `load_adapter` of its name, as it could not be read again.
         Raises: AdapterError where it does not fit the base, or `adapter_bytes`.
         """
-        adapter = self._fitting(adapter_of(name, config, tensors, self.signature))
+        adapter = adapter_of(name, config, tensors, self.signature)
+        self._cache.require_place(adapter.name, adapter.prefix)
         return self._registry.put(record_of(adapter), adapter, adapter.bytes)
 
     def submit(self, request: Request, deliver: Callable[[Token], None]) -> Ticket:
@@ -227,18 +221,23 @@ class Engine(EngineBase[EngineOptions, TokenSequence, Adapter, list[Chunk]]):
         return [list(until_finish(tokens)) for tokens in queues]
 
     def logits(
-        self, ids: Sequence[Sequence[int]], adapters: Sequence[str], pictures: Sequence[Picture] = ()
+        self,
+        ids: Sequence[Sequence[int]],
+        adapters: Sequence[str],
+        pictures: Sequence[Picture] = (),
+        positions: Sequence[Sequence[int] | None] | None = None,
     ) -> list[Logits]:
-        """Computes logits [tokens, vocab] of token lists, each under its adapter: mixed and chunked as requests are. Rows of
-        `pictures` may be among the tokens. Raises: RequestError for a list that cannot be served; PtuneError where the step fails.
+        """Computes logits [positions, vocab] of token lists, each under its adapter: mixed and chunked as requests are. Rows of
+        `pictures` may be among the tokens. positions: ascending, of each list; None: all.
+        Raises: RequestError for a list that cannot be served; PtuneError where the step fails.
         """
         with self._changed:
             self._require_open()
             sequences = []
-            for tokens, name in zip(ids, adapters, strict=True):
+            for tokens, name, kept in zip(ids, adapters, positions or [None] * len(ids), strict=True):
                 vocab = self.vocab_size(name)
                 require_tokens(tokens, 0, vocab, self.longest(adapter=name), pictures)
-                sequences.append(ScoredSequence(tokens, None, vocab, pictures))
+                sequences.append(ScoredSequence(tokens, vocab, pictures, kept))
             for sequence, name in zip(sequences, adapters, strict=True):
                 self._enqueue(sequence, name, len(sequence.tokens))
         for sequence in sequences:

@@ -32,7 +32,13 @@ class Computing(Protocol):
     @property
     def adapters(self) -> list[str]: ...
 
-    def logits(self, ids: Sequence[Sequence[int]], adapters: Sequence[str]) -> list[Array]: ...
+    def logits(
+        self,
+        ids: Sequence[Sequence[int]],
+        adapters: Sequence[str],
+        *,
+        positions: Sequence[Sequence[int]] | None,
+    ) -> list[Array]: ...
 
     def generate_all(self, requests: Sequence[Request]) -> list[list[Token]]: ...
 
@@ -62,21 +68,25 @@ def record(
     chosen = [(list(prompt), adapter) for adapter in adapters for prompt in prompts]
     greedy = _continue(engine, chosen)
     sequences = [prompt + more for (prompt, _), more in zip(chosen, greedy, strict=True)]
-    logits = engine.logits(sequences, [adapter for _, adapter in chosen])
+    positions = [
+        range(max(0, len(prompt) - PROMPT_POSITIONS), len(tokens) - 1)
+        for (prompt, _), tokens in zip(chosen, sequences, strict=True)
+    ]
+    logits = engine.logits(sequences, [adapter for _, adapter in chosen], positions=positions)
     cases = [
-        _case(prompt, adapter, more, rows)
-        for (prompt, adapter), more, rows in zip(chosen, greedy, logits, strict=True)
+        _case(prompt, adapter, more, where, rows)
+        for (prompt, adapter), more, where, rows in zip(chosen, greedy, positions, logits, strict=True)
     ]
     return golden.Golden[Case](tolerance=tolerance, cases=cases).dump()
 
 
-def _case(prompt: list[int], adapter: str, greedy: list[int], logits: Array) -> Case:
-    positions = list(range(max(0, len(prompt) - PROMPT_POSITIONS), len(prompt) + len(greedy) - 1))
-    best = [most_likely(log_softmax(logits[position]), TOP) for position in positions]
+def _case(prompt: list[int], adapter: str, greedy: list[int], positions: range, logits: Array) -> Case:
+    """logits: [positions, vocab]."""
+    best = [most_likely(log_softmax(row), TOP) for row in logits]
     return Case(
         adapter=adapter,
         input=prompt,
-        positions=positions,
+        positions=list(positions),
         top=[[token for token, _ in tokens] for tokens in best],
         values=[[round(logprob, golden.DIGITS) for _, logprob in tokens] for tokens in best],
         greedy=greedy,
@@ -137,9 +147,13 @@ def _divergence(expected: Array, found: Array) -> Array:
 
 def _logprobs(engine: Computing, cases: Sequence[Case]) -> list[Array]:
     """Log-probabilities [positions, top] of each case."""
-    logits = engine.logits([case.input + case.greedy for case in cases], [case.adapter for case in cases])
+    logits = engine.logits(
+        [case.input + case.greedy for case in cases],
+        [case.adapter for case in cases],
+        positions=[case.positions for case in cases],
+    )
     return [
-        np.take_along_axis(log_softmax(rows[case.positions]), np.array(case.top), axis=-1)
+        np.take_along_axis(log_softmax(rows), np.array(case.top), axis=-1)
         for case, rows in zip(cases, logits, strict=True)
     ]
 

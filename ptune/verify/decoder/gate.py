@@ -120,7 +120,10 @@ def opened(bundle: Bundle, form: Form, threads: int) -> Engine:
 
 def of_engine(engine: Engine, texts: Sequence[OwnPart], name: str) -> Iterator[Array]:
     """The engine's log-probabilities of each text's own part."""
-    return (log_softmax(engine.logits([ids], [name])[0][start:]) for ids, start in texts)
+    return (
+        log_softmax(engine.logits([ids], [name], positions=[range(start, len(ids))])[0])
+        for ids, start in texts
+    )
 
 
 def logprobs(

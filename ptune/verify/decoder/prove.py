@@ -40,7 +40,7 @@ from ptune.verify.reference import (
     with_peft_biases,
 )
 
-AT_ONCE = 4  # probes in the engine at once, each under every name: all their logits are in memory
+AT_ONCE = 4  # probes in the engine at once, each under every name: all their wanted logits are in memory
 
 
 @dataclass(frozen=True)
@@ -315,6 +315,7 @@ def _engine_logprobs(
     for start in range(0, max(map(len, probes.values())), AT_ONCE):
         jobs = [(name, at) for name in probes for at in range(start, min(start + AT_ONCE, len(probes[name])))]
         asked = [probes[name][at] for name, at in jobs]
-        logits = engine.logits([probe.ids for probe in asked], [name for name, _ in jobs], pictures)
-        for (name, at), probe, rows in zip(jobs, asked, logits, strict=True):
-            yield name, at, log_softmax(rows[list(probe.wanted)])
+        wanted = [probe.wanted for probe in asked]
+        logits = engine.logits([probe.ids for probe in asked], [name for name, _ in jobs], pictures, wanted)
+        for (name, at), rows in zip(jobs, logits, strict=True):
+            yield name, at, log_softmax(rows)

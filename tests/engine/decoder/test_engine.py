@@ -56,6 +56,20 @@ def test_mixed_chunked_batch_has_the_logits_of_transformers_alone(tiny: TinyBund
         np.testing.assert_allclose(found, tiny.logits(sequence, name), atol=LIMIT)
 
 
+def test_logits_at_some_positions_are_those_of_transformers(tiny: TinyBundle, engine: Engine) -> None:
+    ids, wanted = prompts(31, 7, 18, 26), [[0, 7, 8, 30], [6], [], [*range(10, 26)]]
+    names = ["wide", "base", "narrow", "wide"]
+    found = engine.logits(ids, names, positions=wanted)  # chunks have 8 tokens
+    for sequence, name, at, rows in zip(ids, names, wanted, found, strict=True):
+        np.testing.assert_allclose(rows, tiny.logits(sequence, name)[at], atol=LIMIT)
+
+
+@pytest.mark.parametrize("wanted", [[7], [-1], [3, 2], [2, 2]])
+def test_positions_that_a_list_has_not_are_refused(engine: Engine, wanted: list[int]) -> None:
+    with pytest.raises(ValueError, match="of 7 tokens"):
+        engine.logits(prompts(7), ["base"], positions=[wanted])
+
+
 def test_base_alone_runs_with_rank_0(tiny: TinyBundle, engine: Engine) -> None:
     [ids] = prompts(20)
     [found] = engine.logits([ids], ["base"])

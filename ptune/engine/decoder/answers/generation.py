@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 from ptune.codecs.vision import FIRST_ROW
-from ptune.engine.adapters.lora import Adapter
 from ptune.engine.decoder.answers.token_rules import TokenRules
 from ptune.engine.decoder.drafts.ngram import NgramProposer
 from ptune.engine.decoder.inputs.images import Picture
@@ -216,17 +215,30 @@ class SampledSequence(RequestSequence):
 
 
 class ScoredSequence(AwaitedSequence):
-    """Keeps the logits of every token, for comparison with another implementation."""
+    """Keeps logits [positions, vocab], for comparison with another implementation. positions: ascending; None: all."""
 
     def __init__(
-        self, ids: Sequence[int], adapter: Adapter | None, vocab_size: int, pictures: Sequence[Picture] = ()
+        self,
+        ids: Sequence[int],
+        vocab_size: int,
+        pictures: Sequence[Picture] = (),
+        positions: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(ids, adapter, pictures)
-        self.logits = np.empty((len(self.tokens), vocab_size), np.float32)
+        super().__init__(ids, pictures=pictures)
+        self._positions = np.arange(len(self.tokens)) if positions is None else np.asarray(positions, int)
+        if (
+            not np.isin(self._positions, np.arange(len(self.tokens))).all()
+            or (np.diff(self._positions) <= 0).any()
+        ):
+            raise ValueError(
+                f"positions {positions} of {len(self.tokens)} tokens are not ascending ones of these"
+            )
+        self.logits = np.empty((len(self._positions), vocab_size), np.float32)
 
     def take(self, chunk: Chunk, logits: Logits) -> None:
         start = chunk.start - self.virtual
-        self.logits[start : start + chunk.count] = logits
+        first, last = np.searchsorted(self._positions, (start, start + chunk.count))
+        self.logits[first:last] = logits[self._positions[first:last] - start]
         if chunk.newest:
             self.end("length")
 

@@ -28,7 +28,7 @@ from ptune.engine.decoder.cache.lazy_memory import GIVE_BACK, PAGE_BYTES, LazyMe
 from ptune.engine.decoder.cache.snapshots import Snapshots
 from ptune.engine.decoder.cache.states import States
 from ptune.engine.onnx_graph import Array
-from ptune.errors import UsageError
+from ptune.errors import AdapterError, UsageError
 from ptune.formats.bundle import FLOAT_CACHE, INT8_CACHE_SCALES, CacheType
 from ptune.formats.signature import Signature
 
@@ -92,6 +92,14 @@ class KvCache:
         self._slid = [0] * slots  # of these, the first ones that layers with a window have given back
         self.slid_bytes = 0  # that were given back so, since the start
         self._last: tuple[tuple[int, int], Mapping[str, Array]] | None = None
+
+    def require_place(self, adapter: str, prefix: Prefix | None) -> None:
+        """Raises: AdapterError for an adapter with keys and values of its own that this cache cannot hold."""
+        if prefix is not None and not self.takes_prefixes:
+            raise AdapterError(
+                f"adapter {adapter!r} brings keys and values, and this bundle's int8 cache was exported before such adapters"
+                " were served: export it again, or leave out --kv-cache-dtype"
+            )
 
     @classmethod
     def within(
