@@ -15,7 +15,15 @@ import numpy.typing as npt
 from ptune.data.problems import Problems
 from ptune.data.read import DataFile
 from ptune.data.readers.delimited import Delimited
-from ptune.data.shapes.conversations import SHAPES, SOURCE_AND_TARGET, Convertible, Judged, Shape, recognise
+from ptune.data.shapes.conversations import (
+    SHAPES,
+    SOURCE_AND_TARGET,
+    Convertible,
+    Judged,
+    Preferred,
+    Shape,
+    recognise,
+)
 from ptune.data.shapes.named_columns import names_in, options_for, proposed
 from ptune.data.shapes.row_weights import Weights
 from ptune.errors import DataError
@@ -51,6 +59,7 @@ class Source:
     unread: tuple[str, ...] = ()  # columns that the shape does not use
     left_out: Mapping[str, int] = field(default_factory=dict)  # entries that are skipped, by reason
     weights: Weights = field(default_factory=Weights)
+    prompts: array[int] = field(default_factory=lambda: array("Q"))  # a hash of what each sample answers
 
     def samples(self, problems: Problems) -> Iterator[Sample]:
         """Yields the file's conversations in order; unusable rows go to `problems`. A row of weight 0 is not there."""
@@ -90,7 +99,7 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
 
     Raises: DataError if the file as a whole cannot be used.
     """
-    problems, columns, ranks = file.problems(), set[str](), array("Q")
+    problems, columns, ranks, prompts = file.problems(), set[str](), array("Q"), array("Q")
     shape: Shape | None = None
     first: list[dict[str, Any]] = []  # rows before a shape is known
     readable, broken, weights = 0, False, Weights()
@@ -110,7 +119,9 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
                     broken = True  # reported when the row is encoded
                 else:
                     weights.count(weight)
-                    ranks += array("Q", [_rank(conversation, seed)] if weight and seed is not None else [])
+                    if weight and seed is not None:
+                        ranks.append(_rank(conversation, seed))
+                        prompts.append(_prompt(conversation, seed, ranks[-1]))
             if readable % _NOTED_EVERY == 0:
                 progress.advance(0, note=f"{readable} rows")
         progress.advance()
@@ -121,7 +132,7 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
     shape = shape or _unknown(file, columns, shapes, first)
     weights.column = shape.weight if shape.weight in columns else None
     left_out = {**getattr(file.reader, "left_out", {}), **weights.left_out}
-    source = Source(file, shape, total, ranks, tuple(shape.unread(columns)), left_out, weights)
+    source = Source(file, shape, total, ranks, tuple(shape.unread(columns)), left_out, weights, prompts)
     if (broken or problems.count) and (total > _MANY_ROWS or (seed is not None and len(ranks) < 2)):
         # Encoding might find more, but takes long; and faults of rows explain why there are too few.
         source.check()
@@ -131,6 +142,18 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
 
 def _weight(file: DataFile, shape: Shape, row: dict[str, Any]) -> float:
     return shape.weight_of(row, text=file.text_only)
+
+
+def lowest_of_prompts(sources: Sequence[Source]) -> npt.NDArray[np.uint64]:
+    """The rank of each sample, which is the lowest of those that answer the same prompt, so that they are held out together."""
+    ranks, prompts = (
+        np.concatenate([np.frombuffer(one, np.uint64) for one in some])
+        for some in ([source.ranks for source in sources], [source.prompts for source in sources])
+    )
+    known, of = np.unique(prompts, return_inverse=True)
+    lowest = np.full(len(known), np.iinfo(np.uint64).max, np.uint64)
+    np.minimum.at(lowest, of, ranks)
+    return lowest[of]
 
 
 def hold_out(ranks: npt.NDArray[np.uint64], share: float, *, together: bool = False) -> npt.NDArray[np.bool_]:
@@ -152,9 +175,17 @@ def hold_out(ranks: npt.NDArray[np.uint64], share: float, *, together: bool = Fa
 
 def _rank(conversation: Convertible, seed: int) -> int:
     """The first 8 bytes of a SHA-256; of judged answers over the prompt alone, so that all answers to it go together."""
-    ranked = conversation.prompt if isinstance(conversation, Judged) else asdict(conversation)
-    content = json.dumps([seed, ranked], sort_keys=True, default=str)
-    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:8], "big")
+    return _hash(conversation.prompt if isinstance(conversation, Judged) else asdict(conversation), seed)
+
+
+def _prompt(conversation: Convertible, seed: int, rank: int) -> int:
+    """A hash of the prompt of a pair of answers; of all else its rank."""
+    return _hash(conversation.prompt, seed) if isinstance(conversation, Preferred) else rank
+
+
+def _hash(content: Any, seed: int) -> int:
+    text = json.dumps([seed, content], sort_keys=True, default=str)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def _known(columns: set[str], shapes: Sequence[Shape]) -> Shape | None:

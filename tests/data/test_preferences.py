@@ -191,3 +191,15 @@ def test_fields_that_a_loss_does_not_have_are_refused() -> None:
 def test_every_shape_is_tried_here() -> None:
     rows = [*SAME.values(), {"instruction": "", "chosen": "", "rejected": ""}]
     assert {recognise(row, PREFERENCES).name for row in rows} == {shape.name for shape in PREFERENCES}
+
+
+def test_all_pairs_of_a_prompt_are_held_out_together(codec: ChatCodec, tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"{number % 30}?", "chosen": f" yes {number}", "rejected": f" no {number}"}
+        for number in range(120)
+    ]
+    read(tmp_path, *rows)
+    made = dataset.load(Data(files=(tmp_path / "pairs.jsonl",)), Preference(), codec, seed=3)
+    asked = [{one.ids[: one.targets.index(True)] for one in part} for part in (made.train, made.validation)]
+    assert asked[0].isdisjoint(asked[1])
+    assert (len(made.train), len(made.validation)) == (2 * 108, 2 * 12)

@@ -16,6 +16,7 @@ from ptune.codecs.album import Album
 from ptune.codecs.chat import ChatCodec
 from ptune.codecs.vision import Vision
 from ptune.config.chat import Chat
+from ptune.config.preference import Preference
 from ptune.config.recipe import Data
 from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.examiner import Examiner
@@ -35,7 +36,7 @@ from ptune.data.shapes.by_task import shapes_of
 from ptune.data.shapes.conversations import Askable
 from ptune.data.shapes.row_weights import check_named, told
 from ptune.data.shapes.translations import in_columns
-from ptune.data.source import Source, hold_out, open_source
+from ptune.data.source import Source, hold_out, lowest_of_prompts, open_source
 from ptune.errors import DataError
 from ptune.formats import cache
 from ptune.formats.whole_write import whole_folder
@@ -190,9 +191,11 @@ class _Making:
 
         Raises: DataError if a file has rows that cannot be used.
         """
-        ranks = [np.frombuffer(source.ranks, np.uint64) for split, source in sources if split == "train"]
-        share, together = self.data.validation_share, isinstance(self.encoding.task, UnpairedPreference)
-        held = iter(hold_out(np.concatenate(ranks), share, together=together) if self.holds_out else ())
+        training = [source for split, source in sources if split == "train"]
+        share = self.data.validation_share
+        together = isinstance(self.encoding.task, Preference | UnpairedPreference)
+        ranks = lowest_of_prompts(training) if self.holds_out else None
+        held = iter(() if ranks is None else hold_out(ranks, share, together=together))
         described, refused, total = [], [], sum(source.row_count for _, source in sources)
         with Progress("tokenising", total, unit="rows") as progress:
             for name, source in sources:

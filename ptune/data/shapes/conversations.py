@@ -116,6 +116,13 @@ Askable: TypeAlias = Conversation | Completion
 """What has a question and an answer."""
 
 
+def _asked(answered: Askable) -> str | tuple[Row, ...]:
+    """What stands before an answer, where nothing of it is a target."""
+    if isinstance(answered, Completion):
+        return answered.question
+    return tuple(takewhile(lambda message: message.get("train") is False, answered.messages))
+
+
 @dataclass(frozen=True)
 class Preferred:
     """Two answers to one prompt, the better one first."""
@@ -126,6 +133,11 @@ class Preferred:
     def examples(self, codec: ChatCodec, train_on: Literal["assistant", "last"]) -> list[Example]:
         """Tokens and targets of both, in that order. Raises: TemplateError."""
         return [side.example(codec, train_on) for side in (self.chosen, self.rejected)]
+
+    @property
+    def prompt(self) -> str | tuple[Row, ...]:
+        """What was asked: the text, or the messages, before the answers."""
+        return _asked(self.chosen)
 
     @property
     def question(self) -> str:
@@ -152,9 +164,7 @@ class Judged:
     @property
     def prompt(self) -> str | tuple[Row, ...]:
         """What was asked: the text, or the messages, before the answer."""
-        if isinstance(self.answered, Completion):
-            return self.answered.question
-        return tuple(takewhile(lambda message: message.get("train") is False, self.answered.messages))
+        return _asked(self.answered)
 
     @property
     def question(self) -> str:
