@@ -10,11 +10,15 @@ from support import tiny_models
 from support.seq2seq_models import seq2seq
 from transformers.integrations.neftune import activate_neftune
 
+from ptune.codecs.chat import Example
 from ptune.config.classification import TextClassification
 from ptune.config.recipe import Recipe, Train
+from ptune.data.shapes.preferences import Pair
 from ptune.errors import RecipeError
 from ptune.methods.lora import Lora
 from ptune.training.layers.noise import check_noise, with_noise
+from ptune.training.rows.answer_rows import answer_rows
+from ptune.training.rows.packing import ALONE
 from ptune.training.rows.segments import segments
 
 IDS = torch.tensor([[3, 60, 17, 101, 42, 301, 9]])
@@ -46,6 +50,29 @@ def test_packed_texts_have_each_their_own() -> None:
     for text, length in ((noise[:2], 2), (noise[2:], 5)):
         limit = 2 / (length * 64) ** 0.5
         assert 0.9 * limit < text.abs().max() <= limit * 1.0001
+
+
+def test_answers_that_share_their_prompt_in_a_row_have_each_their_own() -> None:
+    def answer(first: int, count: int) -> Example:
+        ids = (3, 60, 17, 101, *range(first, first + count))
+        return Example(ids, (False,) * 4 + (True,) * count)
+
+    pairs = [
+        Pair(answer(10, 4), answer(50, 8), "train", 0),
+        Pair(answer(110, 20), answer(150, 3), "train", 1),
+    ]
+    ours, plain = tiny_models.model("llama").train(), tiny_models.model("llama")
+    with_noise(ours, 2.0)
+    (rows,) = answer_rows(pairs, 4096, torch.device("cpu"), ALONE, packed=True)
+    (batch,) = rows.passes
+    with segments(batch.lengths, batch.shared), torch.no_grad():
+        noisy = ours.get_input_embeddings()(batch.input_ids)
+    noise = (noisy - plain.get_input_embeddings()(batch.input_ids))[0].abs().amax(1)
+    answers = noise[4:16], noise[20:43]  # behind each prompt of four tokens
+    parts = (*answers[0].split((4, 8)), *answers[1].split((20, 3)))
+    for part, length in zip(parts, (8, 12, 24, 7), strict=True):
+        limit = 2 / (length * 64) ** 0.5
+        assert 0.9 * limit < part.max() <= limit * 1.0001
 
 
 def test_nothing_is_added_to_what_is_measured() -> None:

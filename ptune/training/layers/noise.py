@@ -47,6 +47,6 @@ def _widths(found: torch.Tensor, alpha: float) -> torch.Tensor:
     """[1, tokens, 1] half the width of each token's noise; the texts in a row are those of the forward pass."""
     tokens, width = found.shape[-2:]
     lengths = lengths_now()
-    lengths = lengths if sum(lengths) == tokens else [tokens]
-    each = [alpha / (length * width) ** 0.5 for length in lengths for _ in range(length)]
+    lengths = lengths if len(lengths) == tokens else [tokens] * tokens
+    each = [alpha / (length * width) ** 0.5 for length in lengths]
     return torch.tensor(each, dtype=found.dtype, device=found.device)[None, :, None]

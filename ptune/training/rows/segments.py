@@ -80,8 +80,13 @@ def segments(lengths: Sequence[int], shared: Shared | None = None) -> Iterator[N
 
 
 def lengths_now() -> list[int]:
-    """The lengths of the examples in the row of this forward pass; none where nobody has set them."""
-    return _current.lengths
+    """The length of each token's example in the row of this forward pass; none where nobody has set them.
+
+    Of a token that several examples share, that of one of them.
+    """
+    each = [length for length in _current.lengths for _ in range(length)]
+    shared = _current.shared
+    return each if shared is None else [each[place] for place in shared.places.tolist()]
 
 
 @contextlib.contextmanager
