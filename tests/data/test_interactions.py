@@ -154,3 +154,13 @@ def test_files_that_mean_nothing_here_are_refused(tmp_path: Path) -> None:
     for data in (Data(), Data(files=asked.data.files, test=asked.data.files)):
         with pytest.raises(DataError, match=r"data\."):
             read_interactions(asked.model_copy(update={"data": data}))
+
+
+def test_pairs_to_train_on_stand_file_after_file(tmp_path: Path) -> None:
+    """As the parts of a mixture do, of which `data.weights` says how much is trained on."""
+    had = [(user, item) for user in ("ann", "bob", "cid") for item in "abcdef"]
+    one, other = recipe(tmp_path, rows(had[::2]), "one.csv"), recipe(tmp_path, rows(had[1::2]), "other.csv")
+    both = one.model_copy(update={"data": Data(files=(*one.data.files, *other.data.files))})
+    files = [pair.file.name for pair in read_interactions(both).pairs().rows["train"]]
+    assert len(set(files)) == 2
+    assert files == sorted(files)  # by name, too
