@@ -142,7 +142,8 @@ class Order:
         return f"{steps} steps of {self.batch_size} examples{each}, {passes:.3g} passes over {self.examples}{begun}{least}{early}"
 
     def _by_epochs(self, train: Train) -> int:
-        return self.each * math.ceil(train.epochs * self.examples / self.batch_size)
+        epochs = Fraction(repr(train.epochs))  # as written: 1.1 * 100 is more than 110 in floats
+        return self.each * math.ceil(epochs * self.examples / self.batch_size)
 
 
 def step_seed(seed: int, step: int, process: int) -> int:

@@ -142,3 +142,12 @@ def test_steps_that_learn_from_the_same_examples(examples: int, size: int, each:
         several.told(train).split("examples, ")[-1].split(", ")[-1]
         == once.told(train).split("examples, ")[-1]
     )
+
+
+@pytest.mark.parametrize(
+    ("epochs", "examples", "size", "steps"), [(1.1, 100, 10, 11), (1.1, 50, 5, 11), (0.3, 10, 2, 2)]
+)
+def test_passes_that_come_out_even_make_no_further_step(
+    epochs: float, examples: int, size: int, steps: int
+) -> None:
+    assert Order(examples, size, 0).steps(Train(epochs=epochs)) == steps
