@@ -28,6 +28,7 @@ from ptune.backbone.locate import Source
 from ptune.backbone.packed_folder import settings_of
 from ptune.backbone.quantize import Quantization
 from ptune.config.recipe import Backbone
+from ptune.engine.memory import trim
 from ptune.errors import FormatError, PtuneError, in_one_line
 from ptune.formats.cache import code_hash, key_of, place_for
 from ptune.formats.whole_write import read_json, whole_folder, write_json
@@ -70,6 +71,7 @@ def packed(
             return model, sha256
         del model  # from here on its weights are views of the kept files, as in later commands
         gc.collect()  # a packed weight and its layer know each other
+        trim()
         _forget_peak()
         return _found(place, kind, read) or _hashed(quantized())
 

@@ -18,13 +18,20 @@ PROCESS_BYTES = 350 * 2**20
 """What a server takes beside its models: its code, its buffers, what it computes with."""
 
 
-def opened_bytes(served: int, head: int, *, nf4: bool) -> int:
-    """Memory of exported weights in onnxruntime, in bytes.
+UNPACKED = 3
+"""Times the largest weight that onnxruntime's arena, which grows in powers of two, keeps for unpacking weights in nf4."""
+
+
+def opened_bytes(served: int, head: int, largest: int, *, nf4: bool) -> int:
+    """Memory of exported weights in onnxruntime, and of what it unpacks as it computes, in bytes.
 
     served: bytes of their files. head: bytes of the output layer in float32, which an embedding shares or equals in size.
+    largest: bytes of the largest other weight in float32.
     """
     mapped = nf4 and served > LIGHT  # large weights stay in their file
-    return packed_bytes(served, head, nf4=nf4) + (0 if mapped else served)
+    return (
+        packed_bytes(served, head, nf4=nf4) + (0 if mapped else served) + (UNPACKED * largest if nf4 else 0)
+    )
 
 
 def packed_bytes(served: int, head: int, *, nf4: bool) -> int:
@@ -43,7 +50,8 @@ def predicted_bytes(bundle: Bundle, options: BatchOptions) -> int:
     if options.adapter_bytes is not None:
         adapters = min(adapters, options.adapter_bytes)
     head = min(_head_bytes(bundle), served)
-    return opened_bytes(served, head, nf4=profile == NF4) + adapters + reserved_bytes(bundle, options)
+    opened = opened_bytes(served, head, _largest_bytes(bundle), nf4=profile == NF4)
+    return opened + adapters + reserved_bytes(bundle, options)
 
 
 def weights_bytes(bundle: Bundle, profile: str) -> int:
@@ -137,6 +145,13 @@ def _head_bytes(bundle: Bundle) -> int:
     )  # of the first layer's queries, which reads what the embedding gives
     width = first.in_features if signature.ends is None and first else getattr(signature.ends, "width", 0)
     return 4 * signature.vocab_size * width
+
+
+def _largest_bytes(bundle: Bundle) -> int:
+    """Bytes of a decoder's largest weight that takes adapters, in float32; 0 of other models."""
+    signature = bundle.manifest.signature
+    sockets = signature.sockets if isinstance(signature, Signature) else ()
+    return max((4 * one.in_features * one.out_features for one in sockets), default=0)
 
 
 def _size(path: Path) -> int:

@@ -26,13 +26,12 @@ _TRAINING = 473 * 2**20
 _MERGING = 900 * 2**20
 SERVED_TOKENS = 4096  # in the KV cache of the table
 # The same of an export, and what its proof computes with: lists of log-probabilities at so many positions, and the scores of so
-# many queries in a context of so many bytes of keys and values (ptune.verify). Measured on a Llama of 1.17 billion weights.
-_PROVING = 640 * 2**20
+# many queries in a context of so many bytes of keys and values, or the keys and values of so many tokens (ptune.verify). Measured
+# on Llamas of 1.17 and 7.38 billion weights, where an export took 2.25 GB (2.3 by these sums) and 4.53 (4.1).
+_PROVING = 880 * 2**20
 _POSITIONS = 16 * 32
 _QUERIES, _CONTEXT_BYTES = 320, 1 << 29
-_IN_COMPANY = 32 * (
-    48 + 16
-)  # tokens in the KV cache: of sequences that are answered together, prompts and answers
+_PROVED_TOKENS = 2 * 16 * 256  # under the base and an adapter
 
 Command = Literal["train", "evaluate", "merge", "export", "serve"]
 
@@ -61,7 +60,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     served = sizes.served()["nf4" if nf4 else "fp32"]
     ends = 4 * sizes.head * (1 if sizes.tied else 2)
     layers = base - ends * _bytes_a_weight(recipe, ledger, sizes) // 4 if adapted else 4 * sizes.layers
-    answering = opened_bytes(served, 4 * sizes.head, nf4=nf4)
+    answering = opened_bytes(served, 4 * sizes.head, 4 * sizes.largest, nf4=nf4) + (trained if adapted else 0)
     # After a training the packed weights of a large base lie in files, whose pages the system takes back.
     kept = _kept_in_files(recipe, sizes)
     held, read = (ledger.weights + ledger.quantisation_state, 0) if kept else (0, loading)
@@ -121,7 +120,8 @@ def _exporting(
     computed = (
         reference + 6 * numbers
     )  # of the base, of random factors and of the adapter, and what makes them
-    served = opened + max(6 * numbers, scores + numbers, kept * _IN_COMPANY + numbers)
+    held = min(EngineOptions.kv_bytes, kept * _PROVED_TOKENS)
+    served = opened + max(6 * numbers, 4 * numbers + max(scores, held))
     return _PROVING + max(read or 0, written, computed, beside + served)
 
 

@@ -30,6 +30,7 @@ class Sizes:
     layers: int  # in what can be quantised: linear layers but the head's, and experts
     head: int  # 0 of a model without one
     tied: bool  # whether the head is the embedding
+    largest: int  # in one linear layer, or an expert's
 
     def trained_on(self) -> dict[str, int]:
         """Bytes of the frozen weights by how they are held. Of nf4 and int8 the other weights are in bfloat16."""
@@ -69,19 +70,20 @@ def without_weights(
 def sizes_of(model: PreTrainedModel) -> Sizes:
     """Counts the weights of a model, which may have shapes only."""
     head = model.get_output_embeddings()
-    layers = sum(
+    linear = [
         layer.weight.numel() for layer in model.modules() if type(layer) is nn.Linear and layer is not head
-    )
-    experts = sum(
-        parameter.numel()
+    ]
+    experts = [
+        parameter
         for _, module in experts_of(model)
         for parameter in (module.get_parameter(name) for name in weights_of(module))
-    )
+    ]
     return Sizes(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
-        layers=layers + experts,
+        layers=sum(linear) + sum(parameter.numel() for parameter in experts),
         head=0 if head is None else head.weight.numel(),
         tied=head is not None and head.weight is model.get_input_embeddings().weight,
+        largest=max([*linear, *(one.numel() // len(one) for one in experts)], default=0),
     )
 
 

@@ -15,6 +15,7 @@ from ptune.engine.adapters.lora import load_adapter
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, to_measure
 from ptune.engine.decoder.inputs.images import Picture
+from ptune.engine.memory import trim
 from ptune.errors import AdapterError
 from ptune.formats.bundle import BASE, FLOAT_CACHE, Bundle, Hop
 from ptune.formats.hop_log import note_hops
@@ -123,6 +124,7 @@ def prove(
     note_hops(BASE, hops[BASE][-1:])
     if server:  # after the engine is closed, so that memory holds the graph once
         report("the server")
+        trim()  # what the engine has left: the server is a process of its own
         for name, hop in served_hops(bundle, expected, threads, served).items():
             hops[name].append(hop)
             note_hops(name, [hop])
