@@ -157,14 +157,14 @@ def test_each_item_of_a_stream_is_complete_when_it_is_done(client: openai.OpenAI
     events = list(client.responses.create(**asked, stream=True))
     done = [event.item for event in events if event.type == "response.output_item.done"]
     assert [item.type for item in done] == ["message", "function_call", "function_call"]
-    assert [item.status for item in done] == ["completed"] * 3  # type: ignore[union-attr]
+    assert [item.status for item in done] == ["completed"] * 3
 
 
 def test_a_call_in_which_the_answer_ends_is_incomplete(client: openai.OpenAI, served: Any) -> None:
     served.engine.scripts = {"weather?": CALL.partition("Os")[0]}
     asked: Any = {"model": "pirate", "tools": [WEATHER], "input": "weather?"}
     [call] = client.responses.create(**asked).output
-    assert (call.type, call.status) == ("function_call", "incomplete")  # type: ignore[union-attr]
+    assert (call.type, call.status) == ("function_call", "incomplete")
 
 
 def test_instructions_and_what_a_developer_says_first_are_one_message() -> None:
