@@ -102,7 +102,8 @@ def only_adapter(
 
 def listed(inputs: Any) -> Sequence[Any]:
     """Inputs as a list. A single text or image is a list of one, as over HTTP: its letters are no texts of their own."""
-    return [inputs] if isinstance(inputs, str | bytes | Path) else inputs
+    alone = isinstance(inputs, str | bytes | Path) or hasattr(inputs, "getbands")  # PIL
+    return [inputs] if alone else inputs
 
 
 def check_options(kind: str, options: dict[str, Any], known: Iterable[str]) -> None:

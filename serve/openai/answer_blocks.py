@@ -21,6 +21,7 @@ class Block:
     call_id: str = ""
     name: str = ""  # of the function that is called
     cut: bool = False  # of a call: the answer ended in it
+    followed: bool = False  # another block began behind it, so it is whole
     item_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
@@ -105,6 +106,8 @@ class AnswerBlocks:
         yield self._grow(text)
 
     def _begin(self, block: Block) -> Iterator[BlockEvent]:
+        if self._open is not None:
+            self._open.followed = True
         yield from self._close()
         self.blocks.append(block)
         self._open = block

@@ -21,6 +21,7 @@ from ..fields.known_fields import NOT_BUILT, THINKING, Harmless, Request
 from ..fields.message import Body, Message, Text, Tools, no_nul
 from ..http.errors import UNSUPPORTED
 from .rendering import Rendered, Rendering
+from .tool_choice import ToolChoice
 
 MAX_MESSAGES = 4096
 MAX_PROMPTS = 128
@@ -54,34 +55,11 @@ def _prompts(prompt: Any) -> Any:
     return prompts
 
 
-def _tool_choice(choice: Any) -> Any:
-    """A word; {"type": "function", "function": {"name"}} becomes "=" and the function's name."""
-    if choice in ("none", "auto", "required"):
-        return choice
-    function = (
-        choice.get("function") if isinstance(choice, dict) and choice.get("type") == "function" else None
-    )
-    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
-        raise ValueError(
-            'must be "none", "auto", "required" or {"type": "function", "function": {"name": …}}'
-        )
-    return f"={function['name']}"
-
-
 _ONE_OR_MORE_TEXTS: dict[str, Any] = {
     "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]
 }
 _TOKENS: dict[str, Any] = {"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}
 _ANY_PROMPT = {"type": "array", "items": {"anyOf": [{"type": "string"}, _TOKENS]}, "minItems": 1}
-_NAMED = {
-    "type": "object",
-    "properties": {
-        "type": {"const": "function"},
-        "function": {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]},
-    },
-    "required": ["type", "function"],
-}
-
 Stop = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(no_nul)]
 Stops = Annotated[
     list[Stop], Field(max_length=MAX_STOPS), BeforeValidator(_listed), WithJsonSchema(_ONE_OR_MORE_TEXTS)
@@ -91,11 +69,6 @@ Prompts = Annotated[
     Field(min_length=1, max_length=MAX_PROMPTS),
     BeforeValidator(_prompts),
     WithJsonSchema({"anyOf": [{"type": "string"}, _TOKENS, _ANY_PROMPT]}),
-]
-ToolChoice = Annotated[
-    str,
-    BeforeValidator(_tool_choice),
-    WithJsonSchema({"anyOf": [{"enum": ["none", "auto", "required"]}, _NAMED]}),
 ]
 TokenId = Annotated[int, Field(ge=0)]
 TokenKey = Annotated[int, Field(strict=False)]  # a JSON key is a string

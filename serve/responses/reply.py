@@ -86,7 +86,7 @@ class ResponseReply:
 
     def _status(self, block: Block, of_response: str = "") -> str:
         """Of an item: only the last one can have been cut, or be in progress."""
-        if self._blocks.finish == "stop" or block is not self._blocks.blocks[-1]:
+        if block.followed or (self._blocks.finish == "stop" and not block.cut):
             return "completed"
         return "in_progress" if of_response == "in_progress" else "incomplete"
 

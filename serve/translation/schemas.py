@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from ptune.engine.decoder.request import Beams
+from ptune.errors import RequestError
 
 from ..encoders.retrieval_schemas import text_of
 from ..fields.known_fields import ANYWHERE, Harmless, Request
@@ -42,6 +43,13 @@ class TranslateRequest(Request):
     length_penalty: float = Field(default=1.0, ge=-10, le=10)
     return_token_ids: bool = False
     user: str | None = Field(default=None, max_length=1024)
+
+    @model_validator(mode="after")
+    def _penalty_needs_beams(self) -> TranslateRequest:
+        if self.num_beams == 1 and self.length_penalty != 1:
+            message = "length_penalty needs num_beams of 2 or more"
+            raise RequestError(message, param="length_penalty", code="invalid_value")
+        return self
 
     @property
     def beams(self) -> Beams | None:

@@ -20,6 +20,7 @@ from support import (
 )
 
 import ptune
+from ptune.api.model import listed
 from ptune.codecs.chat import ChatCodec
 from ptune.formats.bundle import Bundle
 from ptune.formats.whole_write import sha256_of
@@ -162,6 +163,13 @@ def test_a_single_text_is_a_list_of_one_as_over_http(
         assert len(await translator.atranslate(text, "base")) == 1
 
     asyncio.run(asked())
+
+
+def test_a_single_picture_is_a_list_of_one_too() -> None:
+    picture = pytest.importorskip("PIL.Image").new("RGB", (4, 4))
+    for one in (picture, b"GIF8", Path("a.png")):
+        assert listed(one) == [one]
+    assert listed([picture, picture]) == [picture, picture]
 
 
 def test_recommendations_are_a_method_and_its_twin() -> None:

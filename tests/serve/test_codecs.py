@@ -10,9 +10,8 @@ import pytest
 from starlette.testclient import TestClient
 from support.byte_codec import ByteCodec
 from support.fake_chat_model import FakeChatModel
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from support.real_codec import real_codec
 
-from ptune.codecs.chat import ChatCodec
 from ptune.engine.decoder.request import Token
 from ptune.errors import FormatError
 from ptune.formats.bundle import AdapterRecord
@@ -33,16 +32,6 @@ MESSAGES: list[dict[str, Any]] = [
     {"role": "assistant", "content": "c", "refusal": None, "tool_calls": None},
     {"role": "user", "content": "d"},
 ]
-
-
-def real_codec(template: str | None, system: str | None = None) -> ChatCodec:
-    """Each byte is a token; then come two special ones."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE(vocab={text: index for index, text in enumerate(alphabet)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([AddedToken(text, special=True) for text in ("</s>", "<|end|>")])
-    return ChatCodec(tokenizer, template, {"eos_token": "</s>"}, (), None, system)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from support.fake_chat_model import FakeChatModel
 from support.living_adapters import Living, living
 
 import ptune
@@ -88,6 +89,19 @@ def test_the_same_tokens_elsewhere(
     assert result["same"]
     assert sum(len(answer["tokens"]) for answer in result["receipt"]["answers"]) > 0
     assert result["receipt"]["body"]["seed"] is not None
+
+
+def test_what_a_receipt_holds_can_be_asked_again(tmp_path: Path) -> None:
+    """A function that was named stood there in the server's own words, which no request may hold."""
+    named = {"type": "function", "function": {"name": "weather"}}
+    tools = [{"type": "function", "function": WEATHER}]
+    body = {"model": "pirate", "messages": USER, "tools": tools, "tool_choice": named}
+    with TestClient(create_app(FakeChatModel(), Settings(receipts=Receipts(tmp_path, 30)))) as http:
+        request_id = http.post("/v1/chat/completions", json=body).headers["x-request-id"]
+        kept = find(tmp_path, request_id)["body"]
+        assert kept["tool_choice"] == named
+        again = http.post("/v1/chat/completions", json=kept)
+    assert again.status_code == 200, again.text
 
 
 def test_what_was_refused_has_no_receipt(kept: tuple[Path, dict[str, str]]) -> None:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 from support.error_forms import said
 from support.fake_chat_model import FakeChatModel, FakeEngine, wait_until
+from support.real_codec import real_codec
 from support.thinking_codec import ANSWER, FORM, Thinks
 
 from ptune_serve.access.auth import ApiKeys
@@ -149,6 +150,45 @@ def test_a_function_is_called_and_answered(client: openai.OpenAI, served: Any) -
     assert prompt_of(served).endswith(shown)
 
 
+def test_each_item_of_a_stream_is_complete_when_it_is_done(client: openai.OpenAI, served: Any) -> None:
+    """All but the last were told as incomplete, so that agents did not run their calls."""
+    served.engine.scripts = {"weather?": f"Let me see.\n{CALL}\n{CALL}"}
+    asked: Any = {"model": "pirate", "tools": [WEATHER], "input": "weather?"}
+    events = list(client.responses.create(**asked, stream=True))
+    done = [event.item for event in events if event.type == "response.output_item.done"]
+    assert [item.type for item in done] == ["message", "function_call", "function_call"]
+    assert [item.status for item in done] == ["completed"] * 3
+
+
+def test_a_call_in_which_the_answer_ends_is_incomplete(client: openai.OpenAI, served: Any) -> None:
+    served.engine.scripts = {"weather?": CALL.partition("Os")[0]}
+    asked: Any = {"model": "pirate", "tools": [WEATHER], "input": "weather?"}
+    [call] = client.responses.create(**asked).output
+    assert (call.type, call.status) == ("function_call", "incomplete")
+
+
+def test_instructions_and_what_a_developer_says_first_are_one_message() -> None:
+    """Coding agents send both, and many templates take one system message alone."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+        "{{ raise_exception('System message must be at the beginning.') }}{% endif %}"
+        "[{{ m.role }}]{{ m.content }}{% endfor %}"
+    )
+    codec = real_codec(template)
+    model = FakeChatModel(codecs={"base": codec})
+    developer = {"type": "message", "role": "developer", "content": "Ask before you write."}
+    body = {
+        "model": "base",
+        "instructions": "You write code.",
+        "input": [developer, {"role": "user", "content": "a"}],
+    }
+    with TestClient(create_app(model)) as http:
+        response = http.post("/v1/responses", json=body)
+    assert response.status_code == 200, response.text
+    shown = codec.decode(model.engine.requests[-1].prompt)
+    assert shown == "[system]You write code.\n\nAsk before you write.[user]a"
+
+
 def test_a_call_can_be_required_chosen_and_forbidden(client: openai.OpenAI, served: Any) -> None:
     asked: Any = {"model": "pirate", "input": "ahoy", "tools": [WEATHER], "parallel_tool_calls": False}
     choices: Any = ["required", {"type": "function", "name": "weather"}]
@@ -261,8 +301,9 @@ def test_what_is_thought_is_an_item_of_its_own() -> None:
         events = [json.loads(line[6:]) for line in post(stream=True).text.split("\n") if line[:5] == "data:"]
         deltas = [event["delta"] for event in events if event["type"] == "response.reasoning_text.delta"]
         assert "".join(deltas) == "Six times seven."
-        done = [event["item"]["type"] for event in events if event["type"] == "response.output_item.done"]
-        assert done == ["reasoning", "message"]
+        done = [event["item"] for event in events if event["type"] == "response.output_item.done"]
+        assert [item["type"] for item in done] == ["reasoning", "message"]
+        assert [item["status"] for item in done] == ["completed", "completed"], "the first was incomplete"
         post(input=[{"role": "user", "content": "?"}, *answer["output"], {"role": "user", "content": "!"}])
         post(reasoning={"effort": "none"})
         assert b"<enable_thinking=False>" in bytes(engine.requests[-1].prompt)

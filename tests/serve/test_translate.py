@@ -90,6 +90,7 @@ def test_the_catalogue_says_what_it_translates(http: httpx.Client) -> None:
         ({"text": "a", "target_language": "fr"}, "target_language", "from en into es"),
         ({"text": "a", "num_beams": 0}, "num_beams", "1"),
         ({"text": "a", "num_beams": 2, "length_penalty": 50}, "length_penalty", "10"),
+        ({"text": "a", "length_penalty": 0.5}, "length_penalty", "needs num_beams of 2 or more"),
         ({"text": "a", "num_beams": 5000}, "num_beams", "at most"),
     ],
 )
