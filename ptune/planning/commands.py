@@ -27,7 +27,7 @@ _MERGING = 900 * 2**20
 SERVED_TOKENS = 4096  # in the KV cache of the table
 # The same of an export, and what its proof computes with: lists of log-probabilities at so many positions, and the scores of so
 # many queries in a context of so many bytes of keys and values, or the keys and values of so many tokens (ptune.verify). Measured
-# on Llamas of 1.17 and 7.38 billion weights, where an export took 2.25 GB (2.3 by these sums) and 4.53 (4.1).
+# on Llamas of 1.17 and 7.38 billion weights, where an export took 2.80 GB (2.3 by these sums: too low) and 4.53 (4.1).
 _PROVING = 880 * 2**20
 _POSITIONS = 16 * 32
 _QUERIES, _CONTEXT_BYTES = 320, 1 << 29
