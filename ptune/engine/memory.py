@@ -18,7 +18,7 @@ PROCESS_BYTES = 350 * 2**20
 """What a server takes beside its models: its code, its buffers, what it computes with."""
 
 
-UNPACKED = 3
+_UNPACKED = 3
 """Times the largest weight that onnxruntime's arena, which grows in powers of two, keeps for unpacking weights in nf4."""
 
 
@@ -30,7 +30,7 @@ def opened_bytes(served: int, head: int, largest: int, *, nf4: bool) -> int:
     """
     mapped = nf4 and served > LIGHT  # large weights stay in their file
     return (
-        packed_bytes(served, head, nf4=nf4) + (0 if mapped else served) + (UNPACKED * largest if nf4 else 0)
+        packed_bytes(served, head, nf4=nf4) + (0 if mapped else served) + (_UNPACKED * largest if nf4 else 0)
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
+import openai
 import pytest
 from support.fake_chat_model import FakeChatModel, FakeEngine, serving, wait_until
 
@@ -19,6 +20,11 @@ class Served:
     engine: FakeEngine
     service: Service
     http: httpx.Client
+
+    @property
+    def prompt(self) -> str:
+        """What the newest request asks, as the fake codec spells it."""
+        return bytes(self.engine.requests[-1].prompt).decode()
 
     def chat(self, content: object = "ahoy", /, model: str = "pirate", **fields: object) -> httpx.Response:
         messages = [{"role": "user", "content": content}]
@@ -44,3 +50,10 @@ def served(_one_server: Served) -> Served:
     _one_server.engine.__init__()  # type: ignore[misc]
     _one_server.service.draining = False
     return _one_server
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    """The `openai` package, unmodified."""
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0, timeout=20) as client:
+        yield client

@@ -41,16 +41,12 @@ def client(served: Any) -> Iterator[anthropic.Anthropic]:
         yield client
 
 
-def prompt_of(served: Any) -> str:
-    return bytes(served.engine.requests[-1].prompt).decode()
-
-
 def test_a_message(client: anthropic.Anthropic, served: Any) -> None:
     answer = client.messages.create(model="pirate", max_tokens=50, messages=USER, system="Be brief.")
     assert [block.to_dict() for block in answer.content] == [{"type": "text", "text": "pirate heard: ahoy ☠"}]
     assert (answer.role, answer.model, answer.type) == ("assistant", "pirate", "message")
     assert (answer.stop_reason, answer.stop_sequence) == ("end_turn", None)
-    assert prompt_of(served) == "<system>Be brief.<user>ahoy ☠"
+    assert served.prompt == "<system>Be brief.<user>ahoy ☠"
     assert answer.usage.input_tokens == len(served.engine.requests[-1].prompt)
     assert answer.usage.output_tokens == len("pirate heard: ahoy ☠".encode()) + 1
 
@@ -126,7 +122,7 @@ def test_a_tool_is_called_and_answered(client: anthropic.Anthropic, served: Any)
     asked: Any = {"model": "pirate", "max_tokens": 200, "tools": [WEATHER, NOW]}
     question: Any = {"role": "user", "content": "weather?"}
     answer = client.messages.create(**asked, messages=[question])
-    assert prompt_of(served).startswith("<tool weather><tool now>")
+    assert served.prompt.startswith("<tool weather><tool now>")
     assert answer.stop_reason == "tool_use"
     text, call = answer.content
     assert text.type == "text"
@@ -148,7 +144,7 @@ def test_a_tool_is_called_and_answered(client: anthropic.Anthropic, served: Any)
     turns: Any = [question, {"role": "assistant", "content": answer.content}]
     turns += [{"role": "user", "content": [result, {"type": "text", "text": "so?"}]}]
     after = client.messages.create(**asked, messages=turns)
-    assert prompt_of(served).endswith("<assistant>Let me see.<calls weather><tool>4 C<user>so?")
+    assert served.prompt.endswith("<assistant>Let me see.<calls weather><tool>4 C<user>so?")
     assert after.content[0].to_dict()["text"] == "pirate heard: so?"
 
 
@@ -180,14 +176,14 @@ def test_a_call_can_be_required_chosen_and_forbidden(client: anthropic.Anthropic
         assert [block.type for block in answer.content] == ["tool_use"]
         assert answer.stop_reason == "tool_use"
     answer = client.messages.create(**asked, tool_choice={"type": "none"})
-    assert "<tool weather>" not in prompt_of(served)
+    assert "<tool weather>" not in served.prompt
     assert answer.stop_reason == "end_turn"
 
 
 def test_an_answer_goes_on_with_what_is_put_into_its_mouth(client: anthropic.Anthropic, served: Any) -> None:
     turns: Any = [*USER, {"role": "assistant", "content": "Ar"}]
     client.messages.create(model="pirate", max_tokens=5, messages=turns)
-    assert prompt_of(served).endswith("<assistant>Ar")
+    assert served.prompt.endswith("<assistant>Ar")
 
 
 def test_an_answer_has_a_form(client: anthropic.Anthropic) -> None:
@@ -392,4 +388,4 @@ def test_hints_are_taken(served: Any) -> None:
         **mark,
     }
     assert served.http.post("/v1/messages?beta=true", json=body).status_code == 200
-    assert prompt_of(served) == "<tool now><system>Be brief.<user>ahoy"
+    assert served.prompt == "<tool now><system>Be brief.<user>ahoy"

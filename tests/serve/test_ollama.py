@@ -30,16 +30,12 @@ def client(served: Any) -> Iterator[ollama.Client]:
         yield client
 
 
-def prompt_of(served: Any) -> str:
-    return bytes(served.engine.requests[-1].prompt).decode()
-
-
 @pytest.mark.parametrize("model", ["pirate", "pirate:latest"])
 def test_a_chat(client: ollama.Client, served: Any, model: str) -> None:
     answer = client.chat(model=model, messages=[{"role": "system", "content": "Be brief."}, *USER])
     assert (answer.message.role, answer.message.content) == ("assistant", HEARD)
     assert (answer.model, answer.done, answer.done_reason) == (model, True, "stop")
-    assert prompt_of(served) == "<system>Be brief.<user>ahoy ☠"
+    assert served.prompt == "<system>Be brief.<user>ahoy ☠"
     assert answer.prompt_eval_count == len(served.engine.requests[-1].prompt)
     assert answer.eval_count == len(HEARD.encode()) + 1
     durations = (answer.load_duration, answer.prompt_eval_duration, answer.eval_duration)
@@ -60,7 +56,7 @@ def test_a_stream(client: ollama.Client) -> None:
 def test_a_generation(client: ollama.Client, served: Any) -> None:
     answer = client.generate(model="pirate", prompt="ahoy ☠", system="Be brief.")
     assert (answer.response, answer.done_reason) == (HEARD, "stop")
-    assert prompt_of(served) == "<system>Be brief.<user>ahoy ☠"
+    assert served.prompt == "<system>Be brief.<user>ahoy ☠"
     *parts, last = client.generate(model="pirate", prompt="ahoy ☠", stream=True)
     assert "".join(part.response or "" for part in parts) == HEARD
     assert (last.done, last.response) == (True, "")
@@ -109,7 +105,7 @@ def test_a_tool_is_called_and_answered(client: ollama.Client, served: Any, strea
     chat: Any = client.chat  # its types know no bool
     answers = chat(model="pirate", messages=[question], tools=[weather], stream=stream)
     messages = [part.message for part in answers] if stream else [answers.message]
-    assert prompt_of(served).startswith("<tool weather>")
+    assert served.prompt.startswith("<tool weather>")
     assert "".join(message.content or "" for message in messages) == "Let me see."
     [call] = [call for message in messages for call in message.tool_calls or ()]
     assert (call.function.name, call.function.arguments) == ("weather", {"place": "Oslo"})
@@ -120,7 +116,7 @@ def test_a_tool_is_called_and_answered(client: ollama.Client, served: Any, strea
         {"role": "user", "content": "so?"},
     ]
     after = client.chat(model="pirate", messages=turns, tools=[weather])
-    assert prompt_of(served).endswith("<assistant>Let me see.<calls weather><tool>4 C<user>so?")
+    assert served.prompt.endswith("<assistant>Let me see.<calls weather><tool>4 C<user>so?")
     assert after.message.content == "pirate heard: so?"
 
 

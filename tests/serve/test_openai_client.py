@@ -5,13 +5,6 @@ from __future__ import annotations
 import openai
 import pytest
 
-
-@pytest.fixture
-def client(served):
-    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="any", max_retries=0, timeout=20) as client:
-        yield client
-
-
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "ahoy ☠"}]
 
 

@@ -127,10 +127,9 @@ class Interactions:
                 if held is not None:
                     splits.rows[split] += self._after(train[-1:], [held])
         splits.rows["train"] = splits.rows["train"][:limit]
+        # File after file, as `data.weights` finds them.
         order = {id(file): at for at, (_, file) in enumerate(self.files)}
-        splits.rows["train"].sort(
-            key=lambda pair: order[id(pair.file)]
-        )  # as `data.weights` finds each file's
+        splits.rows["train"].sort(key=lambda pair: order[id(pair.file)])
         for split in ("validation", "test"):  # enough for a loss; figures use all histories
             splits.rows[split] = splits.rows[split][:: max(-(-len(splits.rows[split]) // _HELD), 1)]
         return splits
