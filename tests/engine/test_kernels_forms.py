@@ -101,9 +101,9 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """The same of each time that log-probabilities are computed."""
     found: list[bool] = []
 
-    def logits(engine: Engine, *asked: Any) -> Any:
+    def logits(engine: Engine, *asked: Any, **named: Any) -> Any:
         found.append(engine._step.graphs.own_attention)
-        return whole(engine, *asked)
+        return whole(engine, *asked, **named)
 
     whole = Engine.logits
     monkeypatch.setattr(Engine, "logits", logits)

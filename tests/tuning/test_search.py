@@ -312,16 +312,35 @@ def test_ctrl_c_leaves_it_resumable(tmp_path):
 def test_a_killed_search_is_resumable(tmp_path):
     """Its training ends by itself; nobody else takes the trial while it lives."""
     command = [sys.executable, SEARCHING, str(tmp_path), "2"]
-    held(tmp_path / "trial-0").touch()
+    gates = [held(tmp_path / f"trial-{number}") for number in (0, 1)]
+    for gate in gates:
+        gate.touch()
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    first = tmp_path / "trial-0" / "metrics.jsonl"
+    first, second = (tmp_path / f"trial-{number}" / "metrics.jsonl" for number in (0, 1))
     wait_until(lambda: first.is_file() and "validation" in first.read_text())
     process.kill()
     process.wait()
-    threading.Timer(0.3, held(tmp_path / "trial-0").unlink).start()
+
+    def ends_beside_the_second() -> None:
+        wait_until(second.is_file)
+        gates[0].unlink()
+        wait_until(lambda: lets_go(tmp_path / "trial-0.yaml"))
+        gates[1].unlink()
+
+    beside = threading.Thread(target=ends_beside_the_second)
+    beside.start()
     outcome = searched(search_of(tmp_path, trials=2))
+    beside.join()
     assert [one.state for one in outcome.tried] == ["finished"] * 2
     assert first.read_text().count("validation_loss") == 4
+
+
+def lets_go(recipe: Path) -> bool:
+    """Whether nobody trains by a trial's recipe any more."""
+    if (lock := search_of_trials._locked(recipe)) is None:
+        return False
+    os.close(lock)
+    return True
 
 
 def test_a_trial_that_ends_elsewhere_meanwhile_is_not_taken_up(tmp_path, monkeypatch):
