@@ -34,6 +34,7 @@ from ptune.training.journal.card import card
 from ptune.training.journal.metrics_log import Journal
 from ptune.training.journal.samples import Samples, WritesText
 from ptune.training.journal.trackers import start_tracker, tracker_of
+from ptune.training.layers.batch_norm import learnt_moments
 from ptune.training.loop import Ending, fit
 from ptune.training.memory.out_of_memory import memory_errors
 from ptune.training.order import Order, mixture_of
@@ -149,7 +150,8 @@ def _fit(
     with work.objective(base.model, accelerator.device) as objective:
         calibrate(recipe, model, objective, work.data)
         prepared_model, optimizer = prepared(accelerator, model, recipe, base.head)
-        average = None if recipe.train.ema is None else Average(trained(model), recipe.train.ema)
+        followed = [*trained(model), *learnt_moments(model)]
+        average = None if recipe.train.ema is None else Average(followed, recipe.train.ema)
         folder, keep, reused = run.checkpoints_path, recipe.train.keep_checkpoints, reusing(objective)
         checkpoints = Checkpoints(folder, keep, writes=writes, average=average, sampler=reused)
         state = checkpoints.resume(model, optimizer)

@@ -18,6 +18,7 @@ from ptune.data.readers.delimited import Delimited
 from ptune.data.shapes.conversations import (
     SHAPES,
     SOURCE_AND_TARGET,
+    Conversation,
     Convertible,
     Judged,
     Preferred,
@@ -121,7 +122,7 @@ def open_source(file: DataFile, seed: int | None, shapes: Sequence[Shape] = SHAP
                     weights.count(weight)
                     if weight and seed is not None:
                         ranks.append(_rank(conversation, seed))
-                        prompts.append(_prompt(conversation, seed, ranks[-1]))
+                        prompts.append(_prompt(conversation, shape, seed, ranks[-1]))
             if readable % _NOTED_EVERY == 0:
                 progress.advance(0, note=f"{readable} rows")
         progress.advance()
@@ -178,9 +179,13 @@ def _rank(conversation: Convertible, seed: int) -> int:
     return _hash(conversation.prompt if isinstance(conversation, Judged) else asdict(conversation), seed)
 
 
-def _prompt(conversation: Convertible, seed: int, rank: int) -> int:
-    """A hash of the prompt of a pair of answers; of all else its rank."""
-    return _hash(conversation.prompt, seed) if isinstance(conversation, Preferred) else rank
+def _prompt(conversation: Convertible, shape: Shape, seed: int, rank: int) -> int:
+    """A hash of the prompt of a pair of answers, or of the source of a translation; of all else its rank."""
+    if isinstance(conversation, Preferred):
+        return _hash(conversation.prompt, seed)
+    if shape.name == SOURCE_AND_TARGET and isinstance(conversation, Conversation):
+        return _hash(conversation.question, seed)
+    return rank
 
 
 def _hash(content: Any, seed: int) -> int:

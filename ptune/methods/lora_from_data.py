@@ -3,6 +3,7 @@
 EVA (Paischer et al. 2024, https://arxiv.org/abs/2410.07170): A begins as the first r principal directions of a layer's inputs, and B as
 zeros, so the function is the base's. Every layer keeps the rank that was asked for (rho = 1 in the paper), so that what is trained, and
 its memory, is known before any data is seen. Directions are found by PEFT's incremental analysis, a pass at a time.
+Padding is in no covariance.
 
 CorDA (Yang et al. 2024, https://arxiv.org/abs/2406.05223), in its form that learns a task: with C the covariance of a layer's inputs,
 B A begins as the r largest parts of the singular value decomposition of W C, times the inverse of C.
@@ -17,10 +18,11 @@ that everybody has, quantised or not.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from ptune.errors import RecipeError
 from ptune.methods.lora_init import set_mirrored, weight_of
+from ptune.methods.own_positions import OwnPositions
 
 if TYPE_CHECKING:
     import torch
@@ -39,8 +41,8 @@ def begin_eva(model: PeftModel, runs: Runs) -> None:
     import torch
 
     layers = _adapted_layers(model)
-    watched = _Watched(layers)
-    with torch.no_grad(), model.disable_adapter(), watched:
+    own = OwnPositions(model)
+    with torch.no_grad(), model.disable_adapter(), own, _Watched(layers, own) as watched:
         for run in runs:
             run()
     with torch.no_grad():
@@ -53,12 +55,12 @@ def begin_corda(model: PeftModel, runs: Runs) -> None:
     """Sets the factors of a mirrored PeftModel; the rows are run once for each group of layers whose covariances fit together."""
     import torch
 
-    layers = _adapted_layers(model)
+    layers, own = _adapted_layers(model), OwnPositions(model)
     for group in _groups(layers):
         sums = {name: torch.zeros(()) for name in group}
 
         def note(name: str, inputs: torch.Tensor, sums: dict[str, torch.Tensor] = sums) -> None:
-            rows = inputs.flatten(0, -2).float()
+            rows = own.of(inputs).float()
             rows = rows / rows.max().abs()
             sums[name] = sums[name].to(rows.device) + rows.T @ rows
 
@@ -66,7 +68,7 @@ def begin_corda(model: PeftModel, runs: Runs) -> None:
             layers[name].register_forward_pre_hook(lambda _, args, name=name: note(name, args[0]))
             for name in group
         ]
-        with torch.no_grad(), model.disable_adapter():
+        with torch.no_grad(), model.disable_adapter(), own:
             for run in runs:
                 run()
         for handle in handles:
@@ -169,18 +171,19 @@ def _adapted_layers(model: PeftModel) -> dict[str, Any]:
 class _Watched:
     """Within its block, the principal directions of the inputs of layers; layers with one input share them."""
 
-    def __init__(self, layers: dict[str, Any]) -> None:
-        self._layers = layers
+    def __init__(self, layers: dict[str, Any], own: OwnPositions) -> None:
+        self._layers, self._own = layers, own
         self._ranks = {name: max(layer.r.values()) for name, layer in layers.items()}
         self._same: dict[str, str] = {}  # a layer -> the one whose input it has, too
         self._last: tuple[str, Any] | None = None
         self._analyses: dict[str, Any] = {}
         self._waiting: dict[str, list[torch.Tensor]] = {}  # rows that are too few for a step of the analysis
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._handles = [
             layer.register_forward_pre_hook(self._noting(name)) for name, layer in self._layers.items()
         ]
+        return self
 
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
@@ -197,7 +200,7 @@ class _Watched:
                 self._same[name] = self._last[0]
                 return
             self._last = name, inputs[0]
-            self._see(name, inputs[0].detach().flatten(0, -2).float())
+            self._see(name, self._own.of(inputs[0]).detach().float())
 
         return note
 

@@ -2,15 +2,17 @@
 
 After step t the average is d a + (1 - d) w of the average a and the weights w, with d = min(decay, (1 + t) / (10 + t)), so that a
 short run is no average of its beginning. The steps themselves go on from the weights.
+
+The running means and variances of batch normalisation are averaged with the weights, as timm does: those of the weights themselves
+belong to other activations than the average's.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
 
 from ptune.config.recipe import Recipe
 from ptune.errors import RecipeError
@@ -18,9 +20,9 @@ from ptune.methods.adalora import AdaLora
 
 
 class Average:
-    """The average of some parameters, in their types, beside them."""
+    """The average of some parameters, or of what else training changes, in their types, beside them."""
 
-    def __init__(self, parameters: list[tuple[str, nn.Parameter]], decay: float) -> None:
+    def __init__(self, parameters: Sequence[tuple[str, torch.Tensor]], decay: float) -> None:
         self.decay, self._parameters = decay, parameters
         self.tensors = {name: parameter.detach().clone() for name, parameter in parameters}
 

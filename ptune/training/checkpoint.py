@@ -37,7 +37,7 @@ from ptune.training.average import Average
 from ptune.training.distributed import laid_out_as, whole
 from ptune.training.guards.collapse import Course
 from ptune.training.guards.spike_protection import NormHistory
-from ptune.training.layers.batch_norm import learnt_statistics
+from ptune.training.layers.batch_norm import learnt_moments, learnt_statistics
 from ptune.training.loss.scale import LossScale
 from ptune.training.optimizer_state import entries_of, numbers_of, restore
 from ptune.training.sampler import ReusingSampler
@@ -189,14 +189,18 @@ class Checkpoints:
 
         Raises: FormatError if the sets of weights differ.
         """
-        self._load(step, "weights", dict(learnt(model)))
+        self._load(step, "weights", dict(learnt(model)), {})
         if self.average is not None:
-            self._load(step, "average", self.average.tensors)
+            # Batch normalisation's statistics are in no average that an older ptune wrote: they begin as the weights' own.
+            self._load(step, "average", self.average.tensors, dict(learnt_moments(model)))
 
     @torch.no_grad()
-    def _load(self, step: int, file: str, current: Mapping[str, torch.Tensor]) -> None:
+    def _load(
+        self, step: int, file: str, current: Mapping[str, torch.Tensor], absent: Mapping[str, torch.Tensor]
+    ) -> None:
+        """absent: what a file need not hold, and is taken instead."""
         path = self._of(step) / f"{file}.safetensors"
-        saved = load_file(path) if path.is_file() else {}
+        saved = {**absent, **load_file(path)} if path.is_file() else {}
         if saved.keys() != current.keys():
             raise FormatError(f"{self._of(step)} holds other weights than this recipe trains")
         for name, tensor in current.items():

@@ -123,3 +123,15 @@ def test_the_instruction(fields, instruction):
 def test_one_column_cannot_be_both():
     with pytest.raises(ValueError, match="same column"):
         TranslationColumns(source="en", target="EN")
+
+
+def test_all_targets_of_a_source_are_held_out_together(tmp_path, codec):
+    rows = [{"en": f"{number % 30}!", "es": f"¡{number}!"} for number in range(120)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = load(codec_for(TASK, codec), tmp_path / "x.jsonl", task=TASK, validation=())
+    asked = [
+        {tuple(one.ids[: list(one.targets).index(True)]) for one in part}
+        for part in (data.train, data.validation)
+    ]
+    assert asked[0].isdisjoint(asked[1])
+    assert (len(data.train), len(data.validation)) == (108, 12)

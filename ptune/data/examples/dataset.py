@@ -18,6 +18,7 @@ from ptune.codecs.vision import Vision
 from ptune.config.chat import Chat
 from ptune.config.preference import Preference
 from ptune.config.recipe import Data
+from ptune.config.translation import Translation
 from ptune.config.unpaired_preference import UnpairedPreference
 from ptune.data.examiner import Examiner
 from ptune.data.examples.overlong import check_weights
@@ -193,7 +194,7 @@ class _Making:
         """
         training = [source for split, source in sources if split == "train"]
         share = self.data.validation_share
-        together = isinstance(self.encoding.task, Preference | UnpairedPreference)
+        together = isinstance(self.encoding.task, Translation | Preference | UnpairedPreference)
         ranks = lowest_of_prompts(training) if self.holds_out else None
         held = iter(() if ranks is None else hold_out(ranks, share, together=together))
         described, refused, total = [], [], sum(source.row_count for _, source in sources)

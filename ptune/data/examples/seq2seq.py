@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
 from ptune.codecs.seq2seq import Seq2SeqCodec
 from ptune.config.recipe import Data
 from ptune.config.translation import Translation
@@ -20,7 +18,7 @@ from ptune.data.read import open_file
 from ptune.data.shapes.by_task import shapes_of
 from ptune.data.shapes.conversations import Conversation
 from ptune.data.shapes.translations import in_columns
-from ptune.data.source import Sample, Source, hold_out, open_source
+from ptune.data.source import Sample, Source, hold_out, lowest_of_prompts, open_source
 from ptune.errors import DataError
 from ptune.progress import Progress, say
 
@@ -136,8 +134,8 @@ def _encode(
     codec: Seq2SeqCodec,
 ) -> list[dict[str, Any]]:
     """Fills the splits; returns the files as in data.json. Raises: DataError if rows cannot be used."""
-    ranks = [np.frombuffer(source.ranks, np.uint64) for name, source in sources if name == "train"]
-    held = iter(() if data.validation else hold_out(np.concatenate(ranks), data.validation_share))
+    ranks = None if data.validation else lowest_of_prompts([one for name, one in sources if name == "train"])
+    held = iter(() if ranks is None else hold_out(ranks, data.validation_share, together=True))
     described, taken = [], itertools.count()
     with Progress("tokenising", sum(source.row_count for _, source in sources), unit="rows") as progress:
         for name, source in sources:

@@ -104,8 +104,13 @@ def _apo_zero(task: Preference, of: Answers) -> Tensor:
 
 
 def _orpo(task: Preference, of: Answers) -> Tensor:
-    chosen, rejected = (side - torch.log(-torch.expm1(side)) for side in of.means)
+    chosen, rejected = (side - _log_of_rest(side) for side in of.means)
     return -task.strength * F.logsigmoid(chosen - rejected)
+
+
+def _log_of_rest(logs: Tensor) -> Tensor:
+    """log(1 - p) of p = e^logs. Of p = 1 it is that of the largest p that the type holds, without a gradient."""
+    return torch.log(-torch.expm1(logs.clamp(max=-torch.finfo(logs.dtype).eps)))
 
 
 def _simpo(task: Preference, of: Answers) -> Tensor:

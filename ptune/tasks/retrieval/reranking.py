@@ -72,7 +72,10 @@ def reranking_of(recipe: Recipe) -> Reranking:
 
 
 def scored(rows: Sequence[Pair], task: Reranking, codec: SequenceCodec, seed: int) -> SequenceSplit:
-    """Pairs each anchor with its passage, with its row's wrong passages, and with `sampled` passages of other rows."""
+    """Pairs each anchor with its passage, with its row's wrong passages, and with `sampled` passages of other rows.
+
+    What is right by another row of the same anchor is no wrong passage, even where a row says so.
+    """
     split = SequenceSplit()
     right: dict[str, set[str]] = {}
     for row in rows:
@@ -82,7 +85,8 @@ def scored(rows: Sequence[Pair], task: Reranking, codec: SequenceCodec, seed: in
     for row in rows:
         drawn = chance.sample(others, min(len(others), task.sampled + len(right[row.anchor])))
         wrong = [text for text in drawn if text not in right[row.anchor]][: task.sampled]
-        for passage in dict.fromkeys((row.positive, *row.negatives, *wrong)):
+        named = [text for text in row.negatives if text == row.anchor or text not in right[row.anchor]]
+        for passage in dict.fromkeys((row.positive, *named, *wrong)):
             encoded = codec.encode(row.anchor, passage, task.max_length)
             split.lengths[encoded.length] += 1
             split.longest = max(split.longest, (encoded.length, row.place), key=lambda known: known[0])

@@ -34,6 +34,11 @@ def learnt_statistics(model: nn.Module) -> list[tuple[str, Tensor]]:
     ]
 
 
+def learnt_moments(model: nn.Module) -> list[tuple[str, Tensor]]:
+    """Of `learnt_statistics` the means and variances, without the counts of batches."""
+    return [(name, tensor) for name, tensor in learnt_statistics(model) if tensor.is_floating_point()]
+
+
 def _learns(layer: _BatchNorm) -> bool:
     trained = any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
     return trained and layer.track_running_stats and not getattr(layer, _FROZEN, False)

@@ -36,7 +36,9 @@ from ptune.tasks.classification.image_predictions import image_predictor, prepro
 from ptune.tasks.classification.image_train import ImageObjective, PixelStore, augment, balanced
 from ptune.tasks.encoder.train import Loss
 from ptune.training import loop
-from ptune.training.checkpoint import Checkpoints
+from ptune.training.average import Average
+from ptune.training.checkpoint import Checkpoints, trained
+from ptune.training.layers.batch_norm import learnt_moments
 from ptune.training.rows.packing import ALONE, Share
 
 FAMILIES = (*tiny_images.FAMILIES, "timm")
@@ -236,6 +238,35 @@ def test_a_checkpoint_holds_learnt_statistics(make: Make, tmp_path: Path) -> Non
         name for name in statistics(load_image_model(Backbone(model=str(run.model_path)), tiny_images.LABELS).model)
         if ".stages.1." in name
     }  # fmt: skip
+
+
+def test_the_average_of_weights_has_the_average_of_their_statistics(make: Make, tmp_path: Path) -> None:
+    recipe = make("resnet", Full(), {"batch_norm": "trained"}, ema=0.9, validate_every=4)
+    run = train(recipe, tmp_path / "run")
+    last = run.checkpoints_path / "step-4"
+    average, own = load_file(last / "average.safetensors"), load_file(last / "weights.safetensors")
+    saved = load_file(run.model_path / "model.safetensors")
+    moments = [name for name in saved if name.endswith((".running_mean", ".running_var"))]
+    for name in moments:
+        assert torch.equal(saved[name], average[name]), name
+        assert not torch.equal(own[name], average[name]), name
+    assert moments
+
+
+def test_an_average_without_statistics_is_read_with_those_of_the_weights(make: Make, tmp_path: Path) -> None:
+    run = train(make("resnet", Full(), {"batch_norm": "trained"}, ema=0.9), tmp_path / "run")
+    model = load_image_model(Backbone(model=str(run.model_path)), tiny_images.LABELS).model
+    model.requires_grad_(True)
+    step = run.checkpoints_path / "step-4"
+    average = load_file(step / "average.safetensors")
+    save_file(
+        {name: one for name, one in average.items() if "running_" not in name}, step / "average.safetensors"
+    )
+    held = Average([*trained(model), *learnt_moments(model)], 0.9)
+    Checkpoints(run.checkpoints_path, 1, average=held).load_weights(4, model)
+    own = load_file(step / "weights.safetensors")
+    assert all(torch.equal(held.tensors[name], own[name]) for name, _ in learnt_moments(model))
+    assert all(torch.equal(held.tensors[name], average[name]) for name, _ in trained(model))
 
 
 @pytest.mark.parametrize(

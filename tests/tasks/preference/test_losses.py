@@ -94,6 +94,24 @@ def test_a_loss_pulls_the_better_answer_up_and_the_worse_down(name: str) -> None
     assert bool((model.chosen.grad < 0).any())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("certain", ["chosen", "rejected", "both"])
+def test_an_answer_that_is_certain_leaves_orpo_finite(certain: str, dtype: torch.dtype) -> None:
+    sides = {"chosen": -0.7, "rejected": -1.3} | dict.fromkeys(
+        ("chosen", "rejected") if certain == "both" else (certain,), 0.0
+    )
+    chosen, rejected = (
+        torch.tensor([side, -2.0], dtype=dtype, requires_grad=True) for side in sides.values()
+    )
+    found = losses(KIND["orpo"], Answers(chosen, rejected, torch.ones(2), torch.ones(2)), None)
+    found.sum().backward()
+    assert chosen.grad is not None
+    assert rejected.grad is not None
+    assert bool(torch.cat([found, chosen.grad, rejected.grad]).isfinite().all())
+    other = losses(KIND["orpo"], Answers(chosen[1:], rejected[1:], torch.ones(1), torch.ones(1)), None)
+    assert found[1:].equal(other)
+
+
 @given(st.lists(st.tuples(st.floats(-50, -0.01), st.floats(-50, -0.01)), min_size=4, max_size=4))
 def test_before_training_no_answer_is_preferred(pairs: list[tuple[float, float]]) -> None:
     same = answers([one for one, _ in pairs], [other for _, other in pairs])

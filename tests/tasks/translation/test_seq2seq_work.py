@@ -203,3 +203,12 @@ def test_a_small_model_learns_to_translate_from_nothing(
     found = evaluate_run(run)
     assert found["sides"]["torch"]["metrics"]["chrf"] > 90, found["sides"]
     assert found["baselines"]["base"]["metrics"]["chrf"] < 30
+
+
+def test_all_targets_of_a_source_are_held_out_together(tmp_path: Path) -> None:
+    codec = _codec(build_seq2seq(tmp_path / "t5", "t5"))
+    rows = [{"source": f"{WORDS[n % 10]} {WORDS[n % 3]}", "target": f"{WORDS[n // 30]}"} for n in range(120)]
+    (tmp_path / "x.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = load_pairs(Data(files=(tmp_path / "x.jsonl",)), Translation(), codec, 3)
+    assert {one.source for one in made.train}.isdisjoint(one.source for one in made.validation)
+    assert (len(made.train), len(made.validation)) == (108, 12)
