@@ -1,10 +1,14 @@
 """How much memory the whole way takes with a model of 1 to 8 billion weights: python -m benchmarks.large --shape 1b
 
 A Llama of that shape with random bfloat16 weights, and SmolLM2's tokenizer, is trained for a few steps on an nf4 base (rank 16),
-evaluated, exported (nf4 and what `--profiles` names), proved, and asked over HTTP. Each command runs in processes of its own,
-whose memory is read every tenth of a second: *own* is what they have written themselves (RssAnon, RssShmem), *all* counts
-the pages of mapped files, too, which the system takes back when others need them. Both are summed over the processes of a
-command. Seconds are those of this machine, whatever else it does.
+evaluated, exported (nf4 and what `--profiles` names), proved, and asked. All rows are full, and the prompt nearly fills the
+tokens that `ptune plan` counts in a cache, so that what is measured is what was planned: both are of the same options.
+
+Each command runs in processes of its own, whose memory is read every tenth of a second: *own* is what they have written
+themselves (RssAnon, RssShmem), *all* counts the pages of mapped files, too, which the system takes back when others need them.
+A training reads its packed weights from files at each step: its plan counts them, and so does *held*, which is looked at
+every two seconds and compared to the plan there; elsewhere a plan is of what is a command's own. All are summed over the
+processes of a command. Seconds are those of this machine, whatever else it does.
 
 What a command measured is kept in WORK, so a call that was cut off goes on with `--only export generate`. Writes
 results/large_SHAPE.json, which says what was not measured. The model (2 GB at 1b, 16 GB at 8b) and all else lie in WORK.
@@ -13,6 +17,7 @@ results/large_SHAPE.json, which says what was not measured. The model (2 GB at 1
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -23,16 +28,26 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from benchmarks.sides import write
 
 PACKAGES = ("ptune", "torch", "transformers", "peft", "bitsandbytes", "onnxruntime")
 EVERY_S = 0.1  # between two looks at a command's memory
+MAPPED_EVERY_S = 2.0  # and at the files that it has mapped, which takes longer
 RECIPE = "chat_qlora_nf4"
 STEPS = 3
+TOKENS = 512  # of a row
+PROMPT_TOKENS, ANSWER_TOKENS = (
+    4032,
+    32,
+)  # as many as `ptune plan` counts (ptune.planning.commands), less the template's
 
 COMMANDS = ("train", "evaluate", "export", "generate")
+PLANNED = dict(
+    zip(COMMANDS, ("train", "evaluate", "export", "serve"), strict=True)
+)  # as `ptune plan` names them
 
 SHAPES: dict[str, dict[str, int]] = {
     "small": {  # for the test of this file
@@ -126,16 +141,38 @@ def _parts(config: Any) -> Iterator[dict[str, Any]]:
         }
 
 
+def write_texts(work: Path) -> None:
+    """Conversations that fill their rows, in three files of WORK, and a prompt in WORK/in.jsonl."""
+    words = Random(0)
+
+    def text(number: int) -> str:
+        return " ".join(words.choice(("sea", "ship", "wind", "star", "port", "rope")) for _ in range(number))
+
+    def conversation() -> str:
+        said = ("user", text(20)), ("assistant", text(TOKENS))
+        return json.dumps({"messages": [{"role": role, "content": content} for role, content in said]})
+
+    for name, number in (("rows", STEPS), ("validation", 1), ("test", 1)):
+        lines = [conversation() for _ in range(number)]
+        (work / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (work / "in.jsonl").write_text(json.dumps({"prompt": text(PROMPT_TOKENS)}) + "\n", encoding="utf-8")
+
+
 def run(command: Sequence[str], work: Path, log: Path) -> dict[str, Any]:
     """Runs a command; its seconds and peaks. Raises: SystemExit with the end of its output if it fails."""
     began = time.monotonic()
+    cache = work / "cache"  # what one command leaves to the next
     with log.open("w", encoding="utf-8") as said:
-        kept = {**os.environ, "PTUNE_CACHE": str(work / "cache")}  # what one command leaves to the next
+        kept = {**os.environ, "PTUNE_CACHE": str(cache)}
         process = subprocess.Popen(command, cwd=work, env=kept, stdout=said, stderr=subprocess.STDOUT)
-        own = everything = 0
+        own = everything = held = 0
+        looked = 0.0
         while process.poll() is None:
             now = memory_of(process.pid)
             own, everything = max(own, now.own), max(everything, now.all)
+            if time.monotonic() - looked > MAPPED_EVERY_S:
+                held = max(held, now.own + mapped_bytes(process.pid, cache))
+                looked = time.monotonic()
             time.sleep(EVERY_S)
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} failed:\n{log.read_text(encoding='utf-8')[-3000:]}")
@@ -144,6 +181,7 @@ def run(command: Sequence[str], work: Path, log: Path) -> dict[str, Any]:
         "threads": os.environ.get("OMP_NUM_THREADS"),  # None: one for each core
         "own_gb": own / 1e9,
         "own_bytes": own,
+        "held_gb": max(held, own) / 1e9,
         "all_bytes": everything,
         "on_disk_bytes": size_of(work),
     }
@@ -179,10 +217,25 @@ def size_of(folder: Path) -> int:
     return sum(files.values())
 
 
-def planned_bytes(log: str) -> float | None:
-    """The peak that `ptune train` predicts in its first lines."""
-    found = re.search(r"plan: ([\d.]+) GB of", log)
-    return float(found[1]) * 1e9 if found else None
+def mapped_bytes(pid: int, folder: Path) -> int:
+    """Bytes in memory of the files under `folder` that a process has mapped."""
+    kib, inside = 0, False
+    with contextlib.suppress(OSError), Path(f"/proc/{pid}/smaps").open(encoding="utf-8") as smaps:
+        for line in smaps:
+            name = line.split(maxsplit=1)[0]
+            if not name.endswith(":"):  # where a mapping begins: addresses, and the file's path at the end
+                inside = str(folder) in line
+            elif inside and name == "Rss:":
+                kib += int(line.split()[1])
+    return 1024 * kib
+
+
+def planned(options: Sequence[str], work: Path) -> dict[str, int]:
+    """What `ptune plan` predicts for each command, in bytes."""
+    command = [sys.executable, "-m", "ptune", "plan", RECIPE, *options, "--json"]
+    said = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False).stdout
+    needs = {need["command"]: need["main_memory"] for need in json.loads(said)["commands"]}
+    return {name: needs[PLANNED[name]] for name in COMMANDS}
 
 
 def main() -> int:
@@ -193,6 +246,7 @@ def main() -> int:
     parser.add_argument("--profiles", default="nf4", help="as `ptune export --profiles`")
     parser.add_argument("--work", type=Path, default=Path("build/large"))
     parser.add_argument("--only", nargs="*", choices=COMMANDS, default=COMMANDS)
+    parser.add_argument("--dtype", default="bfloat16", help="of weights that are not quantised, in training")
     options = parser.parse_args()
     work = options.work.resolve() / options.shape
     if "train" in options.only:
@@ -201,26 +255,50 @@ def main() -> int:
         kept: dict[str, Any] = {"weights": build(work / "model", options.shape), "peaks": {}}
     else:
         kept = json.loads((work / "kept.json").read_text(encoding="utf-8"))
-    ptune = [sys.executable, "-m", "ptune"]
+    write_texts(work)
+    recipe = [
+        "--backbone.model",
+        "model",
+        "--backbone.dtype",
+        options.dtype,
+        "--train.max-steps",
+        str(STEPS),
+        "--train.batch-size",
+        "1",
+        "--train.micro-batch-tokens",
+        str(TOKENS),
+        "--task.max-length",
+        str(TOKENS),
+        "--task.on-overlong",
+        "truncate",
+        "--train.gradient-checkpointing",
+        "--evaluate.answers",
+        "0",
+        "--evaluate.in-context",
+        "0",
+        "--data.files",
+        "rows.jsonl",
+        "--data.validation",
+        "validation.jsonl",
+        "--data.test",
+        "test.jsonl",
+    ]
     commands = {
-        "train": [
-            "train", RECIPE, "--out", "run", "--backbone.model", "model", "--train.max-steps", str(STEPS),
-            "--data.limit", "64", "--train.gradient-checkpointing", "--evaluate.limit", "8", "--evaluate.answers", "0",
-            "--evaluate.in-context", "0",
-        ],
+        "train": ["train", RECIPE, "--out", "run", *recipe],
         "evaluate": ["evaluate", "run"],
         "export": ["export", "run", "--out", "bundle", "--profiles", options.profiles, "--anyway", "--force"],
-        "generate": ["generate", "bundle", "--input", "in.jsonl", "--output", "out.jsonl", "--max-tokens", "32"],
+        "generate": [
+            "generate", "bundle", "--input", "in.jsonl", "--output", "out.jsonl", "--max-tokens", str(ANSWER_TOKENS),
+        ],
     }  # fmt: skip
-    (work / "in.jsonl").write_text('{"prompt": "The sea"}\n', encoding="utf-8")
     rows: dict[str, dict[str, Any]] = kept["peaks"]
+    plan = planned(recipe, work)
     for name, arguments in commands.items():
         if name not in options.only:
             continue
-        log = work / f"{name}.log"
-        rows[name] = run([*ptune, *arguments], work, log)
-        if name == "train":
-            rows[name]["planned_bytes"] = planned_bytes(log.read_text(encoding="utf-8"))
+        row = run([sys.executable, "-m", "ptune", *arguments], work, work / f"{name}.log")
+        measured = row["held_gb" if name == "train" else "own_gb"]
+        rows[name] = row | {"planned_gb": plan[name] / 1e9, "of_plan": measured / plan[name] * 1e9}
         print(f"{name}: {json.dumps(rows[name])}", flush=True)
         (work / "kept.json").write_text(json.dumps(kept), encoding="utf-8")
     bundle, answers = work / "bundle", work / "out.jsonl"

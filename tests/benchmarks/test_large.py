@@ -54,5 +54,5 @@ def test_the_whole_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     written = json.loads((tmp_path / "large_small.json").read_text())
     assert set(written["peaks"]) == {"train", "evaluate", "export", "generate"}
     assert all(row["own_bytes"] > 100e6 for row in written["peaks"].values())
-    assert written["peaks"]["train"]["planned_bytes"] > 0
+    assert all(row["planned_gb"] > 0.1 and row["of_plan"] > 0 for row in written["peaks"].values())
     assert written["answered"]
