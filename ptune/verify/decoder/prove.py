@@ -40,6 +40,7 @@ from ptune.verify.reference import (
     random_factors,
     with_peft_biases,
 )
+from ptune.verify.spool import spooled
 
 AT_ONCE = 4  # probes in the engine at once, each under every name: all their wanted logits are in memory
 
@@ -201,7 +202,7 @@ def _run(graph: PlainGraph, what: Expected, seen: Seen | None) -> list[Array]:
         if seen is None
         else replace(what.ends, rows={**what.ends.rows, **seen.by_token}, grids=seen.grids)
     )
-    return [graph.logprobs(probe.ids, probe.wanted, what.factors, ends) for probe in what.probes]
+    return [spooled(graph.logprobs(probe.ids, probe.wanted, what.factors, ends)) for probe in what.probes]
 
 
 def _adapter_hops(name: str, base: Expected, there: Expected, here: Mapping[str, list[Array]]) -> list[Hop]:

@@ -16,6 +16,7 @@ from ptune.backbone.lockstep import in_lockstep
 from ptune.parity import Array, log_softmax
 from ptune.progress import Progress
 from ptune.training.rows.virtual_tokens import virtual_tokens
+from ptune.verify.spool import spooled
 
 AT_ONCE = 8  # sequences in lockstep: what they have computed of a layer is in memory at once
 
@@ -41,7 +42,7 @@ def logprobs(model: nn.Module, probes: Sequence[Probe]) -> list[Array]:
     found: list[Array] = []
     with Progress("what PyTorch computes", len(passes), unit="texts") as progress:
         for group in groups:
-            found += [log_softmax(rows.float().cpu().numpy()) for rows in in_lockstep(group)]
+            found += [spooled(log_softmax(rows.float().cpu().numpy())) for rows in in_lockstep(group)]
             progress.advance(len(group))
     return found
 
