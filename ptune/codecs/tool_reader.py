@@ -38,7 +38,8 @@ class Argued:
 Event = Said | Called | Argued
 
 
-_AFTER_CALL = " \t\r\n}"
+_WHITE = " \t\r\n"
+_AFTER_CALL = _WHITE + "}"
 
 
 class _State(Enum):
@@ -156,10 +157,11 @@ class ToolReader:
         return not marked and self._names is not None and name not in self._names
 
     def _closing(self, events: list[Event]) -> bool:
-        """Expects the end of a call, perhaps after a brace too many, and perhaps another call."""
+        """Expects the end of a call, perhaps after a brace too many, and perhaps another call, after a comma or not."""
         kind, end = self._form.kind, self._form.end
         text = self._held.lstrip(_AFTER_CALL)
         if kind == "hermes":
+            text = text.removeprefix(",").lstrip(_WHITE)
             if text.startswith(end):
                 self._held, self._state = text[len(end) :], _State.TEXT
                 return True

@@ -17,7 +17,7 @@ from ..adapters.access import resolve_encoder_adapter
 from ..http.body import media_type, raw_body, validated
 from ..http.dependencies import EncoderServiceDep
 from ..service import EncoderService
-from .call import Submit, SubmittedInput, respond_with_list
+from .call import Tokenise, TokenisedInput, respond_with_list
 from .schemas import IMAGE_TYPES, MAX_IMAGE_PIXELS, ClassifyRequest, ImageBytes, Input, image_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ async def classify(
         service,
         record.name,
         body.model,
-        [submit_input(service, value, record) for value in body.input],
+        [tokenise_input(service, value, record) for value in body.input],
         partial(_described, record, body.use_activation),
     )
 
@@ -78,18 +78,18 @@ def _check_kinds(inputs: Sequence[Input], record: AdapterRecord) -> None:
             raise RequestError(f"{param}: {record.name} takes {expected}", param=param, code="invalid_value")
 
 
-def submit_input(service: EncoderService, value: Input, record: AdapterRecord) -> Submit[Classification]:
-    """Submits a text, a pair of texts or an image, when it is called."""
+def tokenise_input(service: EncoderService, value: Input, record: AdapterRecord) -> Tokenise[Classification]:
+    """Tokenises a text or a pair of texts, when it is called; an image is decoded when it is submitted."""
 
-    def submit(left_s: float | None) -> SubmittedInput[Classification]:
+    def tokenise() -> TokenisedInput[Classification]:
         if isinstance(value, ImageBytes):
-            return SubmittedInput(_submit_image(service, value, record.name, left_s))
+            return TokenisedInput(partial(_submit_image, service, value, record.name))
         text, pair = (value, None) if isinstance(value, str) else value
         encoded = service.model.codec.encode(text, pair, max_length=record.max_length)
-        future = service.model.submit(value, record.name, left_s)
-        return SubmittedInput(future, len(encoded.ids), encoded.truncated)
+        submit = partial(service.model.submit, value, record.name)
+        return TokenisedInput(submit, len(encoded.ids), encoded.truncated)
 
-    return submit
+    return tokenise
 
 
 def _submit_image(

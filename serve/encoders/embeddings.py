@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -19,7 +18,7 @@ from ..adapters.access import resolve_encoder_adapter
 from ..http.body import body_of
 from ..http.dependencies import EncoderServiceDep
 from ..service import EncoderService
-from .call import EncoderCall, Submit, SubmittedInput, run_encoder
+from .call import EncoderCall, Tokenise, TokenisedInput, run_encoder
 from .retrieval_schemas import EmbeddingsRequest
 
 if TYPE_CHECKING:
@@ -56,28 +55,24 @@ async def embedded(
     record = resolve_encoder_adapter(http, service, body, PATH)
     check_dimensions(record, body.dimensions)
     check_cut(record, service.model.codec, body.truncate_prompt_tokens)
-    submits = [submit_text(service, text, record, body.truncate_prompt_tokens) for text in body.input]
-    vectors, call = await run_encoder(http, service, record.name, submits)
+    inputs = [tokenise_text(service, text, record, body.truncate_prompt_tokens) for text in body.input]
+    vectors, call = await run_encoder(http, service, record.name, inputs)
     return [_format(vector, record, body) for vector in vectors], call
 
 
-def submit_text(
+def tokenise_text(
     service: EncoderService, text: str | tuple[str, str], record: AdapterRecord, cut: int | None
-) -> Submit[Array]:
-    """Submits a text, or a pair of texts, when it is called. cut: as `ptune.tasks.retrieval.infer.read` has it."""
-    return partial(_submit, service, text, record, cut)
+) -> Tokenise[Array]:
+    """Tokenises a text, or a pair of texts, when it is called. cut: as `ptune.tasks.retrieval.infer.read` has it."""
 
+    def tokenise() -> TokenisedInput[Array]:
+        inputs = read(text, record, service.model.codec, cut, option='"truncate_prompt_tokens": -1')
+        submit = service.model.engine.submit
+        return TokenisedInput(
+            lambda left_s: submit(Item(inputs, record.name, left_s)), len(inputs["input_ids"])
+        )
 
-def _submit(
-    service: EncoderService,
-    text: str | tuple[str, str],
-    record: AdapterRecord,
-    cut: int | None,
-    left_s: float | None,
-) -> SubmittedInput[Array]:
-    inputs = read(text, record, service.model.codec, cut, option='"truncate_prompt_tokens": -1')
-    future = service.model.engine.submit(Item(inputs, record.name, left_s))
-    return SubmittedInput(future, len(inputs["input_ids"]))
+    return tokenise
 
 
 def _format(vector: Array, record: AdapterRecord, body: EmbeddingsRequest) -> list[float] | str:

@@ -19,7 +19,7 @@ from ..http.body import body_of
 from ..http.context import context_of
 from ..http.dependencies import EncoderServiceDep
 from .call import run_encoder
-from .embeddings import submit_text
+from .embeddings import tokenise_text
 from .recommend_schemas import ItemsRequest, RecommendRequest
 
 router = APIRouter()
@@ -36,8 +36,8 @@ async def recommend(
     record = resolve_encoder_adapter(http, service, body, PATH)
     index = await asyncio.to_thread(index_of, service.model.engine.bundle.folder, record)
     query = body.query
-    submits = [submit_text(service, text, record, ALL_IT_READS) for text in query.texts]
-    vectors, call = await run_encoder(http, service, record.name, submits)
+    inputs = [tokenise_text(service, text, record, ALL_IT_READS) for text in query.texts]
+    vectors, call = await run_encoder(http, service, record.name, inputs)
     width = index.vectors.shape[1]
     recommended = await asyncio.to_thread(
         answer, index, query, np.array(vectors, np.float32).reshape(len(vectors), width)

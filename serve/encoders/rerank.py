@@ -9,8 +9,6 @@ from fastapi import APIRouter, Depends, Response
 from fastapi import Request as HttpRequest
 from fastapi.responses import JSONResponse
 
-from ptune.engine.onnx_graph import Array
-from ptune.errors import RequestError
 from ptune.formats.task_names import TEXT_RANKING
 from ptune.tasks.retrieval.infer import check_cut, relevance, rerank_inputs
 
@@ -18,8 +16,8 @@ from ..adapters.access import resolve_encoder_adapter
 from ..http.body import body_of
 from ..http.context import context_of
 from ..http.dependencies import EncoderServiceDep
-from .call import Submit, SubmittedInput, run_encoder
-from .embeddings import submit_text
+from .call import run_encoder
+from .embeddings import tokenise_text
 from .retrieval_schemas import RerankRequest
 
 router = APIRouter()
@@ -37,11 +35,9 @@ async def rerank(
     texts = body.texts
     cut, pairs = body.truncate_prompt_tokens, record.task == TEXT_RANKING
     check_cut(record, service.model.codec, cut)
-    submits = [
-        _placed(submit_text(service, text, record, cut), index if pairs else index - 1)
-        for index, text in enumerate(rerank_inputs(body.query, texts, record))
-    ]
-    outputs, call = await run_encoder(http, service, record.name, submits)
+    inputs = [tokenise_text(service, one, record, cut) for one in rerank_inputs(body.query, texts, record)]
+    places = [*(() if pairs else ("query",)), *(f"documents[{index}]" for index in range(len(texts)))]
+    outputs, call = await run_encoder(http, service, record.name, inputs, places)
     scores = relevance(outputs, record)
     order = np.argsort(-scores, kind="stable")[: body.top_n].tolist()
     content: dict[str, Any] = {
@@ -59,20 +55,3 @@ async def rerank(
         "usage": {"prompt_tokens": call.prompt_tokens, "total_tokens": call.prompt_tokens},
     }
     return JSONResponse(content)
-
-
-def _placed(submit: Submit[Array], document: int) -> Submit[Array]:
-    """The same, with a refusal that names the document; -1 is the query."""
-
-    def placed(left_s: float | None) -> SubmittedInput[Array]:
-        try:
-            return submit(left_s)
-        except RequestError as error:
-            if error.param != "input":
-                raise
-            place = "query" if document < 0 else f"documents[{document}]"
-            raise RequestError(
-                f"{place}: {error}", param=place, code=error.code, status=error.status
-            ) from None
-
-    return placed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Response
@@ -15,7 +16,7 @@ from ..adapters.access import resolve_encoder_adapter
 from ..http.body import body_of
 from ..http.dependencies import EncoderServiceDep
 from ..service import EncoderService
-from .call import Submit, SubmittedInput, respond_with_list
+from .call import Tokenise, TokenisedInput, respond_with_list
 from .schemas import TagRequest
 
 if TYPE_CHECKING:
@@ -31,24 +32,24 @@ async def tag(
 ) -> Response:
     """Finds entities, or judges the steps of answers. `begin` and `end` count Unicode code points: `text[begin:end]` is the entity."""
     record = resolve_encoder_adapter(http, service, body, "/v1/tag")
-    submits = [submit_words(service, text, record) for text in body.input]
-    return await respond_with_list(http, service, record.name, body.model, submits, described)
+    inputs = [tokenise_words(service, text, record) for text in body.input]
+    return await respond_with_list(http, service, record.name, body.model, inputs, described)
 
 
-def submit_words(service: EncoderService, text: Tagged, record: AdapterRecord) -> Submit[list[Entity]]:
-    """Submits a text, when it is called."""
+def tokenise_words(service: EncoderService, text: Tagged, record: AdapterRecord) -> Tokenise[list[Entity]]:
+    """Tokenises a text, when it is called."""
 
-    def submit(left_s: float | None) -> SubmittedInput[list[Entity]]:
+    def tokenise() -> TokenisedInput[list[Entity]]:
         if not spans(text, record):
-            return SubmittedInput(_no_entities())  # white space only
+            return TokenisedInput(_no_entities)  # white space only
         encoded = tokens(text, record, service.model.codec)
-        future = service.model.submit(text, record.name, left_s)
-        return SubmittedInput(future, len(encoded.ids), encoded.truncated)
+        submit = partial(service.model.submit, text, record.name)
+        return TokenisedInput(submit, len(encoded.ids), encoded.truncated)
 
-    return submit
+    return tokenise
 
 
-def _no_entities() -> Future[list[Entity]]:
+def _no_entities(left_s: float | None) -> Future[list[Entity]]:
     done: Future[list[Entity]] = Future()
     done.set_result([])
     return done

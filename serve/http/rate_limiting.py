@@ -1,6 +1,6 @@
 """Rate limits on HTTP: a request acquires a lease of its key's limits before the endpoint, and releases it at the end.
 
-In between, whatever runs the request on an engine reserves tokens and says what to bill (`response`, `encoder_call`).
+In between, whatever runs the request on an engine reserves tokens and says what to bill (`openai/response`, `encoders/call`).
 """
 
 from __future__ import annotations

@@ -57,12 +57,12 @@ async def _inferred(
     wanted = _wanted(tensors, body, record)
     if cut is not None:
         check_cut(record, service.model.codec, cut)
-    submits = [tensors.submit(service, text, record, cut) for text in _texts(tensors, body, record)]
+    inputs = [tensors.tokenise(service, text, record, cut) for text in _texts(tensors, body, record)]
     with renaming({"input": TEXT}):
-        outputs, call = await run_encoder(http, service, record.name, submits)
+        outputs, call = await run_encoder(http, service, record.name, inputs)
     columns = zip(tensors.outputs, tensors.columns(outputs, record), strict=True)
     written = [_written(tensor, data, record, len(outputs)) for tensor, data in columns if tensor in wanted]
-    cut_off = [entry.truncated for entry in call.submitted]
+    cut_off = [entry.truncated for entry in call.tokenised]
     return {
         "model_name": model,
         "model_version": version_of(service, record),

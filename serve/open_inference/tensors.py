@@ -16,12 +16,12 @@ from ptune.formats.task_names import (
 )
 from ptune.tasks.retrieval.infer import relevance, shortened, width_of
 
-from ..encoders.call import Submit
-from ..encoders.classify import submit_input
-from ..encoders.embeddings import submit_text
+from ..encoders.call import Tokenise
+from ..encoders.classify import tokenise_input
+from ..encoders.embeddings import tokenise_text
 from ..encoders.retrieval_schemas import MAX_TEXTS
 from ..encoders.schemas import MAX_INPUTS
-from ..encoders.tag import described, submit_words
+from ..encoders.tag import described, tokenise_words
 from ..service import EncoderService
 
 if TYPE_CHECKING:
@@ -53,13 +53,13 @@ class Tensor:
 class TaskTensors:
     """The tensors of one task. pairs: whether a second text may, or must, come with each.
 
-    submit: (service, text or pair, record, cut) -> an input. columns: (outputs, record) -> the data of each output, flat.
+    tokenise: (service, text or pair, record, cut) -> an input. columns: (outputs, record) -> the data of each output, flat.
     """
 
     outputs: tuple[Tensor, ...]
     pairs: Literal["none", "optional", "required"]
     most: int
-    submit: Callable[[EncoderService, Any, AdapterRecord, int | None], Submit[Any]]
+    tokenise: Callable[[EncoderService, Any, AdapterRecord, int | None], Tokenise[Any]]
     columns: Callable[[Sequence[Any], AdapterRecord], Sequence[list[Any]]]
 
     @property
@@ -98,18 +98,18 @@ _TENSORS = {
         (Tensor("label", "BYTES"), Tensor("probs", "FP32", lambda record: len(record.labels))),
         "optional",
         MAX_INPUTS,
-        lambda service, text, record, cut: submit_input(service, text, record),
+        lambda service, text, record, cut: tokenise_input(service, text, record),
         _classified,
     ),
     TOKEN_CLASSIFICATION: TaskTensors(
         (Tensor("entities", "BYTES"),),
         "none",
         MAX_INPUTS,
-        lambda service, text, record, cut: submit_words(service, text, record),
+        lambda service, text, record, cut: tokenise_words(service, text, record),
         _tagged,
     ),
     FEATURE_EXTRACTION: TaskTensors(
-        (Tensor("embedding", "FP32", width_of),), "none", MAX_TEXTS, submit_text, _vectors
+        (Tensor("embedding", "FP32", width_of),), "none", MAX_TEXTS, tokenise_text, _vectors
     ),
-    TEXT_RANKING: TaskTensors((Tensor("score", "FP32"),), "required", MAX_TEXTS, submit_text, _ranked),
+    TEXT_RANKING: TaskTensors((Tensor("score", "FP32"),), "required", MAX_TEXTS, tokenise_text, _ranked),
 }

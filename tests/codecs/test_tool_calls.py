@@ -113,6 +113,29 @@ def test_calls_that_a_template_writes_are_read_back(
     assert [(function, json.loads(arguments)) for function, arguments in found] == expected
 
 
+between = st.sampled_from(["", "\n", ",", ", ", " ,\n", "}, ", ",\t"])
+
+
+@settings(max_examples=100)
+@given(
+    called,
+    st.lists(between, min_size=3, max_size=3),
+    cuts,
+    st.sampled_from(["", "\n", ",\n"]),
+    st.sampled_from(["", "Done."]),
+)
+def test_several_calls_between_two_marks_are_read_one_by_one(
+    calls: list[tuple[str, dict[str, Any]]], between: list[str], cuts: list[int], last: str, said: str
+) -> None:
+    written = [json.dumps({"name": name, "arguments": arguments}) for name, arguments in calls]
+    inside = written[0] + "".join(f"{comma}{call}" for comma, call in zip(between, written[1:], strict=False))
+    answer = f"<tool_call>\n{inside}{last}</tool_call>{said}"
+    whole = read(format_of("agents/hermes"), [answer])
+    assert (whole[0], [(name, json.loads(arguments)) for name, arguments in whole[1]]) == (said, calls)
+    for pieces in (pieces_of(answer, cuts), list(answer)):
+        assert read(format_of("agents/hermes"), pieces) == whole
+
+
 scraps = st.lists(
     st.sampled_from(
         ["<tool_call>", "</tool_call>", "[TOOL_CALLS]", "<|python_tag|>", "<tool_", "[", "]", "{", "}", ",", ";", ":", " ",
@@ -126,6 +149,7 @@ scraps = st.lists(
 @settings(max_examples=500)
 @given(st.sampled_from(["agents/hermes", "agents/mistral", "agents/llama31"]), scraps, cuts, st.booleans())
 @example("agents/hermes", '<tool_call>{"name": "x"}</tool_call>', [3, 12, 14, 20], True)
+@example("agents/hermes", '<tool_call>{"name": "x"}, {"name": "y"} , text', [25, 26, 27, 39, 40], True)
 @example("agents/llama31", '{"a": 5}', [2], True)
 @example("agents/llama31", '{"name": "x", "parameters": {}, "y": 5}', [], True)
 @example("agents/hermes", '<tool_call>{"name": "x", "arguments": {"a": 1}}}</tool_call>', [], True)
@@ -162,6 +186,12 @@ def test_what_is_read_does_not_depend_on_the_pieces(
          [("x", "{}"), ("y", '{"a": 1}')]),
         ("agents/hermes", '<tool_call>{"name": "x"}{"name": "y"}</tool_call> Done. <tool_call>{"name": "z"}</tool_call>', "Done.",
          [("x", "{}"), ("y", "{}"), ("z", "{}")]),
+        ("agents/hermes", '<tool_call>\n{"name": "x", "arguments": {}}, {"name": "y", "arguments": {"a": [1, 2]}},\n{"name": "z"}\n</tool_call> Done.',
+         "Done.", [("x", "{}"), ("y", '{"a": [1, 2]}'), ("z", "{}")]),
+        ("agents/hermes", '<tool_call>{"name": "x"}} , {"name": "y"},</tool_call>', "", [("x", "{}"), ("y", "{}")]),
+        ("agents/hermes", '<tool_call>{"name": "x"}, {"a": 1}</tool_call>', ', {"a": 1}</tool_call>', [("x", "{}")]),
+        ("agents/hermes", '<tool_call>{"name": "x"}, and so on', ", and so on", [("x", "{}")]),
+        ("agents/hermes", '<tool_call>{"name": "x"},, {"name": "y"}', ',, {"name": "y"}', [("x", "{}")]),
         ("agents/hermes", '<tool_call>{"name": "x"}} {"a": 1}</tool_call>', '} {"a": 1}</tool_call>', [("x", "{}")]),
         ("agents/llama31", '{"name": "x", "parameters": {}}; and so on', "; and so on", [("x", "{}")]),
         ("agents/llama31", '{"name": "x", "parameters": {}, "y": 5}', "", [("x", "{}")]),

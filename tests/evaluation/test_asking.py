@@ -117,6 +117,15 @@ def test_labels_are_those_of_the_evaluation(tmp_path: Path) -> None:
     assert "no head for these labels" in said.note
 
 
+def test_a_regressors_number_says_that_it_is_none_of_a_label(tmp_path: Path) -> None:
+    rows = [{"text": row["text"], "label": 0.1 * (at % 5)} for at, row in enumerate(classified.reviews(40))]
+    data = classified.write(tmp_path / "numbers.jsonl", rows)
+    run = classified.trained(tmp_path, data=Data(files=(data,)), train=Train(max_steps=1, batch_size=16))
+    said = asker(run)("tuned", Question("a lovely room"))
+    assert said.described() == {"scores": said.scores, "numbers": True}
+    assert len(said.scores) == 1
+
+
 @pytest.mark.parametrize("names", [("bad", "good"), ("good", "bad")])
 def test_a_base_with_a_head_for_the_labels_answers_too(tmp_path: Path, names: tuple[str, str]) -> None:
     encoder = classified.encoder(tmp_path / "encoder")

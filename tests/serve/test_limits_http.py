@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from support.http_client import Response
 from ptune_serve.access.auth import ApiKeys
 from ptune_serve.access.keys import Key, Limits, plain
 from ptune_serve.app import create_app, create_encoder_app
+from ptune_serve.encoders import call
 from ptune_serve.service import Settings
 
 MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
@@ -165,8 +167,38 @@ def test_an_encoders_texts_cost_no_tokens_where_the_queue_has_no_room_for_all() 
     assert http.post("/v1/classify", json=body).json()["error"]["code"] == "queue_full"
     model.engine.max_waiting = 10
     model.engine.go_on.set()
-    assert http.post("/v1/classify", json=body).headers["x-ratelimit-remaining-tokens"] == "10"
+    assert http.post("/v1/classify", json=body).headers["x-ratelimit-remaining-tokens"] == "2"  # 10 - 8
     assert keys.meter(limited()).headers()["x-ratelimit-remaining-tokens"] == "2"
+
+
+def test_an_encoders_texts_are_reserved_before_any_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call, "QUEUED_AT_ONCE", 2)
+    model, keys = FakeEncoderModel(), ApiKeys((limited(tokens_per_minute=30),), clock=Clock())
+    asked = model.engine.asked
+    model.engine.go_on.clear()
+
+    def classify(*texts: str) -> httpx.Response:
+        return http.post("/v1/classify", json={"model": "sentiment", "input": texts})
+
+    with (
+        serving(create_encoder_app(model, Settings(api_keys=keys))) as url,
+        httpx.Client(base_url=url, headers={"authorization": "Bearer alice"}, timeout=30) as http,
+        ThreadPoolExecutor() as pool,
+    ):
+        try:
+            first = pool.submit(classify, "one two three four", "five six seven eight")
+            wait_until(lambda: len(asked) == 2)
+            second = pool.submit(classify, *["one two three four five"] * 5)  # 25 tokens, and 22 are there
+            wait_until(lambda: second.done() or len(asked) > 2)
+            assert len(asked) == 2
+            assert "may need 25" in refused(second.result())["message"]
+            assert second.result().headers["retry-after"] == str(3 * 60 // 30)
+            assert second.result().headers["x-ratelimit-remaining-tokens"] == "22"
+        finally:
+            model.engine.go_on.set()
+        assert first.result().status_code == 200
+        assert classify(*["one two three four"] * 5).headers["x-ratelimit-remaining-tokens"] == "2"
+        assert len(asked) == 7
 
 
 def test_other_keys_are_not_held_up(asked):

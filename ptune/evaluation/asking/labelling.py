@@ -38,7 +38,7 @@ class Labeller:
     reads_pairs: bool
 
     def __call__(self, side: Side, question: Question) -> Said:
-        """The labels with their probabilities, or the tagged words. Raises: UsageError, DataError."""
+        """The labels with their probabilities, a regressor's number, or the tagged words. Raises: UsageError, DataError."""
         predict = self.base if side == "base" else self.tuned
         if predict is None:
             return Said(note=NO_HEAD)
@@ -50,7 +50,8 @@ class Labeller:
             return self._tagged(question.text, logits)
         scores = self.facts.named.scores(np.asarray(logits))
         order = np.argsort(-scores, kind="stable").tolist()
-        return Said(scores={self.facts.labels[at]: float(scores[at]) for at in order})
+        named = {self.facts.labels[at]: float(scores[at]) for at in order}
+        return Said(scores=named, numbers=self.facts.problem == "regression")
 
     def _given(self, question: Question) -> Any:
         if question.image is not None:

@@ -102,22 +102,20 @@ class Mark:
 class Said:
     """What one side says: a text; or numbers by name, the highest first; or marks in the text that was asked about.
 
-    note: a sentence on what was cut, or why there is no answer.
+    numbers: whether the scores are what a regressor predicts, in the unit of its data, and no shares. note: a sentence on
+    what was cut, or why there is no answer.
     """
 
     text: str | None = None
     scores: Mapping[str, float] | None = None
+    numbers: bool = False
     marks: tuple[Mark, ...] | None = None
     note: str = ""
 
     def described(self) -> dict[str, Any]:
         """In JSON types, without what there is not."""
-        found = asdict(self)
-        return {
-            name: value
-            for name, value in found.items()
-            if value is not None and (name, value) != ("note", "")
-        }
+        nothing = asdict(Said())
+        return {name: value for name, value in asdict(self).items() if value != nothing[name]}
 
 
 class Asker(Protocol):

@@ -23,7 +23,8 @@ def _told(said: Mapping[str, Any], question: str, title: str, *, compares: bool)
     if "text" in said:
         parts.append(f"<p dir=auto>{escape(said['text']) or '(nothing)'}</p>")
     if "scores" in said:
-        parts.append(_near(said["scores"], title) if compares else bars(said["scores"]))
+        numbers = bool(said.get("numbers"))
+        parts.append(_near(said["scores"], title) if compares else bars(said["scores"], numbers=numbers))
     if "marks" in said:
         parts.append(_tagged(question, said["marks"]))
     if said.get("note"):
@@ -31,13 +32,10 @@ def _told(said: Mapping[str, Any], question: str, title: str, *, compares: bool)
     return "".join(parts)
 
 
-def bars(scores: Mapping[str, float], *, numbers: bool = False) -> str:
-    """HTML of labels with their probabilities; a number as it is, which is no share of anything.
-
-    numbers: whether the scores are known to be numbers; otherwise those outside of 0 to 1 are told by their size.
-    """
+def bars(scores: Mapping[str, float], *, numbers: bool) -> str:
+    """HTML of labels with their probabilities. numbers: the scores are a regressor's, and no shares of anything."""
     shown = list(scores.items())[:MOST_LABELS]
-    if numbers or any(not 0 <= value <= 1 for _, value in shown):
+    if numbers:
         return "".join(f"<p>{escape(label)}: <b>{value:.4g}</b></p>" for label, value in shown)
     bars = "".join(
         f"<div class=bar><span class=label title='{escape(label)}'>{escape(label)}</span><span class=track>"

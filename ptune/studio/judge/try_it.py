@@ -118,7 +118,7 @@ class TryIt:
                     yield page(note("Answering …"), *busy)
             yield page("", *idle)
         except PtuneError as problem:
-            yield [error(str(problem)), *_so_far(said, text), command, *idle]
+            yield [error(str(problem)), *_so_far(said, text, compares=bool(others.strip())), command, *idle]
 
     def _words(self, name: str, question: Question, *, writes: bool) -> tuple[str, ...]:
         """The command that asks the same."""
@@ -141,9 +141,9 @@ def _question(needed: tuple[str, ...], text: str, others: str, image: str | None
     )
 
 
-def _so_far(said: dict[str, Any], question: str) -> list[str]:
+def _so_far(said: dict[str, Any], question: str, *, compares: bool) -> list[str]:
     """What came before the answer was broken off."""
-    return [answer(side, said[side], question) if side in said else "" for side in SIDES]
+    return [answer(side, said[side], question, compares=compares) if side in said else "" for side in SIDES]
 
 
 def _label(task: TaskSpec) -> str:
