@@ -10,7 +10,8 @@ A training reads its packed weights from files at each step: its plan counts the
 every two seconds and compared to the plan there; elsewhere a plan is of what is a command's own. All are summed over the
 processes of a command. Seconds are those of this machine, whatever else it does.
 
-What a command measured is kept in WORK, so a call that was cut off goes on with `--only export generate`. Writes
+What a command measured is kept in WORK, so a call that was cut off goes on with `--only export generate`; `--only` by itself
+sets what was kept beside the plans of today. Writes
 results/large_SHAPE.json, which says what was not measured. The model (2 GB at 1b, 16 GB at 8b) and all else lie in WORK.
 """
 
@@ -257,32 +258,12 @@ def main() -> int:
         kept = json.loads((work / "kept.json").read_text(encoding="utf-8"))
     write_texts(work)
     recipe = [
-        "--backbone.model",
-        "model",
-        "--backbone.dtype",
-        options.dtype,
-        "--train.max-steps",
-        str(STEPS),
-        "--train.batch-size",
-        "1",
-        "--train.micro-batch-tokens",
-        str(TOKENS),
-        "--task.max-length",
-        str(TOKENS),
-        "--task.on-overlong",
-        "truncate",
-        "--train.gradient-checkpointing",
-        "--evaluate.answers",
-        "0",
-        "--evaluate.in-context",
-        "0",
-        "--data.files",
-        "rows.jsonl",
-        "--data.validation",
-        "validation.jsonl",
-        "--data.test",
-        "test.jsonl",
-    ]
+        "--backbone.model", "model", "--backbone.dtype", options.dtype, "--train.max-steps", str(STEPS),
+        "--train.batch-size", "1", "--train.micro-batch-tokens", str(TOKENS), "--task.max-length", str(TOKENS),
+        "--task.on-overlong", "truncate", "--train.gradient-checkpointing", "--data.files", "rows.jsonl",
+        "--data.validation", "validation.jsonl", "--data.test", "test.jsonl", "--evaluate.answers", "0",
+        "--evaluate.in-context", "0",
+    ]  # fmt: skip
     commands = {
         "train": ["train", RECIPE, "--out", "run", *recipe],
         "evaluate": ["evaluate", "run"],
@@ -292,15 +273,16 @@ def main() -> int:
         ],
     }  # fmt: skip
     rows: dict[str, dict[str, Any]] = kept["peaks"]
-    plan = planned(recipe, work)
     for name, arguments in commands.items():
         if name not in options.only:
             continue
-        row = run([sys.executable, "-m", "ptune", *arguments], work, work / f"{name}.log")
-        measured = row["held_gb" if name == "train" else "own_gb"]
-        rows[name] = row | {"planned_gb": plan[name] / 1e9, "of_plan": measured / plan[name] * 1e9}
+        rows[name] = run([sys.executable, "-m", "ptune", *arguments], work, work / f"{name}.log")
         print(f"{name}: {json.dumps(rows[name])}", flush=True)
         (work / "kept.json").write_text(json.dumps(kept), encoding="utf-8")
+    plan = planned(recipe, work)
+    for name, row in rows.items():
+        measured = row["held_gb" if name == "train" else "own_gb"]
+        row |= {"planned_gb": plan[name] / 1e9, "of_plan": measured / plan[name] * 1e9}
     bundle, answers = work / "bundle", work / "out.jsonl"
     asked = "generate" in rows
     answer = json.loads(answers.read_text(encoding="utf-8").splitlines()[0]) if asked else {}
