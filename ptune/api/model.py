@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ptune.codecs.image import is_opened
 from ptune.engine.base import EngineBase
 from ptune.engine.options import BatchKeywords
 from ptune.errors import RequestError, UsageError
@@ -102,7 +103,7 @@ def only_adapter(
 
 def listed(inputs: Any) -> Sequence[Any]:
     """Inputs as a list. A single text or image is a list of one, as over HTTP: its letters are no texts of their own."""
-    alone = isinstance(inputs, str | bytes | Path) or hasattr(inputs, "getbands")  # PIL
+    alone = isinstance(inputs, str | bytes | Path) or is_opened(inputs)
     return [inputs] if alone else inputs
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from ptune.codecs.image import is_opened
 from ptune.errors import DataError
 from ptune.formats.whole_write import sha256_of, whole_file
 
@@ -164,7 +165,7 @@ def _plain(value: Any, folder: Path) -> Any:
         return {str(name): _plain(one, folder) for name, one in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(one, folder) for one in value]
-    if hasattr(value, "getbands"):  # PIL
+    if is_opened(value):
         return _picture(value, folder)
     if hasattr(value, "tolist"):  # numpy, torch
         return _plain(value.tolist(), folder)

@@ -8,7 +8,6 @@ damaged one is noticed. Loaded weights are views of these files: the system take
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
@@ -28,7 +27,7 @@ from ptune.backbone.locate import Source
 from ptune.backbone.packed_folder import settings_of
 from ptune.backbone.quantize import Quantization
 from ptune.config.recipe import Backbone
-from ptune.engine.memory import trim
+from ptune.engine.memory import collect
 from ptune.errors import FormatError, PtuneError, in_one_line
 from ptune.formats.cache import code_hash, key_of, place_for
 from ptune.formats.whole_write import read_json, whole_folder, write_json
@@ -70,8 +69,7 @@ def packed(
         if place is None or not _keep(model, sha256, place) or streamed:
             return model, sha256
         del model  # from here on its weights are views of the kept files, as in later commands
-        gc.collect()  # a packed weight and its layer know each other
-        trim()
+        collect()
         _forget_peak()
         return _found(place, kind, read) or _hashed(quantized())
 

@@ -14,6 +14,7 @@ from ptune.codecs.answers import RenderedConversation
 from ptune.codecs.control_tokens import ControlTokens, Placeholders, any_of
 from ptune.codecs.ends_of_turn import tokens_that_end_turns
 from ptune.codecs.example import Example as Example
+from ptune.codecs.lead import led
 from ptune.codecs.messages import answers_to_train, check_text, normalise
 from ptune.codecs.reading import Reading, reading_after
 from ptune.codecs.reasoning import ReasoningFormat, reasoning_format
@@ -354,19 +355,16 @@ class ChatCodec:
     ) -> _Chat:
         """Checked messages with their control tokens hidden, led by a system message where one is due."""
         checked = normalise(messages, images=self.vision is not None)
-        if "developer" not in self._templated().literals:  # the role's newer name, which few templates know
-            checked = [{**m, "role": "system"} if m["role"] == "developer" else m for m in checked]
-        missing = self.system is not None and all(message["role"] != "system" for message in checked)
-        lead = [{"role": "system", "content": self.system}] if missing else []
         given = {**self.defaults.chat_template_kwargs, **variables}
+        shown = led(self._templated(), checked, self.system, given)
         placeholders = Placeholders(self._control, [self.system, messages, tools, given])
         return _Chat(
-            messages=[placeholders.hide_message(message) for message in lead + checked],
+            messages=[placeholders.hide_message(message) for message in shown],
             tools=placeholders.hide(tools, "tools"),
             variables=placeholders.hide(given, "chat_template_kwargs") if given else {},
             placeholders=placeholders,
             literals=placeholders.literals,
-            added=len(lead),
+            added=len(shown) - len(messages),
         )
 
     def _example(
@@ -396,4 +394,4 @@ class _Chat:
     variables: dict[str, Any]
     placeholders: Placeholders
     literals: dict[str, str]  # what the placeholders in them stand for
-    added: int  # messages put before the user's own
+    added: int  # messages put before the user's own; below 0 where some were joined

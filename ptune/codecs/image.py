@@ -113,6 +113,11 @@ def resized(pixels: Pixels, box: tuple[int, int, int, int], interpolation: str) 
     return np.asarray(Image.fromarray(pixels).resize((width, height), _filter(interpolation), box=box))
 
 
+def is_opened(value: Any) -> bool:
+    """Whether a value is an image that Pillow has opened. Told by its methods: Pillow is not imported for it."""
+    return hasattr(value, "getbands")
+
+
 def open_image(
     source: bytes | str | Path | Image.Image, *, max_pixels: int = MAX_PIXELS, backdrop: Colour | None = None
 ) -> Image.Image:

@@ -163,6 +163,10 @@ class ToolReader:
             if text.startswith(end):
                 self._held, self._state = text[len(end) :], _State.TEXT
                 return True
+            if text.startswith("{"):  # some models write several calls between two marks
+                self._mark = self._held[: len(self._held) - len(text)]
+                self._held, self._state = text, _State.OPENING
+                return True
             if text and not end.startswith(text):
                 self._state = _State.TEXT
                 return True

@@ -60,16 +60,15 @@ def open_graph(
         prepared = kernels if device is None else device
         graph = path if prepared is None else prepared.prepare(path, options)
         providers = ["CPUExecutionProvider"] if device is None else device.providers
-        session = onnxruntime.InferenceSession(
-            graph, options, providers=providers, disabled_optimizers=[*without]
-        )
+        # Operators copy the weights into layouts of their own, and hardly read them from the files again.
+        with let_go(path.parent, "*.data"):
+            session = onnxruntime.InferenceSession(
+                graph, options, providers=providers, disabled_optimizers=[*without]
+            )
     except Exception as error:  # onnxruntime's errors have no common base but this
         raise FormatError(f"{path} cannot be loaded: {error}") from None
     if device is not None:
         device.check(session)
-    # Operators have copied the weights into layouts of their own, and hardly read them from the files again.
-    for weights in path.parent.glob("*.data"):
-        let_go(weights)
     return session
 
 

@@ -27,8 +27,9 @@ _MERGING = 900 * 2**20
 SERVED_TOKENS = 4096  # in the KV cache of the table
 # The same of an export, and what its proof computes with: lists of log-probabilities at so many positions, and the scores of so
 # many queries in a context of so many bytes of keys and values, or the keys and values of so many tokens (ptune.verify). Measured
-# on Llamas of 1.17 and 7.38 billion weights, where an export took 2.80 GB (2.3 by these sums: too low) and 4.53 (4.1).
-_PROVING = 880 * 2**20
+# on Llamas of 1.17 and 7.38 billion weights, where an export took 2.50 GB (2.50 by these sums) and 4.53 (4.3; by an earlier
+# release, which held more at once).
+_PROVING = 1040 * 2**20
 _POSITIONS = 16 * 32
 _QUERIES, _CONTEXT_BYTES = 320, 1 << 29
 _PROVED_TOKENS = 2 * 16 * 256  # under the base and an adapter
@@ -59,11 +60,14 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
     nf4 = recipe.backbone.quantize == "nf4" and adapted
     served = sizes.served()["nf4" if nf4 else "fp32"]
     ends = 4 * sizes.head * (1 if sizes.tied else 2)
-    layers = base - ends * _bytes_a_weight(recipe, ledger, sizes) // 4 if adapted else 4 * sizes.layers
+    each = _bytes_a_weight(recipe, ledger, sizes)
+    trained_ends = ends * each // 4
+    layers = base - trained_ends if adapted else 4 * sizes.layers
     answering = opened_bytes(served, 4 * sizes.head, 4 * sizes.largest, nf4=nf4) + (trained if adapted else 0)
-    # After a training the packed weights of a large base lie in files, whose pages the system takes back.
+    # After a training the weights of a large base lie in files, whose pages the system takes back: packed, or as they were published.
     kept = _kept_in_files(recipe, sizes)
-    held, read = (ledger.weights + ledger.quantisation_state, 0) if kept else (0, loading)
+    in_files = ledger.weights + ledger.quantisation_state - (trained_ends if each == 4 else 0)
+    held, read = (in_files, 0) if kept else (0, loading)
     # As many states as sequences may run, and snapshots of them; the engine gives them half of its memory at most.
     states = min(2 * EngineOptions.max_rows * state_bytes(model), EngineOptions.kv_bytes // 2)
     cache = SERVED_TOKENS * cache_bytes_a_token(config) + states

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from ptune.engine.adapters.safetensors import write_tensors
 from ptune.engine.decoder import golden
 from ptune.engine.decoder.engine import Engine
 from ptune.engine.decoder.forms import Form, chosen, is_proved
-from ptune.engine.memory import trim
+from ptune.engine.memory import collect, trim
 from ptune.engine.options import KernelChoice
 from ptune.errors import UsageError
 from ptune.export.decoder.graph_variants import write_lighter
@@ -176,8 +175,7 @@ class Decoder(Publishable):
         """Drops a large reference before a graph is opened: memory holds one of them."""
         if self.opened is not None and held_bytes(self.opened.model) > SMALL_BYTES:
             self.opened = None
-            gc.collect()  # a packed weight and its layer know each other
-            trim()
+            collect()
 
     def write_graphs(self, folder: Path, profiles: Sequence[str]) -> Bundle:
         """As `Publishable.write_graphs`. Of nf4 alone no graph in float32 is written."""

@@ -43,7 +43,7 @@ class AskApp:
         self, key: str, endpoint: str, body: dict[str, Any], request_id: str, left: asyncio.Event
     ) -> Answer | None:
         """Sends a body. Setting `left` is what a client does that goes away: the answer is cancelled."""
-        unread = [json.dumps(body, ensure_ascii=False).encode()]
+        unread = [json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()]
         response: dict[str, Any] = {}
         written = bytearray()
 

@@ -118,8 +118,12 @@ class Choice:
         return [self._delta(event) for event in events]
 
     def finish_reason(self, finish: str) -> str:
-        """OpenAI's finish_reason: `tool_calls` if the model chose to call, `stop` if the request named the function."""
-        return "tool_calls" if self.calls and finish == "stop" and not self._use.named else finish
+        """OpenAI's finish_reason: `tool_calls` if the model chose to call, and its calls are whole.
+
+        `stop` if the request named the function, or if the answer ended within a call, which no client should run.
+        """
+        whole = self.calls and not self.calling
+        return "tool_calls" if whole and finish == "stop" and not self._use.named else finish
 
     def message(self) -> dict[str, Any]:
         """The whole answer as a message."""

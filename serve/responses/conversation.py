@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from ..openai.chat_translation import chat_request, switched_thinking
@@ -32,7 +31,6 @@ def chat_of(body: ResponsesRequest, before: Sequence[BaseModel], codec: ChatCode
     Raises: RequestError.
     """
     lead = [] if body.instructions is None else [{"role": "system", "content": body.instructions}]
-    turns = lead + chat_messages([*before, *body.input], len(before))
     fields = {
         **body.model_dump(
             include={
@@ -45,7 +43,7 @@ def chat_of(body: ResponsesRequest, before: Sequence[BaseModel], codec: ChatCode
                 "user",
             }
         ),
-        "messages": _one_lead(turns),
+        "messages": lead + chat_messages([*before, *body.input], len(before)),
         "max_tokens": body.max_output_tokens,
         "tools": [_tool(tool.model_dump(exclude_none=True)) for tool in body.tools],
         "tool_choice": _tool_choice(body.tool_choice),
@@ -54,18 +52,6 @@ def chat_of(body: ResponsesRequest, before: Sequence[BaseModel], codec: ChatCode
     if body.reasoning.effort == "none":
         return chat_request(fields | switched_thinking(codec, on=False))
     return chat_request({**fields, "reasoning_effort": body.reasoning.effort})
-
-
-def _one_lead(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The messages, in which all that leads the conversation is one.
-
-    Agents send instructions and a developer's message behind them; many templates refuse or drop a second system message.
-    """
-    lead = list(takewhile(lambda turn: turn["role"] in ("system", "developer"), turns))
-    if len(lead) < 2:
-        return turns
-    text = "\n\n".join(turn["content"] for turn in lead if turn["content"])
-    return [{"role": "system", "content": text}, *turns[len(lead) :]]
 
 
 def _tool(sent: dict[str, Any]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from support import tiny_images
 from timm.data.transforms_factory import create_transform
 
 from ptune.backbone.image_processor import of_processor, of_timm
-from ptune.codecs.image import Preprocessing, open_codec, open_image, save_codec
+from ptune.codecs.image import Preprocessing, is_opened, open_codec, open_image, save_codec
 from ptune.codecs.image_parts import image_of_part
 from ptune.errors import BackboneError, DataError
 
@@ -49,6 +49,11 @@ TIMM: dict[str, dict[str, Any]] = {
     },
 }
 HALF = {"input_size": (3, 112, 112), "mean": (0.4, 0.5, 0.6), "std": (0.2, 0.3, 0.25)}
+
+
+def test_only_what_pillow_has_opened_is_an_image() -> None:
+    assert is_opened(Image.new("RGB", (2, 2)))
+    assert not any(map(is_opened, (b"", "a.png", Path("a.png"), np.zeros((2, 2, 3), np.uint8), None)))
 
 
 def off_by(ours: Any, theirs: Any, std: Any) -> float:

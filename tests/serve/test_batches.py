@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import openai
 import pytest
 from support.batch_lines import Filing, filing, jsonl, line, many, said
@@ -96,6 +98,18 @@ def test_tokens_that_were_found_in_the_cache_are_added_up(
         {"custom_id": name, "method": "POST", "url": endpoint, "body": body} for name in ("first", "second")
     ]
     assert server.ended(server.begun(jsonl(*lines), endpoint)).usage.input_tokens_details.cached_tokens == 10
+
+
+def test_a_body_that_just_fits_is_answered(tmp_path: Path) -> None:
+    """It was written again with spaces, and refused for its length."""
+    body = {"model": "base", "prompt": [65] * 100, "max_tokens": 5}
+    raw = json.dumps(body, separators=(",", ":")).encode()
+    head = b'{"custom_id":"a","method":"POST","url":"/v1/completions","body":'
+    with filing(tmp_path, max_body_bytes=len(raw)) as server:
+        headers = {"content-type": "application/json"}
+        assert httpx.post(f"{server.url}/v1/completions", content=raw, headers=headers).status_code == 200
+        batch = server.ended(server.begun(head + raw + b"}", "/v1/completions"))
+    assert (batch.request_counts.completed, batch.request_counts.failed) == (1, 0)
 
 
 def test_an_encoder_has_batches_too(tmp_path: Path) -> None:

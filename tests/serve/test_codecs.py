@@ -53,6 +53,16 @@ def test_the_codec_gets_the_messages_as_they_were_sent(template: str, prompt: st
     assert codec.decode(ids) == prompt
 
 
+def test_a_chat_that_two_messages_lead_is_answered_where_the_template_refuses_two() -> None:
+    template = "{% for m in messages %}{% if m.role == 'system' and loop.index > 1 %}{{ raise_exception('no') }}{% endif %}"
+    codec = real_codec(f"{template}{PLAIN.partition('%}')[2]}")
+    model = FakeChatModel(codecs={"base": codec})
+    lead = [{"role": "system", "content": PARTS}, {"role": "developer", "content": "c"}]
+    body = {"model": "base", "messages": [*lead, {"role": "user", "content": "d"}]}
+    TestClient(create_app(model)).post("/v1/chat/completions", json=body).raise_for_status()
+    assert codec.decode(model.engine.requests[-1].prompt) == "[system]ab\n\nc[user]d"
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "reasoning", "thinking"])
 def test_the_codec_gets_the_reasoning_of_earlier_answers(name: str) -> None:
     template = "{% for m in messages %}<{{ m.reasoning_content }}>{{ m.content }}{% endfor %}"

@@ -201,6 +201,19 @@ def test_a_cut_call_says_length(served: Any) -> None:
     assert choice["finish_reason"] == "length"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("before", ["", f"{ONE}\n"])
+def test_an_answer_that_stops_within_a_call_says_stop(served: Any, before: str, stream: bool) -> None:
+    """`tool_calls` would have a client run a call whose arguments are half there."""
+    second = ONE.replace("Oslo", "Rome")
+    for script, stop in ((before + second.partition("Rome")[0], None), (before + second, "Rome")):
+        served.engine.script = script
+        response = served.chat("How warm?", tools=TOOLS, stream=stream, stop=stop)
+        choice = whole_of(chunks_of(response))[0] if stream else answer(response)
+        assert choice["finish_reason"] == "stop"
+        assert choice["message"]["tool_calls"][-1]["function"]["arguments"] == '{"place": "'
+
+
 def test_calls_and_results_are_part_of_a_conversation(served: Any) -> None:
     call = {"id": "call1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
     messages = [

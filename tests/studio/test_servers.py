@@ -12,6 +12,7 @@ from support.living_adapters import Living, living
 
 import ptune
 from ptune.errors import PtuneError, UsageError
+from ptune.studio.judge.said import bars
 from ptune.studio.serve.load import Load, load_of
 from ptune.studio.serve.load_tables import figures, keys, limits, models
 from ptune.studio.serve.servers import (
@@ -20,6 +21,7 @@ from ptune.studio.serve.servers import (
     address,
     alias_body,
     curl,
+    gives_numbers,
     request_of,
     said,
     scores_of,
@@ -168,11 +170,21 @@ def test_what_is_asked_of_each_endpoint_and_what_it_says() -> None:
         found, body = request_of({"id": "mine", "endpoint": path}, "Ada")
         assert (found, body["model"]) == (path, "mine")
         assert "Ada" in str(body)
-        assert said(path, {"data": [item]}) == told
+        assert said({"id": "mine"}, path, {"data": [item]}) == told
         scores = scores_of(path, {"data": [item]})
         assert scores == ({"good": 0.75, "bad": 0.25} if path == "/v1/classify" else None)
     with pytest.raises(UsageError, match="page"):
         request_of({"id": "mine", "endpoint": "/v1/recommend"}, "Ada")
+
+
+def test_a_regressors_number_is_no_share() -> None:
+    """One between 0 and 1 looked like a probability."""
+    card, answer = {"id": "mine", "problem": "regression"}, {"data": [{"scores": {"quality": 0.4321}}]}
+    assert said(card, "/v1/classify", answer) == "quality 0.4321"
+    shown = bars(answer["data"][0]["scores"], numbers=gives_numbers(card))
+    assert "0.4321" in shown
+    assert "%" not in shown
+    assert not gives_numbers({"id": "mine", "problem": "multi"})
 
 
 @pytest.mark.parametrize(("alias", "share"), [("../x", 0.5), ("", 0.5), ("prod", 0.0), ("prod", 1.0)])

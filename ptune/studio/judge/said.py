@@ -31,10 +31,13 @@ def _told(said: Mapping[str, Any], question: str, title: str, *, compares: bool)
     return "".join(parts)
 
 
-def bars(scores: Mapping[str, float]) -> str:
-    """HTML of labels with their probabilities; a number as it is, which is no share of anything."""
+def bars(scores: Mapping[str, float], *, numbers: bool = False) -> str:
+    """HTML of labels with their probabilities; a number as it is, which is no share of anything.
+
+    numbers: whether the scores are known to be numbers; otherwise those outside of 0 to 1 are told by their size.
+    """
     shown = list(scores.items())[:MOST_LABELS]
-    if any(not 0 <= value <= 1 for _, value in shown):
+    if numbers or any(not 0 <= value <= 1 for _, value in shown):
         return "".join(f"<p>{escape(label)}: <b>{value:.4g}</b></p>" for label, value in shown)
     bars = "".join(
         f"<div class=bar><span class=label title='{escape(label)}'>{escape(label)}</span><span class=track>"

@@ -166,14 +166,14 @@ class Client:
     def answer(
         self, card: Mapping[str, Any], text: str
     ) -> tuple[str, dict[str, float] | None, dict[str, str]]:
-        """What a model says to a text, in words; of a classifier its labels with their probabilities; and the limits of the key
-        as the response's headers tell them."""
+        """What a model says to a text, in words; of a classifier its labels with their probabilities, of a regressor its
+        numbers; and the limits of the key as the response's headers tell them."""
         path, body = request_of(card, text)
         response = self._asked("POST", path, json=body, timeout=120)
         limits = {name: value for name, value in response.headers.items() if name.startswith("x-ratelimit-")}
         try:
             answer = response.json()
-            return said(path, answer), scores_of(path, answer), limits
+            return said(card, path, answer), scores_of(path, answer), limits
         except (ValueError, KeyError, IndexError, TypeError):
             raise NoServerError(f"{self.url} sent an answer that cannot be read") from None
 
@@ -259,13 +259,14 @@ def request_of(card: Mapping[str, Any], text: str) -> tuple[str, dict[str, Any]]
     raise UsageError(f"{model} is asked at {path}, which takes more than a text: use the server's page")
 
 
-def said(path: str, answer: dict[str, Any]) -> str:
-    """An answer in words. Raises: KeyError, TypeError or IndexError where it is another's."""
+def said(card: Mapping[str, Any], path: str, answer: dict[str, Any]) -> str:
+    """A model's answer in words. Raises: KeyError, TypeError or IndexError where it is another's."""
     if path == CHAT_PATH:
         return str(answer["choices"][0]["message"]["content"] or "")
     [item] = answer["data"]
     if path == "/v1/classify":
-        return ", ".join(f"{label} {score:.1%}" for label, score in item["scores"].items())
+        form = ".4g" if gives_numbers(card) else ".1%"
+        return ", ".join(f"{label} {score:{form}}" for label, score in item["scores"].items())
     if path == "/v1/tag":
         found = [f"{one['text']} ({one['label']})" for one in item["entities"]]
         return ", ".join(found) or "nothing is tagged"
@@ -275,10 +276,15 @@ def said(path: str, answer: dict[str, Any]) -> str:
 
 
 def scores_of(path: str, answer: Mapping[str, Any]) -> dict[str, float] | None:
-    """A classifier's labels with their probabilities, the likeliest first. Raises: as `said`."""
+    """A classifier's labels with their probabilities, the likeliest first; a regressor's numbers. Raises: as `said`."""
     if path != "/v1/classify":
         return None
     return dict(sorted(answer["data"][0]["scores"].items(), key=lambda one: -float(one[1])))
+
+
+def gives_numbers(card: Mapping[str, Any]) -> bool:
+    """Whether a model's scores are numbers that it predicts, not probabilities."""
+    return card.get("problem") == "regression"
 
 
 def writes_text(card: Mapping[str, Any]) -> bool:

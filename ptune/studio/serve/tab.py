@@ -18,7 +18,7 @@ from ptune.studio.serve.keys_form import KeysForm
 from ptune.studio.serve.load import load_of
 from ptune.studio.serve.load_tables import figures, keys, limits, models
 from ptune.studio.serve.server_fields import server_fields
-from ptune.studio.serve.servers import Client, Served, curl, request_of, served, writes_text
+from ptune.studio.serve.servers import Client, Served, curl, gives_numbers, request_of, served, writes_text
 from ptune.studio.sheet import error, note, opens
 from ptune.studio.studio import QUIET, Studio
 
@@ -156,7 +156,9 @@ class Serve:
                 said, scores, left = client.answer(card, text)
         except PtuneError as problem:
             return error(str(problem)), gr.skip()
-        told = bars(scores) if scores else f"<p>{escape(said) or '(nothing)'}</p>"
+        told = (
+            bars(scores, numbers=gives_numbers(card)) if scores else f"<p>{escape(said) or '(nothing)'}</p>"
+        )
         return f'<div class="answer">{told}</div>{note(limits(left))}', line
 
 

@@ -123,9 +123,9 @@ def _arrays(ids: Sequence[int], type_ids: Sequence[int]) -> dict[str, Array]:
 
 
 def _pixels(one: Any, record: AdapterRecord) -> Array:
-    from ptune.codecs.image import Preprocessing, open_image
+    from ptune.codecs.image import Preprocessing, is_opened, open_image
 
-    if not isinstance(one, bytes | str | Path) and not hasattr(one, "getbands"):  # PIL's
+    if not isinstance(one, bytes | str | Path) and not is_opened(one):
         raise RequestError(f"an image is expected, not {type(one).__name__}", param="input")
     return Preprocessing.model_validate(record.preprocessing)(open_image(one))
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 from ptune.backbone.image_rows import see, shown
 from ptune.backbone.load import load
 from ptune.config.recipe import Backbone
+from ptune.engine.memory import collect
 from ptune.formats.bundle import Hop
-from ptune.parity import compare
+from ptune.parity import Array, compare
 from ptune.training.layers.lora_product import with_lora_products
 from ptune.training.rows.virtual_tokens import learns_prompt
 from ptune.verify.decoder.torch_side import Probe, logprobs
@@ -32,11 +33,8 @@ def live_kernel_hops(
     rounding = [kind for kind in (backbone.quantize, backbone.dtype) if kind in LIVE_KERNEL_KL]
     if not rounding:
         return []
-    live_base = load(backbone).model
-    if (rows := shown(model)) is not None:
-        see(live_base, rows)
-    trained = with_lora_products(adapted(live_base, adapter))
-    live = logprobs(trained, probes)
+    live = _as_trained(backbone, model, adapter, probes)
+    collect()  # that model
     with base_kept(model, adapter):
         wrapped = adapted(model, adapter)
         try:
@@ -53,3 +51,13 @@ def live_kernel_hops(
         note=f"what {' and '.join(rounding)} rounds while it trains; the weights are the same",
     )
     return [hop]
+
+
+def _as_trained(
+    backbone: Backbone, model: PreTrainedModel, adapter: Path, probes: Sequence[Probe]
+) -> list[Array]:
+    """Log-probabilities [wanted, vocab] of each probe from a model of their own, which memory holds no longer than that."""
+    base = load(backbone).model
+    if (rows := shown(model)) is not None:
+        see(base, rows)
+    return logprobs(with_lora_products(adapted(base, adapter)), probes)
