@@ -27,6 +27,7 @@ from ptune.methods.own_positions import OwnPositions
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from torch import nn
 
 FROM_DATA = ("eva", "corda", "lora_ga")
 Runs = Sequence["Callable[[], torch.Tensor]"]
@@ -119,22 +120,38 @@ def begin_lora_ga(model: PeftModel, runs: Runs) -> None:
     import torch
 
     layers = _adapted_layers(model)
-    frozen = [one for one in model.parameters() if one.requires_grad]
-    for one in frozen:
+    trained = [one for one in model.parameters() if one.requires_grad]
+    for one in trained:
         one.requires_grad_(False)
-    for group in _groups(layers, lambda layer: layer.in_features * layer.out_features):
+    for group in _groups(layers, _gradient_numbers):
         sums = dict[str, torch.Tensor]()
         handles = [layers[name].register_forward_hook(_summing(name, sums)) for name in group]
         with torch.enable_grad(), model.disable_adapter():
             for run in runs:
-                run().backward()
+                loss = run()
+                if loss.requires_grad:  # or the pass reaches no layer of the group
+                    loss.backward()
         for handle in handles:
             handle.remove()
         for name in group:
-            if name in sums:  # or the pass does not reach it
+            if name in sums:  # or no pass reaches it
                 _set_by(layers[name], sums[name])
-    for one in frozen:
+    for one in trained:
         one.requires_grad_(True)
+
+
+def gradient_numbers(model: nn.Module) -> list[int]:
+    """Of the weights of each layer with an adapter."""
+    return [_gradient_numbers(layer) for layer in _adapted_layers(model).values()]
+
+
+def gradients_held_bytes(total: int, largest: int) -> int:
+    """Of the gradients that `begin_lora_ga` holds beside a pass, at most. total, largest: `gradient_numbers`, added up and of a layer."""
+    return 4 * min(total, max(_AT_ONCE, largest))
+
+
+def _gradient_numbers(layer: Any) -> int:
+    return int(layer.in_features * layer.out_features)
 
 
 def _summing(
@@ -143,11 +160,14 @@ def _summing(
     """A hook that adds the gradient of a layer's weights, [out, in], to the one of that name."""
 
     def note(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        rows = inputs[0].detach().flatten(0, -2).float()
+        rows = inputs[0].detach().flatten(0, -2)
 
         def add(gradient: torch.Tensor) -> None:
-            own = gradient.flatten(0, -2).float().T @ rows
-            sums[name] = sums[name] + own if name in sums else own
+            left, right = gradient.flatten(0, -2).float().T, rows.float()
+            if name in sums:
+                sums[name].addmm_(left, right)
+            else:
+                sums[name] = left @ right
 
         tracked = output if output.requires_grad else output.detach().requires_grad_()
         tracked.register_hook(add)
@@ -173,7 +193,7 @@ def _set_by(layer: Any, gradient: torch.Tensor) -> None:
         set_mirrored(layer, adapter, right.T[some], left[:, rest] * values[rest] * stable)
 
 
-def _adapted_layers(model: PeftModel) -> dict[str, Any]:
+def _adapted_layers(model: nn.Module) -> dict[str, Any]:
     """The linear layers with an adapter, by name."""
     from peft.tuners.lora import LoraLayer
     from torch import nn

@@ -47,13 +47,14 @@ def calibrate(recipe: Recipe, model: Any, objective: Objective, data: TaskData) 
             " train.gradient_checkpointing, or take init eva"
         )
     rows = ([data.train[index] for index in order.batch(step)] for step in range(steps))
+    torch.manual_seed(recipe.train.seed)
     runs = [
         partial(_loss, objective, model, batch, sum(map(objective.targets, some)) or 1)
         for some in rows
         for batch in objective.batches(some)
     ]
-    torch.manual_seed(recipe.train.seed)
     model.eval()
+    model.training = by_gradient  # itself alone: rows count as in training, and nothing is dropped
     method.calibrate(model, runs)
 
 
