@@ -8,8 +8,8 @@ Padding is in no covariance.
 CorDA (Yang et al. 2024, https://arxiv.org/abs/2406.05223), in its form that learns a task: with C the covariance of a layer's inputs,
 B A begins as the r largest parts of the singular value decomposition of W C, times the inverse of C.
 
-LoRA-GA (Wang et al. 2024, https://arxiv.org/abs/2407.05000): A and B begin as singular vectors of the gradient of W on the first row,
-A as the first r and B as the next, scaled as PEFT scales them.
+LoRA-GA (Wang et al. 2024, https://arxiv.org/abs/2407.05000): A and B begin as singular vectors of the gradient of W on the rows of the
+first step, A as the first r and B as the next, scaled as PEFT scales them.
 
 What the last two begin from is subtracted by a second half that is not trained (`ptune.methods.lora_init`). So the base stays the one
 that everybody has, quantised or not.
@@ -27,12 +27,13 @@ from ptune.methods.own_positions import OwnPositions
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from torch import nn
 
 FROM_DATA = ("eva", "corda", "lora_ga")
 Runs = Sequence["Callable[[], torch.Tensor]"]
-"""Each runs one forward pass and returns its mean loss []."""
+"""Each runs one forward pass and returns its share [] of the mean loss of a step."""
 
-_AT_ONCE = 2**28  # numbers of the covariances that are held: 1 GiB
+_AT_ONCE = 2**28  # numbers of the covariances or gradients that are held: 1 GiB
 _GAMMA = 16  # PEFT's `stable_gamma`
 
 
@@ -56,7 +57,7 @@ def begin_corda(model: PeftModel, runs: Runs) -> None:
     import torch
 
     layers, own = _adapted_layers(model), OwnPositions(model)
-    for group in _groups(layers):
+    for group in _groups(layers, lambda layer: layer.in_features**2):
         sums = {name: torch.zeros(()) for name in group}
 
         def note(name: str, inputs: torch.Tensor, sums: dict[str, torch.Tensor] = sums) -> None:
@@ -99,11 +100,11 @@ def _of_covariance(
     return root[:, None] * (right[:rank] @ inverse), left[:, :rank] * root
 
 
-def _groups(layers: dict[str, Any]) -> Iterator[list[str]]:
-    """Names of layers whose covariances are held at once."""
+def _groups(layers: dict[str, Any], numbers: Callable[[Any], int]) -> Iterator[list[str]]:
+    """Names of layers of which so many numbers each are held at once."""
     group, held = list[str](), 0
     for name, layer in layers.items():
-        size = layer.in_features**2
+        size = numbers(layer)
         if group and held + size > _AT_ONCE:
             yield group
             group, held = [], 0
@@ -113,30 +114,66 @@ def _groups(layers: dict[str, Any]) -> Iterator[list[str]]:
 
 
 def begin_lora_ga(model: PeftModel, runs: Runs) -> None:
-    """Sets the factors of a mirrored PeftModel by the gradient of one pass, a layer at a time as it is known."""
+    """Sets the factors of a mirrored PeftModel by the gradient of all passes together; they are run once for each group of layers
+    whose gradients fit together.
+    """
     import torch
 
     layers = _adapted_layers(model)
-
-    def watch(name: str) -> Callable[[Any, tuple[Any, ...], torch.Tensor], torch.Tensor]:
-        def note(layer: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-            rows = inputs[0].detach().flatten(0, -2).float()
-            tracked = output if output.requires_grad else output.detach().requires_grad_()
-            tracked.register_hook(lambda gradient: _set_by(layer, gradient.flatten(0, -2).float().T @ rows))
-            return tracked
-
-        return note
-
-    handles = [layer.register_forward_hook(watch(name)) for name, layer in layers.items()]
-    frozen = [one for one in model.parameters() if one.requires_grad]
-    for one in frozen:
+    trained = [one for one in model.parameters() if one.requires_grad]
+    for one in trained:
         one.requires_grad_(False)
-    with torch.enable_grad(), model.disable_adapter():
-        runs[0]().backward()
-    for handle in handles:
-        handle.remove()
-    for one in frozen:
+    for group in _groups(layers, _gradient_numbers):
+        sums = dict[str, torch.Tensor]()
+        handles = [layers[name].register_forward_hook(_summing(name, sums)) for name in group]
+        with torch.enable_grad(), model.disable_adapter():
+            for run in runs:
+                loss = run()
+                if loss.requires_grad:  # or the pass reaches no layer of the group
+                    loss.backward()
+        for handle in handles:
+            handle.remove()
+        for name in group:
+            if name in sums:  # or no pass reaches it
+                _set_by(layers[name], sums[name])
+    for one in trained:
         one.requires_grad_(True)
+
+
+def gradient_numbers(model: nn.Module) -> list[int]:
+    """Of the weights of each layer with an adapter."""
+    return [_gradient_numbers(layer) for layer in _adapted_layers(model).values()]
+
+
+def gradients_held_bytes(total: int, largest: int) -> int:
+    """Of the gradients that `begin_lora_ga` holds beside a pass, at most. total, largest: `gradient_numbers`, added up and of a layer."""
+    return 4 * min(total, max(_AT_ONCE, largest))
+
+
+def _gradient_numbers(layer: Any) -> int:
+    return int(layer.in_features * layer.out_features)
+
+
+def _summing(
+    name: str, sums: dict[str, torch.Tensor]
+) -> Callable[[Any, tuple[Any, ...], torch.Tensor], torch.Tensor]:
+    """A hook that adds the gradient of a layer's weights, [out, in], to the one of that name."""
+
+    def note(_: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        rows = inputs[0].detach().flatten(0, -2)
+
+        def add(gradient: torch.Tensor) -> None:
+            left, right = gradient.flatten(0, -2).float().T, rows.float()
+            if name in sums:
+                sums[name].addmm_(left, right)
+            else:
+                sums[name] = left @ right
+
+        tracked = output if output.requires_grad else output.detach().requires_grad_()
+        tracked.register_hook(add)
+        return tracked
+
+    return note
 
 
 def _set_by(layer: Any, gradient: torch.Tensor) -> None:
@@ -156,7 +193,7 @@ def _set_by(layer: Any, gradient: torch.Tensor) -> None:
         set_mirrored(layer, adapter, right.T[some], left[:, rest] * values[rest] * stable)
 
 
-def _adapted_layers(model: PeftModel) -> dict[str, Any]:
+def _adapted_layers(model: nn.Module) -> dict[str, Any]:
     """The linear layers with an adapter, by name."""
     from peft.tuners.lora import LoraLayer
     from torch import nn

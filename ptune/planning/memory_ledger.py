@@ -28,7 +28,7 @@ class Ledger:
     loss_workspace: int
     allocator_slack: int  # held by the allocator but not in use
     runtime: int  # code and objects created while training
-    loading: int  # peak while the model is loaded and quantised
+    loading: int  # peak until the first step: while the model is loaded and quantised, or an adapter begins with a gradient
     saving: int  # peak while the result is saved and read back
     baseline: int  # held before the model is loaded: all imports on the CPU, the CUDA context on a GPU
     main_memory: int  # of a training on a GPU: what loading and quantising adds in main memory; else 0

@@ -14,6 +14,7 @@ from ptune.backbone.precision import fastest
 from ptune.config.chat import Chat
 from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.lora import Lora
+from ptune.methods.lora_from_data import gradient_numbers, gradients_held_bytes
 from ptune.methods.peft_method import PeftMethod
 from ptune.planning import heap_use
 from ptune.planning.depth import Shallow, in_shapes
@@ -222,6 +223,7 @@ def ledger_of(
     ):  # the weights as they were, beside them
         unquantised = loading_bytes(4 * count, count, largest, torch.float32, described, quantised=False)
         loading = max(loading, (base if here else 0) + unquantised)
+    begun = _begun(step, model, recipe)
     return Ledger(
         device=device,
         weights=peak.parts[Part.WEIGHTS] - file.weights + file.slots,
@@ -233,7 +235,7 @@ def ledger_of(
         loss_workspace=peak.parts[Part.LOSS],
         allocator_slack=peak.slack,
         runtime=_RUNTIME["step"] if here else 0,
-        loading=loading + _RUNTIME["loading"] if here else held,
+        loading=max(loading, begun) + _RUNTIME["loading"] if here else max(held, begun),
         saving=saving + _RUNTIME["saving"] if here else saving,
         baseline=_IMPORTS if here else _CONTEXT,
         main_memory=0 if here else loading + _RUNTIME["loading"],
@@ -242,3 +244,13 @@ def ledger_of(
         away=file.away,
         offloaded=step.offloaded,
     )
+
+
+def _begun(step: Step, model: Shallow, recipe: Recipe) -> int:
+    """Bytes while an adapter begins with a gradient; 0 for others. There is no optimiser yet."""
+    if not (isinstance(recipe.method, Lora) and recipe.method.init == "lora_ga"):
+        return 0
+    later = (Part.GRADIENTS, Part.OPTIMISER)
+    passed = max(one.total - sum(one.parts[part] for part in later) for one in step.moments)
+    total = model.of_model(lambda one: sum(gradient_numbers(one.model)))
+    return passed + gradients_held_bytes(total, max(gradient_numbers(model.few.model)))

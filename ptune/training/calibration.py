@@ -36,18 +36,25 @@ def calibrate(recipe: Recipe, model: Any, objective: Objective, data: TaskData) 
     assert isinstance(model, PeftModel)
     mixture = mixture_of(data.parts, recipe.data.weights)
     order = Order(len(data.train), recipe.train.batch_size, recipe.train.seed, mixture)
-    steps = min(STEPS, order.steps(recipe.train))
-    say(f"method {type(method).__name__} begins with the rows of the first {steps} steps")
+    by_gradient = isinstance(method, Lora) and method.init == "lora_ga"
+    steps = 1 if by_gradient else min(STEPS, order.steps(recipe.train))
+    first = "step" if steps == 1 else f"{steps} steps"
+    say(f"method {type(method).__name__} begins with the rows of the first {first}")
 
-    if recipe.train.gradient_checkpointing and isinstance(method, Lora) and method.init == "lora_ga":
+    if recipe.train.gradient_checkpointing and by_gradient:
         raise RecipeError(
             "method.init 'lora_ga' wants a gradient before the first step, and keeps all activations for it: leave out"
             " train.gradient_checkpointing, or take init eva"
         )
     rows = ([data.train[index] for index in order.batch(step)] for step in range(steps))
-    runs = [partial(_loss, objective, model, batch) for some in rows for batch in objective.batches(some)]
     torch.manual_seed(recipe.train.seed)
+    runs = [
+        partial(_loss, objective, model, batch, sum(map(objective.targets, some)) or 1)
+        for some in rows
+        for batch in objective.batches(some)
+    ]
     model.eval()
+    model.training = by_gradient  # itself alone: rows count as in training, and nothing is dropped
     method.calibrate(model, runs)
 
 
@@ -87,6 +94,6 @@ def check_original(recipe: Recipe) -> None:
         )
 
 
-def _loss(objective: Objective, model: PeftModel, batch: Any) -> torch.Tensor:
-    score = objective.score(model, batch)
-    return score.loss / score.targets
+def _loss(objective: Objective, model: PeftModel, batch: Any, targets: float) -> torch.Tensor:
+    """A pass's share of its step's mean loss. targets: of the step."""
+    return objective.score(model, batch).loss / targets

@@ -64,7 +64,7 @@ class Objective(Protocol):
         """The batches of one process's share of the examples; every process gets the same number."""
 
     def score(self, model: nn.Module, batch: Any) -> Score:
-        """Runs one forward pass."""
+        """Runs one forward pass. The mode of `model` itself, whatever its parts are in, says whether the loss is that of training."""
 
     def constant_loss(self, examples: Sequence[Any]) -> float | None:
         """Loss per target of the best constant answer: every label gets its share. None if there are no labels."""

@@ -164,6 +164,37 @@ def test_covariances_that_do_not_fit_together_are_taken_in_turns(monkeypatch: py
     assert all(torch.equal(one, found[1][name]) for name, one in found[0].items())
 
 
+def test_gradients_that_do_not_fit_together_are_taken_in_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ptune.methods import lora_from_data
+
+    found = []
+    for most in (2**28, 5000):
+        monkeypatch.setattr(lora_from_data, "_AT_ONCE", most)
+        torch.manual_seed(0)
+        found.append(factors(calibrated(Lora(r=4, init="lora_ga"), "llama")))
+    for name, one in found[0].items():  # directions are alike up to their signs
+        assert (one.abs() - found[1][name].abs()).abs().max() < 1e-2 * one.abs().max(), name
+
+
+def test_a_pass_may_reach_none_of_the_layers_whose_gradients_are_held(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from ptune.methods import lora_from_data
+
+    monkeypatch.setattr(lora_from_data, "_AT_ONCE", 1)
+    model = begun(Lora(r=4, init="lora_ga"), tiny_models.model("llama"), "llama")
+    before = {name: one.clone() for name, one in factors(model).items()}
+    inner = model.base_model.model.model
+
+    def run() -> torch.Tensor:
+        return inner.layers[0].mlp(inner.embed_tokens(BATCHES[0])).square().mean()
+
+    Lora(r=4, init="lora_ga").calibrate(model, [run, run])
+    assert {name for name, one in factors(model).items() if not torch.equal(one, before[name])} == {
+        name for name in before if "layers.0.mlp" in name
+    }
+
+
 def test_a_gradient_needs_layers_of_twice_the_rank() -> None:
     with pytest.raises(
         RecipeError, match="'lora_ga': rank 20 needs layers of 40 inputs and outputs at least"

@@ -21,7 +21,7 @@ from ptune.methods.full import Full
 from ptune.methods.lora import Lora
 from ptune.planning import heap_replay, predict
 from ptune.planning.files import describe
-from ptune.planning.prediction import largest, planned_dtype
+from ptune.planning.prediction import _RUNTIME, largest, planned_dtype
 from ptune.planning.skeleton import skeleton
 from ptune.planning.step import Part, Work, follow
 from ptune.planning.storage import GIVEN_BACK, StorageTracker
@@ -141,8 +141,24 @@ def test_a_followed_step_holds_what_a_real_one_holds(make: Make, quantize: str, 
     assert fake == pytest.approx(real, rel=0.01)
 
 
-def real_peak(model: nn.Module, backbone: nn.Module, recipe: Recipe, lengths: tuple[int, ...]) -> int:
-    """Most bytes that a forward and a backward pass add to what was there."""
+def test_a_gradient_that_an_adapter_begins_with_is_foreseen(make: Make) -> None:
+    """Its pass holds what that of a step holds, but for what the adapter itself adds, and the gradients of the weights."""
+    recipe = make(method=Lora(r=2, init="lora_ga"), max_length=sum(LENGTHS))
+    loaded = load(recipe.backbone, device="cpu")
+    model = applied(recipe, loaded.model)
+    with packing(loaded.model) as packed:
+        assert packed
+        peak = real_peak(model, loaded.model, recipe, tuple(LENGTHS), begins=True)
+    ledger = predict(recipe, LENGTHS, device="cpu")
+    standing = stored_bytes([*model.parameters(), *model.buffers()])
+    foreseen = ledger.loading - _RUNTIME["loading"]
+    assert 0.95 * (standing + peak) < foreseen < 1.25 * (standing + peak)
+
+
+def real_peak(
+    model: nn.Module, backbone: nn.Module, recipe: Recipe, lengths: tuple[int, ...], *, begins: bool = False
+) -> int:
+    """Most bytes that a forward and a backward pass, or those that an adapter begins with, add to what was there."""
     size = sum(lengths)
     places = [place for length in lengths for place in range(length)]
     starts = {sum(lengths[:number]) for number in range(len(lengths))}
@@ -160,7 +176,11 @@ def real_peak(model: nn.Module, backbone: nn.Module, recipe: Recipe, lengths: tu
     with tracker:
         tracker.see([*model.parameters(), *model.buffers()])
         before = len(tracker.timeline.events)
-        (objective.score(model, batch).loss / 2).backward()
+        if begins:
+            assert isinstance(recipe.method, Lora)
+            recipe.method.calibrate(model, [lambda: objective.score(model, batch).loss / 2])
+        else:
+            (objective.score(model, batch).loss / 2).backward()
     live = tracker.timeline.live()
     model.zero_grad(set_to_none=True)
     return max(live[before:]) - live[before - 1]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from peft import PeftModel
 from support.seq2seq_bundles import ADAPTERS, SOURCES, Made, adapter, generated, ids_of, make
-from support.seq2seq_models import build_seq2seq
+from support.seq2seq_models import build_seq2seq, give_own_head
 from support.tiny_models import decoded
 from transformers import AutoModelForSeq2SeqLM
 
@@ -204,3 +204,27 @@ def test_a_pretrained_model_is_exported_alone(tmp_path: Path) -> None:
     )
     assert proof.passed
     assert not proof.adapters
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "marian"])
+def test_a_head_of_its_own_beside_a_config_that_ties_it_is_trained_and_served(
+    family: str, tmp_path: Path
+) -> None:
+    spec = Backbone(model=str(give_own_head(build_seq2seq(tmp_path / family, family))))
+    data = Data(files=(pairs_file(tmp_path / "pairs.jsonl"),))
+    steps = Train(max_steps=2, lr=1e-2, batch_size=8)
+    run = train(
+        Recipe(task=Translation(), backbone=spec, method=Full(), data=data, train=steps), tmp_path / "run"
+    )
+    saved = AutoModelForSeq2SeqLM.from_pretrained(run.model_path).eval()
+    assert not torch.equal(saved.lm_head.weight, saved.get_input_embeddings().weight)
+    proofs = [
+        publish.export_backbone(spec, tmp_path / "base", threads=1),
+        publish.export_run(run, tmp_path / "bundle", name="swap", threads=1),
+    ]
+    assert all(proof.passed for proof in proofs)
+    ids = saved.generate(
+        input_ids=torch.tensor([ids_of("open 3")]), max_new_tokens=5, do_sample=False, num_beams=1
+    )
+    with closing(ptune.load(tmp_path / "bundle", threads=1)) as opened:
+        assert opened.translate(["open 3"], max_tokens=5) == [decoded(ids[0].tolist()).strip()]

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, processors
 from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
@@ -79,3 +80,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", model_max_length=256
     )
+
+
+def give_own_head(folder: Path) -> Path:
+    """Puts other weights for the head into a model folder whose config ties it to the embedding, and returns the folder."""
+    weights = load_file(folder / "model.safetensors")
+    embedding = next(one for name, one in weights.items() if name.endswith("shared.weight"))
+    head = torch.randn(embedding.shape, generator=torch.Generator().manual_seed(5)) * embedding.std()
+    save_file({**weights, "lm_head.weight": head}, folder / "model.safetensors", {"format": "pt"})
+    return folder

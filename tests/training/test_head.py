@@ -63,7 +63,7 @@ def test_loss_and_gradients_are_those_of_the_logits(
         assert (found is None) == (grad is None)
         if found is not None:
             torch.testing.assert_close(found, grad, rtol=1e-9, atol=1e-12)
-    with replaced_by_loss(head.eval(), labels, CPU), torch.no_grad():
+    with replaced_by_loss(head, labels, CPU, training=False), torch.no_grad():
         loss, correct = head(hidden)[0, 0]
     assert float(loss) == pytest.approx(float(expected), rel=1e-12)
     assert int(correct) == int((head(hidden)[0].argmax(-1) == labels).sum())

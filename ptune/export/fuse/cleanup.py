@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir
 import onnx_ir.passes.common as passes
+import torch
 from onnxscript import optimizer
 
 from ptune.export.rewrite import made_by, replace
@@ -14,12 +15,22 @@ SMALL = 1024  # elements; larger constants are weights, and not read here
 def fold(model: onnx_ir.Model) -> None:
     """Folds constants and merges equal computations."""
     optimizer.fold_constants(
-        model, onnx_shape_inference=False, input_size_limit=SMALL, output_size_limit=SMALL
+        model,
+        onnx_shape_inference=False,
+        input_size_limit=SMALL,
+        output_size_limit=SMALL,
+        should_fold=lambda node: False if any(map(_is_weight, node.inputs)) else None,
     )
     passes.RemoveUnusedNodesPass()(model)
     passes.CommonSubexpressionEliminationPass()(model)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     shapes(model.graph)
+
+
+def _is_weight(value: onnx_ir.Value | None) -> bool:
+    """Whether it has no value yet; onnxscript would compute a transposition of it, however large it is."""
+    raw = getattr(value.const_value, "raw", None) if value is not None else None
+    return isinstance(raw, torch._subclasses.FakeTensor)
 
 
 def sweep(model: onnx_ir.Model) -> None:

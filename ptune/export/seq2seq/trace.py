@@ -137,8 +137,18 @@ def _skeleton(model: PreTrainedModel) -> tuple[PreTrainedModel, list[EncoderSock
     for name, buffer in model.named_buffers():  # such as BART's trained bias of the logits
         parent, _, leaf = name.rpartition(".")
         setattr(empty.get_submodule(parent), leaf, buffer.detach().float().cpu().clone())
+    if _has_own_head(model):  # whatever its config says
+        head: Any = empty.get_output_embeddings()
+        with mode:
+            head.weight = nn.Parameter(torch.empty(head.weight.shape), requires_grad=False)
     empty.eval().requires_grad_(False)
     return empty, install(empty, EncoderSocket)
+
+
+def _has_own_head(model: PreTrainedModel) -> bool:
+    """Whether the head's weights are no embedding's."""
+    head: Any = model.get_output_embeddings()
+    return sum(one is head.weight for _, one in model.named_parameters(remove_duplicate=False)) == 1
 
 
 def _crossing(model: PreTrainedModel) -> set[str]:

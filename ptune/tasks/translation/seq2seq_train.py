@@ -65,7 +65,10 @@ class Seq2SeqObjective:
     def score(self, model: nn.Module, batch: Seq2SeqBatch) -> Score:
         """Loss and right guesses, summed over the batch's targets."""
         if self.head is not None:
-            with replaced_by_loss(self.head, batch.labels, self.device, self.smoothing), _no_bias(self.model):
+            loss_of = replaced_by_loss(
+                self.head, batch.labels, self.device, self.smoothing, training=model.training
+            )
+            with loss_of, _no_bias(self.model):
                 loss, correct = self.logits(model, batch)[0]
             return Score(loss, correct.detach(), len(batch.labels))
         return score_of(

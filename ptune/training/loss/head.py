@@ -47,21 +47,29 @@ def replaced_by_loss(
     device: torch.device,
     smoothing: float = 0.0,
     factors: torch.Tensor | None = None,
+    *,
+    training: bool = True,
 ) -> Iterator[None]:
     """Within the block, `head` maps hidden states [1, targets, hidden] to their loss instead of their logits.
 
     It returns [1, 1, 2]: the sum of the cross-entropies of `labels` [targets], and the number of labels that are the most
-    likely token (counted in eval mode only; 0 in training). device: see `chunked_loss.loss_and_correct`.
+    likely token (0 in training). device: see `chunked_loss.loss_and_correct`.
     smoothing, factors: see there; in training only, so that validation losses can be compared.
     """
 
     def forward(hidden: torch.Tensor) -> torch.Tensor:
         if len(labels) == 0:
             return _nothing(head, hidden).expand(1, 1, 2)
-        count = not head.training
-        smooth, of = (smoothing, factors) if head.training else (0.0, None)
+        smooth, of = (smoothing, factors) if training else (0.0, None)
         sums = loss_and_correct(
-            hidden[0], head.weight, head.bias, labels, device, count=count, smoothing=smooth, factors=of
+            hidden[0],
+            head.weight,
+            head.bias,
+            labels,
+            device,
+            count=not training,
+            smoothing=smooth,
+            factors=of,
         )
         return torch.stack(sums).view(1, 1, 2)
 

@@ -61,7 +61,10 @@ class NextTokenObjective:
             loss = losses.sum() if weights is None else losses @ weights.to(losses.dtype)
             return Score(loss, loss.new_zeros(()), counted)
         if self.head is not None:
-            with replaced_by_loss(self.head, batch.labels, self.device, self.smoothing, weights):
+            training = model.training
+            with replaced_by_loss(
+                self.head, batch.labels, self.device, self.smoothing, weights, training=training
+            ):
                 loss, correct = self.logits(model, batch)[0]
             return Score(loss, correct.detach(), counted)
         logits = self.logits(model, batch)
