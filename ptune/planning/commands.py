@@ -23,13 +23,15 @@ from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, st
 # weights in nf4, where merging took 1.82 GB (1.91 by these sums) and an answer from the served graph 1.11 GB (1.13); of 1.17
 # billion weights an answer took .90 GB (.95).
 _TRAINING = 473 * 2**20
+# Of 1.17 and 7.38 billion weights evaluating rows of 512 tokens took .61 GB (.66 by these sums) and .82 (.80).
+_EVALUATING = 418 * 2**20
 _MERGING = 900 * 2**20
 SERVED_TOKENS = 4096  # in the KV cache of the table
-# The same of an export, and what its proof computes with: lists of log-probabilities at so many positions, and the scores of so
-# many queries in a context of so many bytes of keys and values, or the keys and values of so many tokens (ptune.verify). Measured
-# on Llamas of 1.17 and 7.38 billion weights, where an export took 2.50 GB (2.50 by these sums) and 4.53 (4.3; by an earlier
-# release, which held more at once).
-_PROVING = 1040 * 2**20
+# The same of an export, and what its proof computes with: the log-probabilities at so many positions, which are kept in files
+# (ptune.verify.spool), and the scores of so many queries in a context of so many bytes of keys and values, or the keys and values
+# of so many tokens. Measured on Llamas of 15 million, 1.17 and 7.38 billion weights, where an export took 1.21 GB (XX by these
+# sums), 2.08 (YY) and ZZ (WW).
+_PROVING = 1018 * 2**20
 _POSITIONS = 16 * 32
 _QUERIES, _CONTEXT_BYTES = 320, 1 << 29
 _PROVED_TOKENS = 2 * 16 * 256  # under the base and an adapter
@@ -81,7 +83,7 @@ def needs(recipe: Recipe, ledger: Ledger, config: PretrainedConfig) -> list[Need
         ),
         Need(
             "evaluate",
-            _TRAINING + (read if on_card else max(read, ledger.evaluation - held)),
+            _TRAINING + read if on_card else _EVALUATING + max(read, ledger.evaluation - held),
             ledger.baseline + ledger.evaluation if on_card else 0,
             0,
         ),
@@ -121,11 +123,10 @@ def _exporting(
         reference if ends + layers <= SMALL_BYTES else 0
     )  # a larger one is dropped before a graph is opened
     written = reference + 4 * sizes.head  # turned round, as the graph has it
-    computed = (
-        reference + 6 * numbers
-    )  # of the base, of random factors and of the adapter, and what makes them
+    made = 8 * sizes.largest  # a layer's weights in float32 as it runs, and what they are made of
+    computed = reference + numbers + made
     held = min(EngineOptions.kv_bytes, kept * _PROVED_TOKENS)
-    served = opened + max(6 * numbers, 4 * numbers + max(scores, held))
+    served = opened + numbers + max(scores, held)
     return _PROVING + max(read or 0, written, computed, beside + served)
 
 
