@@ -22,7 +22,7 @@ MACHINES = {
     "RTX 4090": ("--gpu", "RTX 4090"),
     "RTX 3060": ("--gpu", "RTX 3060"),
     "RTX 4060": ("--gpu", "RTX 4060"),
-    "no card": ("--plan.memory", "16GB"),
+    "no card": ("--plan.memory", "16GB", "--backbone.dtype", "bfloat16"),  # "auto" would measure this machine
 }
 SHAPE = {
     "vocab_size": 152064, "hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28,

@@ -23,15 +23,15 @@ from ptune.planning.model_memory import Sizes, cache_bytes_a_token, sizes_of, st
 # weights in nf4, where merging took 1.82 GB (1.91 by these sums) and an answer from the served graph 1.11 GB (1.13); of 1.17
 # billion weights an answer took .90 GB (.95).
 _TRAINING = 473 * 2**20
-# Of 1.17 and 7.38 billion weights evaluating rows of 512 tokens took .61 GB (.66 by these sums) and .82 (.80).
+# Of 1.17 and 7.38 billion weights evaluating rows of 512 tokens took .61 GB (.64 by these sums) and .82 (.80).
 _EVALUATING = 418 * 2**20
 _MERGING = 900 * 2**20
 SERVED_TOKENS = 4096  # in the KV cache of the table
 # The same of an export, and what its proof computes with: the log-probabilities at so many positions, which are kept in files
 # (ptune.verify.spool), and the scores of so many queries in a context of so many bytes of keys and values, or the keys and values
-# of so many tokens. Measured on Llamas of 15 million, 1.17 and 7.38 billion weights, where an export took 1.21 GB (XX by these
-# sums), 2.08 (YY) and ZZ (WW).
-_PROVING = 1018 * 2**20
+# of so many tokens. Measured on Llamas of 15 million and 1.17 billion weights, where an export took 1.21 GB (1.34 by these sums)
+# and 2.08 (2.13). Writing the graph of 7.38 billion took 3.79 (3.68).
+_PROVING, _WRITING = 1018 * 2**20, 760 * 2**20
 _POSITIONS = 16 * 32
 _QUERIES, _CONTEXT_BYTES = 320, 1 << 29
 _PROVED_TOKENS = 2 * 16 * 256  # under the base and an adapter
@@ -122,12 +122,12 @@ def _exporting(
     beside = (
         reference if ends + layers <= SMALL_BYTES else 0
     )  # a larger one is dropped before a graph is opened
-    written = reference + 4 * sizes.head  # turned round, as the graph has it
-    made = 8 * sizes.largest  # a layer's weights in float32 as it runs, and what they are made of
+    made = 8 * sizes.largest  # a layer's weights in float32 as it is used, and what they are made of
+    written = reference + 4 * sizes.head + made  # the head is turned round, as the graph has it
     computed = reference + numbers + made
     held = min(EngineOptions.kv_bytes, kept * _PROVED_TOKENS)
     served = opened + numbers + max(scores, held)
-    return _PROVING + max(read or 0, written, computed, beside + served)
+    return max(_WRITING + max(read or 0, written), _PROVING + max(computed, beside + served))
 
 
 def _kept_in_files(recipe: Recipe, sizes: Sizes) -> bool:

@@ -2,8 +2,7 @@
 
 A separate program that imports only the standard library, so that its heap starts empty. It reads int64 values from
 standard input (a size: allocate; -1 - i: free the i-th block; GIVEN_BACK: return free pages to the system; SPAN: a span
-of events begins) and prints, for each span, the peak of resident bytes and the index of its event. Blocks are never written,
-so they cost no memory here; a map records which pages would have been touched.
+of events begins) and prints the peak of resident bytes in each span. Blocks are never written, so they cost no memory here; a map records which pages would have been touched.
 """
 
 from __future__ import annotations
@@ -58,8 +57,8 @@ class Pages:
         return max(0, address // PAGE - self._start), max(0, (address + size - 1) // PAGE + 1 - self._start)
 
 
-def replay(events: list[int]) -> list[tuple[int, int]]:
-    """Peak of resident bytes, and the index of its event, for each span."""
+def replay(events: list[int]) -> list[int]:
+    """Peak of resident bytes in each span."""
     libc = ctypes.CDLL(None)
     libc.posix_memalign.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t]
     libc.free.argtypes = [ctypes.c_void_p]
@@ -67,8 +66,8 @@ def replay(events: list[int]) -> list[tuple[int, int]]:
     reference, mapped_bytes = ctypes.byref(place), 0
     blocks: list[tuple[int, int, bool]] = []  # address (0: not asked for), size, mapped for itself
     live: set[int] = set()
-    peaks = [(0, 0)]
-    for index, event in enumerate(events):
+    peaks = [0]
+    for event in events:
         if event >= 0:
             address, mapped = 0, True
             if event < _LARGE:
@@ -82,11 +81,9 @@ def replay(events: list[int]) -> list[tuple[int, int]]:
                 pages.touch(address, max(event, 1))
             live.add(len(blocks))
             blocks.append((address, event, mapped))
-            held = pages.resident * PAGE + mapped_bytes
-            if held > peaks[-1][0]:
-                peaks[-1] = (held, index)
+            peaks[-1] = max(peaks[-1], pages.resident * PAGE + mapped_bytes)
         elif event == SPAN:
-            peaks.append((pages.resident * PAGE + mapped_bytes, index))
+            peaks.append(pages.resident * PAGE + mapped_bytes)
         elif event == GIVEN_BACK:
             pages.keep_only([blocks[i][:2] for i in live if not blocks[i][2]])
         else:
@@ -104,5 +101,5 @@ def replay(events: list[int]) -> list[tuple[int, int]]:
 if __name__ == "__main__":
     read = array.array("q")
     read.frombytes(sys.stdin.buffer.read())
-    for resident, at in replay(list(read)):
-        print(resident, at)
+    for resident in replay(list(read)):
+        print(resident)

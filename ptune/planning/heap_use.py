@@ -17,35 +17,32 @@ _STATIC = (Part.WEIGHTS, Part.QUANTISATION)  # loaded earlier and never freed
 _SLACK = 1.12  # measured overhead of glibc, for machines where its allocator cannot be asked
 
 
-def peaks(followed: Followed) -> list[tuple[int, int]]:
-    """Peak of resident bytes in each span of a step, and the index of its event.
+def peaks(followed: Followed) -> list[int]:
+    """Peak of resident bytes in each span of a step.
 
     Replays the step's blocks in the C library's own allocator, in a separate process.
     """
     standing = sum(followed.standing[part] for part in _STATIC)
-    events, places = _dynamic(followed)
     if platform.libc_ver()[0] == "glibc":
         command = [sys.executable, "-S", str(Path(heap_replay.__file__))]
-        done = subprocess.run(command, input=array.array("q", events).tobytes(), capture_output=True)
+        events = array.array("q", _dynamic(followed)).tobytes()
+        done = subprocess.run(command, input=events, capture_output=True)
         if done.returncode == 0:
-            _setup, *found = (map(int, line.split()) for line in done.stdout.splitlines())
-            return [(standing + resident, places[index]) for resident, index in found]
+            _setup, *found = map(int, done.stdout.split())
+            return [standing + resident for resident in found]
     live = followed.timeline.live()
-    fullest = [max(span, key=live.__getitem__, default=span.start - 1) for span in followed.spans]
-    return [(standing + int((live[index] - standing) * _SLACK), index) for index in fullest]
+    fullest = (max((live[index] for index in span), default=live[span.start - 1]) for span in followed.spans)
+    return [standing + int((most - standing) * _SLACK) for most in fullest]
 
 
-def _dynamic(followed: Followed) -> tuple[list[int], list[int]]:
-    """The events of all but the loaded storages, as `heap_replay` reads them, and the timeline index of each."""
+def _dynamic(followed: Followed) -> list[int]:
+    """The events of all but the loaded storages, as `heap_replay` reads them."""
     events: list[int] = []
-    places: list[int] = []
     numbers: dict[int, int] = {}
     timeline = followed.timeline
     starts = [span.start for span in followed.spans]
     for place, event in enumerate(timeline.events):
-        for _ in range(starts.count(place)):
-            events.append(SPAN)
-            places.append(max(0, place - 1))
+        events += [SPAN] * starts.count(place)
         if event == GIVEN_BACK:
             events.append(GIVEN_BACK)
         elif event >= 0:
@@ -55,8 +52,4 @@ def _dynamic(followed: Followed) -> tuple[list[int], list[int]]:
             events.append(timeline.sizes[event])
         elif -1 - event in numbers:
             events.append(-1 - numbers[-1 - event])
-        else:
-            continue
-        places.append(place)
-    missing = starts.count(len(timeline.events))
-    return events + [SPAN] * missing, places + [len(timeline.events) - 1] * missing
+    return events + [SPAN] * starts.count(len(timeline.events))

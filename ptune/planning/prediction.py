@@ -143,8 +143,11 @@ def step_of(model: Shallow, recipe: Recipe, work: Work, device: Device) -> Step:
     def extended(small: dict[Part, int], large: dict[Part, int]) -> dict[Part, int]:
         return {part: model.extended(small[part], large[part]) for part in Part}
 
+    def slack(small: int, large: int) -> int:
+        return model.extended(small, large) if device == "cuda" else max(small, large)  # a heap's is not even
+
     moments = tuple(
-        Moment(extended(small.parts, large.parts), model.extended(small.slack, large.slack))
+        Moment(extended(small.parts, large.parts), slack(small.slack, large.slack))
         for small, large in zip(few.moments, more.moments, strict=True)
     )
     offloaded = model.extended(few.offloaded, more.offloaded)
@@ -152,18 +155,16 @@ def step_of(model: Shallow, recipe: Recipe, work: Work, device: Device) -> Step:
 
 
 def _step(followed: Followed, device: Device) -> Step:
-    peaks = _on_gpu(followed) if device == "cuda" else heap_use.peaks(followed)
-    parts = [followed.parts_at(index) for _, index in peaks]
-    moments = (Moment(held, peak - sum(held.values())) for held, (peak, _) in zip(parts, peaks, strict=True))
-    return Step(tuple(moments), followed.standing, followed.offloaded)
-
-
-def _on_gpu(followed: Followed) -> list[tuple[int, int]]:
-    """The peak of each span and the index of its event."""
     live = followed.timeline.live()
-    standing = sum(followed.standing.values())
     fullest = [max(span, key=live.__getitem__, default=span.start - 1) for span in followed.spans]
-    return [(standing + int((live[index] - standing) * _CUDA_SLACK), index) for index in fullest]
+    standing = sum(followed.standing.values())
+    if device == "cuda":
+        held = [standing + int((live[index] - standing) * _CUDA_SLACK) for index in fullest]
+    else:
+        held = heap_use.peaks(followed)
+    parts = [followed.parts_at(index) for index in fullest]
+    moments = (Moment(one, peak - sum(one.values())) for one, peak in zip(parts, held, strict=True))
+    return Step(tuple(moments), followed.standing, followed.offloaded)
 
 
 def largest(

@@ -13,10 +13,11 @@ from ptune.config.recipe import Backbone, Recipe, Train
 from ptune.methods.freeze import FreezeExceptLast
 from ptune.methods.full import Full
 from ptune.methods.lora import Lora
+from ptune.planning import heap_use
 from ptune.planning.depth import Shallow, in_shapes
 from ptune.planning.prediction import step_of
 from ptune.planning.skeleton import skeleton
-from ptune.planning.step import Work
+from ptune.planning.step import Followed, Part, Work, follow
 
 LAYERS = 9
 SIZES: dict[str, Any] = {
@@ -97,3 +98,24 @@ def test_layers_that_differ_are_all_followed() -> None:
 
 def test_a_model_of_few_layers_is_followed_as_it_is() -> None:
     assert layers_followed(transformers.LlamaConfig(**SIZES | {"num_hidden_layers": 4})) == [4]
+
+
+def test_what_the_heap_does_in_two_layers_is_not_said_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The heap of a process depends on its environment, too: a few pages more of a layer are no memory of every layer."""
+    more = 8 << 20
+    recipe = recipe_of(Lora(r=4), "nf4")
+    shallow = in_shapes(CONFIGS["llama"](), recipe, torch.float32, "cuda")
+    assert shallow.more is not None
+    plain = heap_use.peaks
+
+    def uneven(followed: Followed) -> list[int]:
+        """Of the deeper of the two."""
+        deeper = followed.standing[Part.WEIGHTS] > least
+        return [one + more * deeper for one in plain(followed)]
+
+    least = follow(shallow.few, recipe.train, WORK).standing[Part.WEIGHTS]
+    even = step_of(shallow, recipe, WORK, "cpu")
+    monkeypatch.setattr(heap_use, "peaks", uneven)
+    found = step_of(shallow, recipe, WORK, "cpu")
+    assert 0 <= found.peak.total - even.peak.total <= more
+    assert all(amount >= 0 for moment in found.moments for amount in moment.parts.values())
