@@ -8,7 +8,7 @@ Each command runs in processes of its own, whose memory is read every tenth of a
 themselves (RssAnon, RssShmem), *all* counts the pages of mapped files, too, which the system takes back when others need them.
 A training reads its packed weights from files at each step: its plan counts them, and so does *held*, which is looked at
 every two seconds and compared to the plan there; elsewhere a plan is of what is a command's own. All are summed over the
-processes of a command. Seconds are those of this machine, whatever else it does.
+processes of a command, but for mapped weights, of which its first one counts. Seconds are those of this machine, whatever else it does.
 
 What a command measured is kept in WORK, so a call that was cut off goes on with `--only export generate`; `--only` by itself
 sets what was kept beside the plans of today. Writes
@@ -40,15 +40,11 @@ MAPPED_EVERY_S = 2.0  # and at the files that it has mapped, which takes longer
 RECIPE = "chat_qlora_nf4"
 STEPS = 3
 TOKENS = 512  # of a row
-PROMPT_TOKENS, ANSWER_TOKENS = (
-    4032,
-    32,
-)  # as many as `ptune plan` counts (ptune.planning.commands), less the template's
+# As many as `ptune plan` counts (ptune.planning.commands), less the template's.
+PROMPT_TOKENS, ANSWER_TOKENS = 4032, 32
 
-COMMANDS = ("train", "evaluate", "export", "generate")
-PLANNED = dict(
-    zip(COMMANDS, ("train", "evaluate", "export", "serve"), strict=True)
-)  # as `ptune plan` names them
+# By the names of `ptune plan`.
+COMMANDS = {"train": "train", "evaluate": "evaluate", "export": "export", "generate": "serve"}
 
 SHAPES: dict[str, dict[str, int]] = {
     "small": {  # for the test of this file
@@ -236,7 +232,18 @@ def planned(options: Sequence[str], work: Path) -> dict[str, int]:
     command = [sys.executable, "-m", "ptune", "plan", RECIPE, *options, "--json"]
     said = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False).stdout
     needs = {need["command"]: need["main_memory"] for need in json.loads(said)["commands"]}
-    return {name: needs[PLANNED[name]] for name in COMMANDS}
+    return {name: needs[there] for name, there in COMMANDS.items()}
+
+
+def recipe_of(dtype: str) -> list[str]:
+    """The options that are trained with, and planned with."""
+    return [
+        "--backbone.model", "model", "--backbone.dtype", dtype, "--train.max-steps", str(STEPS),
+        "--train.batch-size", "1", "--train.micro-batch-tokens", str(TOKENS), "--task.max-length", str(TOKENS),
+        "--task.on-overlong", "truncate", "--train.gradient-checkpointing", "--data.files", "rows.jsonl",
+        "--data.validation", "validation.jsonl", "--data.test", "test.jsonl", "--evaluate.answers", "0",
+        "--evaluate.in-context", "0",
+    ]  # fmt: skip
 
 
 def main() -> int:
@@ -246,7 +253,7 @@ def main() -> int:
     parser.add_argument("--shape", choices=SHAPES, default="1b")
     parser.add_argument("--profiles", default="nf4", help="as `ptune export --profiles`")
     parser.add_argument("--work", type=Path, default=Path("build/large"))
-    parser.add_argument("--only", nargs="*", choices=COMMANDS, default=COMMANDS)
+    parser.add_argument("--only", nargs="*", choices=COMMANDS, default=[*COMMANDS])
     parser.add_argument("--dtype", default="bfloat16", help="of weights that are not quantised, in training")
     options = parser.parse_args()
     work = options.work.resolve() / options.shape
@@ -257,13 +264,7 @@ def main() -> int:
     else:
         kept = json.loads((work / "kept.json").read_text(encoding="utf-8"))
     write_texts(work)
-    recipe = [
-        "--backbone.model", "model", "--backbone.dtype", options.dtype, "--train.max-steps", str(STEPS),
-        "--train.batch-size", "1", "--train.micro-batch-tokens", str(TOKENS), "--task.max-length", str(TOKENS),
-        "--task.on-overlong", "truncate", "--train.gradient-checkpointing", "--data.files", "rows.jsonl",
-        "--data.validation", "validation.jsonl", "--data.test", "test.jsonl", "--evaluate.answers", "0",
-        "--evaluate.in-context", "0",
-    ]  # fmt: skip
+    recipe = recipe_of(options.dtype)
     commands = {
         "train": ["train", RECIPE, "--out", "run", *recipe],
         "evaluate": ["evaluate", "run"],

@@ -31,8 +31,7 @@ def peaks(followed: Followed) -> list[int]:
             _setup, *found = map(int, done.stdout.split())
             return [standing + resident for resident in found]
     live = followed.timeline.live()
-    fullest = (max((live[index] for index in span), default=live[span.start - 1]) for span in followed.spans)
-    return [standing + int((most - standing) * _SLACK) for most in fullest]
+    return [standing + int((live[index] - standing) * _SLACK) for index in followed.fullest()]
 
 
 def _dynamic(followed: Followed) -> list[int]:

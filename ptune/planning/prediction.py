@@ -155,16 +155,15 @@ def step_of(model: Shallow, recipe: Recipe, work: Work, device: Device) -> Step:
 
 
 def _step(followed: Followed, device: Device) -> Step:
-    live = followed.timeline.live()
-    fullest = [max(span, key=live.__getitem__, default=span.start - 1) for span in followed.spans]
-    standing = sum(followed.standing.values())
+    parts = [followed.parts_at(index) for index in followed.fullest()]
+    live = [sum(one.values()) for one in parts]
     if device == "cuda":
-        held = [standing + int((live[index] - standing) * _CUDA_SLACK) for index in fullest]
+        standing = sum(followed.standing.values())
+        slack = [int((most - standing) * (_CUDA_SLACK - 1)) for most in live]
     else:
-        held = heap_use.peaks(followed)
-    parts = [followed.parts_at(index) for index in fullest]
-    moments = (Moment(one, peak - sum(one.values())) for one, peak in zip(parts, held, strict=True))
-    return Step(tuple(moments), followed.standing, followed.offloaded)
+        slack = [held - most for held, most in zip(heap_use.peaks(followed), live, strict=True)]
+    moments = tuple(Moment(*pair) for pair in zip(parts, slack, strict=True))
+    return Step(moments, followed.standing, followed.offloaded)
 
 
 def largest(

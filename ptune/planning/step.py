@@ -63,6 +63,11 @@ class Followed:
         """Index of the step's first event."""
         return self.spans[0].start
 
+    def fullest(self) -> list[int]:
+        """Index of the event after which most is live, of each span."""
+        live = self.timeline.live()
+        return [max(span, key=live.__getitem__, default=span.start - 1) for span in self.spans]
+
     def parts_at(self, index: int) -> dict[Part, int]:
         """Live bytes of each part after the event at `index`."""
         live = dict.fromkeys(Part, 0)

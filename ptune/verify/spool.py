@@ -21,9 +21,8 @@ def spooled(values: Array) -> Array:
     Values stay in memory where no file takes them.
     """
     with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=_folder()) as file:
-        file.write(
-            np.ascontiguousarray(values).data
-        )  # a full disk is an error here, and a signal in a mapping
+        # Of a full disk writing is an error; a mapping would end the process.
+        file.write(np.ascontiguousarray(values).data)
         file.flush()
         return np.memmap(file, values.dtype, "r", shape=values.shape)
     return values
