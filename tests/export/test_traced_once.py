@@ -13,6 +13,7 @@ from support import traced_once
 from support.encoder_bundles import build_encoder
 from support.seq2seq_models import seq2seq
 from support.tiny_models import model
+from torch import nn
 from transformers import AutoConfig
 
 from ptune.export.decoder import trace as tracing
@@ -71,3 +72,10 @@ def test_buffers_with_weights_are_part_of_it() -> None:
     """BART's bias of the logits."""
     one, same, other = (traced_once.described(seq2seq("bart", seed=seed), ([],), {}) for seed in (0, 0, 1))
     assert one == same != other
+
+
+def test_a_head_of_its_own_is_part_of_it() -> None:
+    """A config may tie the head to the embedding while the checkpoint has both."""
+    tied, own = seq2seq("bart"), seq2seq("bart")
+    own.lm_head.weight = nn.Parameter(own.lm_head.weight.detach().clone())
+    assert traced_once.described(tied, ([],), {}) != traced_once.described(own, ([],), {})

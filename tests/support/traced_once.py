@@ -1,7 +1,8 @@
 """Tracing a tiny model takes seconds, and the suite exports the same few again and again: each is traced once a process.
 
-The key is everything that a trace depends on: the model's class, config and buffers, the inputs, and the code that traces. A
-test that plants a fault there gets a trace of its own; a model whose weights are in the graph is always traced.
+The key is everything that a trace depends on: the model's class, config and buffers, which of its parameters are one, the
+inputs, and the code that traces. A test that plants a fault there gets a trace of its own; a model whose weights are in the
+graph is always traced.
 """
 
 from __future__ import annotations
@@ -83,7 +84,8 @@ def described(model: PreTrainedModel, arguments: tuple[Any, ...], options: dict[
     buffers = {name: [str(one.dtype), [*one.shape], hash_of(one)] for name, one in model.named_buffers()}
     tensors, *named = arguments
     shapes = [[str(tensor.dtype), *tensor.shape] for tensor in tree_leaves(tensors) if tensor is not None]
-    return json.dumps([config, how, buffers, shapes, *named, options], sort_keys=True, default=repr)
+    one = tracing.tied_names(model)
+    return json.dumps([config, how, buffers, one, shapes, *named, options], sort_keys=True, default=repr)
 
 
 def hash_of(tensor: torch.Tensor) -> str:
