@@ -84,8 +84,8 @@ def described(model: PreTrainedModel, arguments: tuple[Any, ...], options: dict[
     buffers = {name: [str(one.dtype), [*one.shape], hash_of(one)] for name, one in model.named_buffers()}
     tensors, *named = arguments
     shapes = [[str(tensor.dtype), *tensor.shape] for tensor in tree_leaves(tensors) if tensor is not None]
-    one = tracing.tied_names(model)
-    return json.dumps([config, how, buffers, one, shapes, *named, options], sort_keys=True, default=repr)
+    tied = tracing.tied_names(model)
+    return json.dumps([config, how, buffers, tied, shapes, *named, options], sort_keys=True, default=repr)
 
 
 def hash_of(tensor: torch.Tensor) -> str:
