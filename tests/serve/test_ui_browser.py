@@ -181,8 +181,10 @@ def test_examples_and_new_chat(browsed):
     chip.click()
     wait_until(lambda: browsed.answers() == ["devil heard: Define: Patience"])
     wait_until(lambda: chip.count() == 0)
+    browsed.ready()
     browsed.page.get_by_role("button", name="New chat").locator("visible=true").click()
-    wait_until(lambda: browsed.answers() == [""] and chip.count() == 1)
+    wait_until(lambda: browsed.answers() == [""])
+    wait_until(lambda: chip.count() == 1)
     browsed.send("ahoy")
     wait_until(lambda: browsed.answers() == ["devil heard: ahoy"])
     assert bytes(browsed.engine.requests[-1].prompt) == b"<user>ahoy"
