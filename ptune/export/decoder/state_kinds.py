@@ -11,10 +11,13 @@ Here there is one form for both, token after token, so that a sequence's numbers
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -57,9 +60,34 @@ def kind_of(module: nn.Module) -> StateKind | None:
 
 
 def _called_by(layer: type[nn.Module]) -> tuple[str, ...]:
-    """The kernels that a class of layers calls, in their order."""
-    code = getattr(inspect.unwrap(layer.forward), "__code__", None)
-    return () if code is None else tuple(name for name in code.co_names if name in KERNELS)
+    """The kernels that a class of layers calls, in their order, itself or by functions of its own file."""
+    forward = inspect.unwrap(layer.forward)
+    names = getattr(getattr(forward, "__code__", None), "co_names", ())
+    if not names:
+        return ()
+    by_functions = _called_in(forward.__globals__.get("__file__"))
+    reached = ((name,) if name in KERNELS else by_functions.get(name, ()) for name in names)
+    return tuple(dict.fromkeys(itertools.chain.from_iterable(reached)))
+
+
+@functools.cache
+def _called_in(file: str | None) -> dict[str, tuple[str, ...]]:
+    """The kernels that each function of a file calls, in their order.
+
+    From transformers 5.25 on a layer calls functions that know its cache, and these the kernels. They may be wrapped so that
+    their code is not at hand, so it is read from the file.
+    """
+    if file is None:
+        return {}
+    functions = [
+        one for one in ast.parse(Path(file).read_text("utf-8")).body if isinstance(one, ast.FunctionDef)
+    ]
+    found = {}
+    for function in functions:
+        names = [one for one in ast.walk(function) if isinstance(one, ast.Name) and one.id in KERNELS]
+        names.sort(key=lambda one: (one.lineno, one.col_offset))
+        found[function.name] = tuple(dict.fromkeys(one.id for one in names))
+    return found
 
 
 def _forward(module: nn.Module, *arguments: Any, **options: Any) -> Any:
