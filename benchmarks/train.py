@@ -276,23 +276,23 @@ def report(found: dict[str, list[Measured]], kept_as: str) -> int:
     fastest = min(("trl fp32", "trl bf16"), key=lambda name: statistics.median(seconds[name]))
     ours = min(("ptune", "ptune bf16"), key=lambda name: statistics.median(seconds[name]))
     exact = ("trl fp32", "ptune, checkpointing")
-    drift = max(_furthest(found["ptune"], found[name]) for name in exact)
-    rounding = _furthest(found["ptune"], found["ptune bf16"])
+    drift = max(furthest(found["ptune"], found[name]) for name in exact)
+    rounding = furthest(found["ptune"], found["ptune bf16"])
     rows: dict[str, tuple[Ratio, float | None, bool]] = {  # value, goal, whether more is better
         "tokens_per_s_vs_trl_default": (ratio(seconds["trl default"], seconds["ptune"]), 2.2, True),
         "tokens_per_s_vs_trl_best": (ratio(seconds[fastest], seconds[ours]), 1.9, True),
         "tokens_per_s_vs_trl_fp32": (ratio(seconds["trl fp32"], seconds["ptune"]), 1.4, True),
         "bf16_to_fp32": (ratio(seconds["ptune"], seconds["ptune bf16"]), None, True),
         "time_of_checkpointing": (ratio(seconds["ptune, checkpointing"], seconds["ptune"]), None, False),
-        "peak_memory_vs_trl_best": (_peaks(found["ptune"], found[fastest]), 0.65, False),
+        "peak_memory_vs_trl_best": (peaks(found["ptune"], found[fastest]), 0.65, False),
         "peak_memory_checkpointed_vs_trl_best": (
-            _peaks(found["ptune, checkpointing"], found[fastest]),
+            peaks(found["ptune, checkpointing"], found[fastest]),
             0.3,
             False,
         ),
-        "peak_memory_bf16_vs_trl_best": (_peaks(found["ptune bf16"], found[fastest]), None, False),
+        "peak_memory_bf16_vs_trl_best": (peaks(found["ptune bf16"], found[fastest]), None, False),
         "peak_memory_bf16_checkpointed_vs_trl_best": (
-            _peaks(found["ptune bf16, checkpointing"], found[fastest]),
+            peaks(found["ptune bf16, checkpointing"], found[fastest]),
             0.3,
             False,
         ),
@@ -322,11 +322,12 @@ def report(found: dict[str, list[Measured]], kept_as: str) -> int:
     return 0 if False not in met.values() and drift <= 1e-4 else 1
 
 
-def _furthest(here: list[Measured], there: list[Measured]) -> float:
+def furthest(here: list[Measured], there: list[Measured]) -> float:
+    """The largest difference of two sides' losses in a step."""
     return max(abs(a["loss"] - b["loss"]) for a, b in zip(here, there, strict=True))
 
 
-def _peaks(above: list[Measured], below: list[Measured]) -> Ratio:
+def peaks(above: list[Measured], below: list[Measured]) -> Ratio:
     """Ratio of the peaks of the whole runs; steps are what is resampled."""
     pairs = [(a["peak_bytes"], b["peak_bytes"]) for a, b in zip(above, below, strict=True)]
 
